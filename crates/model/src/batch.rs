@@ -1,0 +1,154 @@
+//! Everything that one collection delivered, in columns.
+//!
+//! Owns: an arena of label encodings, the series that point into it, the samples that point to the series.
+//! Invariants: 1. every `sample.series` is an index into `series`; 2. a series has an id or an encoding in the arena,
+//! or both; 3. verdicts run parallel to the samples.
+//! Limits: 2^32 - 1 bytes of label text, series and samples each; who fills a batch bounds its body long before.
+
+use crate::family::Family;
+use crate::labels::{Labels, LabelsBuf, SeriesId};
+use crate::refusal::{Counts, Verdict};
+use crate::report::{CollectionReport, Origin};
+
+/// A series without metadata.
+pub const NO_FAMILY: u32 = u32::MAX;
+
+/// Index of a series within its batch.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SeriesIndex(pub u32);
+
+/// One series of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchSeries {
+    start: u32,
+    len: u32,
+    /// Index into [`Batch::families`], or [`NO_FAMILY`].
+    pub family: u32,
+    /// The store's id if known; the store fills it in on append.
+    pub id: SeriesId,
+}
+
+/// One sample of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchSample {
+    /// Which series.
+    pub series: SeriesIndex,
+    /// Milliseconds since 1970.
+    pub ts_ms: i64,
+    /// The value, bit for bit.
+    pub value: f64,
+}
+
+/// An exemplar of a batch.
+#[derive(Clone, Debug)]
+pub struct BatchExemplar {
+    /// Which series.
+    pub series: SeriesIndex,
+    /// Its own labels, such as `trace_id`.
+    pub labels: Labels,
+    /// Milliseconds since 1970.
+    pub ts_ms: i64,
+    /// The value.
+    pub value: f64,
+}
+
+/// What one collection delivered.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Becomes part of the WAL record; `None` where the event is made apart (remote write, OTLP).
+    pub report: Option<CollectionReport>,
+    /// The store generation that the given series ids belong to; see [`crate::Append::generation`].
+    pub generation: u64,
+    /// Metadata that came along.
+    pub families: Vec<Family>,
+    /// The series, in order of arrival.
+    pub series: Vec<BatchSeries>,
+    /// The samples, in order of arrival.
+    pub samples: Vec<BatchSample>,
+    /// What became of each sample. Parallel to `samples`; who marks a row refused or filtered does it here, the store decides the rest.
+    pub verdicts: Vec<Verdict>,
+    /// Start ("created") timestamps: series and milliseconds since 1970.
+    pub start_timestamps: Vec<(SeriesIndex, i64)>,
+    /// Exemplars.
+    pub exemplars: Vec<BatchExemplar>,
+    arena: Vec<u8>,
+}
+
+impl Batch {
+    /// Starts an empty batch.
+    pub fn new(origin: Origin) -> Batch {
+        Batch { origin, ..Batch::default() }
+    }
+
+    /// Forgets everything but the memory.
+    pub fn clear(&mut self) {
+        self.report = None;
+        self.families.clear();
+        self.series.clear();
+        self.samples.clear();
+        self.verdicts.clear();
+        self.start_timestamps.clear();
+        self.exemplars.clear();
+        self.arena.clear();
+    }
+
+    /// Adds a series by its sorted labels (see [`LabelsBuf::sort`]).
+    pub fn push_series(&mut self, labels: &LabelsBuf, family: u32) -> SeriesIndex {
+        let start = self.arena.len();
+        labels.encode_into(&mut self.arena);
+        self.push_entry(start, family, SeriesId::NONE)
+    }
+
+    /// Adds a series by a finished label set.
+    pub fn push_labels(&mut self, labels: &Labels, family: u32) -> SeriesIndex {
+        let start = self.arena.len();
+        self.arena.extend_from_slice(labels.as_bytes());
+        self.push_entry(start, family, SeriesId::NONE)
+    }
+
+    /// Adds a series by the id an earlier append gave; no labels are copied.
+    pub fn push_known(&mut self, id: SeriesId, family: u32) -> SeriesIndex {
+        self.push_entry(self.arena.len(), family, id)
+    }
+
+    fn push_entry(&mut self, start: usize, family: u32, id: SeriesId) -> SeriesIndex {
+        let index = SeriesIndex(self.series.len() as u32);
+        self.series.push(BatchSeries { start: start as u32, len: (self.arena.len() - start) as u32, family, id });
+        index
+    }
+
+    /// Adds a sample.
+    pub fn push_sample(&mut self, series: SeriesIndex, ts_ms: i64, value: f64) {
+        self.samples.push(BatchSample { series, ts_ms, value });
+        self.verdicts.push(Verdict::Pending);
+    }
+
+    /// Adds a sample that is already decided: it is counted, not stored.
+    pub fn push_decided(&mut self, series: SeriesIndex, ts_ms: i64, value: f64, verdict: Verdict) {
+        self.samples.push(BatchSample { series, ts_ms, value });
+        self.verdicts.push(verdict);
+    }
+
+    /// Gives the label encoding of a series; empty when it was added by id.
+    pub fn label_bytes(&self, series: SeriesIndex) -> &[u8] {
+        let s = &self.series[series.0 as usize];
+        &self.arena[s.start as usize..(s.start + s.len) as usize]
+    }
+
+    /// Gives the labels of a series; `None` when it was added by id only.
+    pub fn labels(&self, series: SeriesIndex) -> Option<Labels> {
+        let bytes = self.label_bytes(series);
+        if bytes.is_empty() { None } else { Labels::from_bytes(bytes) }
+    }
+
+    /// Counts the verdicts.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for verdict in &self.verdicts {
+            counts.add(*verdict);
+        }
+        counts
+    }
+}

@@ -1,0 +1,142 @@
+//! The two doors of the store: samples go in by [`Append`], come out by [`Select`].
+
+use crate::batch::Batch;
+use crate::family::Family;
+use crate::labels::Labels;
+use crate::matcher::Matcher;
+use crate::refusal::Counts;
+use crate::sample::Samples;
+
+/// Called once, after the batch is durable and readable, or has failed. It gets the batch back, with ids and verdicts.
+/// It runs on a thread of the store: it must be short and must not wait.
+pub type AppendDone = Box<dyn FnOnce(Batch, Result<Appended, AppendError>) + Send>;
+
+/// Takes batches in.
+pub trait Append: Send + Sync {
+    /// Hands over a batch and returns at once, or after waiting for room in the store's bounded queue.
+    ///
+    /// **Promises** `done` is called exactly once; `Ok` means checksummed, fsynced and visible to [`Select`].
+    /// One batch is one WAL record: after a crash all of it is there or nothing.
+    fn submit(&self, batch: Batch, done: AppendDone);
+
+    /// Gives the number that changes whenever series ids given earlier may have lost their meaning.
+    /// A batch that uses ids of an older generation fails with [`AppendError::StaleIds`] and nothing of it is stored.
+    fn generation(&self) -> u64;
+
+    /// Appends and waits. For threads that may block; never call it from async code.
+    fn append(&self, batch: Batch) -> (Batch, Result<Appended, AppendError>) {
+        let (tx, rx) = std::sync::mpsc::sync_channel(1);
+        self.submit(batch, Box::new(move |batch, result| drop(tx.send((batch, result)))));
+        rx.recv().unwrap_or_else(|_| (Batch::default(), Err(AppendError::Closed)))
+    }
+}
+
+/// Position of a batch in this node's ledger.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct LedgerPosition {
+    /// Rises with every start of the store on this directory.
+    pub epoch: u64,
+    /// Rises with every batch, across restarts.
+    pub seq: u64,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Appended {
+    /// The balance; always adds up.
+    pub counts: Counts,
+    /// Series seen for the first time.
+    pub new_series: u64,
+    /// Where it stands in the ledger.
+    pub ledger: LedgerPosition,
+}
+
+/// Why a batch could not be taken. Nothing of it is stored.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Ids of an older generation: resolve by labels and submit again.
+    #[error("series ids belong to an older generation of the head")]
+    StaleIds,
+    /// The batch is larger than one record may be: split it.
+    #[error("batch of {bytes} bytes is larger than the limit of {limit} bytes")]
+    TooLarge {
+        /// Size of the batch.
+        bytes: u64,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// The disk is full. Try again later.
+    #[error("no space left for the write-ahead log: {0}")]
+    NoSpace(String),
+    /// Too much is waiting. Try again later.
+    #[error("the store is busy; try again in {retry_after_ms} ms")]
+    Busy {
+        /// How long to wait.
+        retry_after_ms: u64,
+    },
+    /// A write or fsync failed: nothing more is acknowledged until a restart.
+    #[error("the write-ahead log failed and takes nothing more: {0}")]
+    Failed(String),
+    /// The store is shutting down.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Times from `start_ms` to `end_ms`, both included.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TimeRange {
+    /// First millisecond.
+    pub start_ms: i64,
+    /// Last millisecond.
+    pub end_ms: i64,
+}
+
+impl TimeRange {
+    /// All of time.
+    pub const ALL: TimeRange = TimeRange { start_ms: i64::MIN, end_ms: i64::MAX };
+
+    /// Tells whether a time lies inside.
+    pub fn contains(&self, ts_ms: i64) -> bool {
+        self.start_ms <= ts_ms && ts_ms <= self.end_ms
+    }
+
+    /// Tells whether two ranges share a millisecond.
+    pub fn overlaps(&self, other: &TimeRange) -> bool {
+        self.start_ms <= other.end_ms && other.start_ms <= self.end_ms
+    }
+}
+
+/// Gives samples out.
+pub trait Select: Send + Sync {
+    /// Finds the series that all matchers accept and that may have samples in the range. In no particular order; no label set twice.
+    fn select(&self, matchers: &[Matcher], range: TimeRange) -> Result<Vec<Box<dyn SeriesReader>>, SelectError>;
+
+    /// Gives the sorted names of labels on matching series; no matchers means all series.
+    fn label_names(&self, matchers: &[Matcher], range: TimeRange) -> Result<Vec<String>, SelectError>;
+
+    /// Gives the sorted values of one label on matching series; no matchers means all series.
+    fn label_values(&self, name: &str, matchers: &[Matcher], range: TimeRange) -> Result<Vec<String>, SelectError>;
+
+    /// Gives what is known of families, sorted by name; several entries of one name where sources disagree.
+    fn metadata(&self, family: Option<&str>) -> Vec<Family>;
+}
+
+/// One selected series.
+pub trait SeriesReader: Send + Sync {
+    /// Gives its labels.
+    fn labels(&self) -> &Labels;
+
+    /// Appends the samples in the range to `out`, times strictly rising, stale markers included.
+    fn read(&self, range: TimeRange, out: &mut Samples) -> Result<(), SelectError>;
+}
+
+/// Why a selection failed.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum SelectError {
+    /// A file could not be read or is damaged; the text names it.
+    #[error("{0}")]
+    Storage(String),
+    /// A limit was reached.
+    #[error("{0}")]
+    Limit(String),
+}

@@ -1,0 +1,29 @@
+//! The words every other room speaks: labels, samples, batches, matchers, and the two doors.
+//!
+//! Not here: I/O, async, JSON. A sample enters the store through [`Append`] and leaves it through [`Select`];
+//! both doors live here so that no lower crate has to know a higher one.
+
+mod batch;
+mod doors;
+mod duration;
+mod family;
+mod labels;
+mod matcher;
+mod refusal;
+pub mod relabel;
+mod report;
+mod sample;
+
+pub use batch::{Batch, BatchExemplar, BatchSample, BatchSeries, NO_FAMILY, SeriesIndex};
+pub use doors::{
+    Append, AppendDone, AppendError, Appended, LedgerPosition, Select, SelectError, SeriesReader, TimeRange,
+};
+pub use duration::{DurationError, format_duration_ms, parse_duration_ms};
+pub use family::{Family, MetricType};
+pub use labels::{
+    DuplicateLabel, Fingerprint, LABEL_NAME, Labels, LabelsBuf, SeriesId, is_legacy_label_name, is_legacy_metric_name,
+};
+pub use matcher::{MatchOp, Matcher, MatcherError, compile_anchored};
+pub use refusal::{Counts, Refusal, Verdict};
+pub use report::{CollectionMethod, CollectionReport, Health, Origin, TypeCounts};
+pub use sample::{STALE_NAN_BITS, Sample, Samples, is_stale, stale_nan};

@@ -1,0 +1,56 @@
+//! Samples, one or a column of them, and the marker for "this series ended here".
+
+/// The bits of the NaN that marks a series as stale (Prometheus `value.StaleNaN`).
+pub const STALE_NAN_BITS: u64 = 0x7ff0_0000_0000_0002;
+
+/// Gives the stale marker.
+pub fn stale_nan() -> f64 {
+    f64::from_bits(STALE_NAN_BITS)
+}
+
+/// Tells whether a value is the stale marker (other NaNs are not).
+pub fn is_stale(value: f64) -> bool {
+    value.to_bits() == STALE_NAN_BITS
+}
+
+/// One value at one time.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Sample {
+    /// Milliseconds since 1970, UTC.
+    pub ts_ms: i64,
+    /// The value, bit for bit as it was given.
+    pub value: f64,
+}
+
+/// The samples of one series in two columns of equal length, times strictly rising.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Samples {
+    /// Milliseconds since 1970, UTC.
+    pub ts_ms: Vec<i64>,
+    /// The values that belong to the times.
+    pub values: Vec<f64>,
+}
+
+impl Samples {
+    /// Forgets all samples, keeps the memory.
+    pub fn clear(&mut self) {
+        self.ts_ms.clear();
+        self.values.clear();
+    }
+
+    /// Appends one sample.
+    pub fn push(&mut self, ts_ms: i64, value: f64) {
+        self.ts_ms.push(ts_ms);
+        self.values.push(value);
+    }
+
+    /// Counts the samples.
+    pub fn len(&self) -> usize {
+        self.ts_ms.len()
+    }
+
+    /// Tells whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ts_ms.is_empty()
+    }
+}

@@ -1,0 +1,3 @@
+//! PromQL: parse, check, plan, evaluate over [`model::Select`].
+
+pub mod ast;
