@@ -1,0 +1,12 @@
+//! End-to-end tests: the real binary beside the real programs it has to work with.
+//!
+//! Everything listens on loopback, on free ports, in temporary folders, and is stopped by pid.
+//! A program that is missing fails the run: `scripts/test-setup` installs them.
+
+mod bad_input;
+mod differential;
+mod kill;
+mod main_job;
+mod prometheus_api;
+mod remote;
+mod support;
