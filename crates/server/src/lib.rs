@@ -1,1 +1,5 @@
-//! server
+//! The server: configuration, HTTP, start-up and shutdown. The only room that knows all others.
+
+pub mod config;
+pub mod net;
+pub mod prom;

@@ -1,0 +1,4 @@
+//! Configuration: text → meaning, once.
+
+pub mod fields;
+pub mod yaml;
