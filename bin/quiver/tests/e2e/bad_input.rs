@@ -49,15 +49,29 @@ fn registrations_that_make_no_sense_are_refused_with_a_pointer() {
         (|r, _| r["target_id"] = json!("a/b"), "/target_id"),
         (|r, _| r["scrape_config"]["scrape_timeout"] = json!("1h"), "/scrape_config/scrape_timeout"),
         (|r, _| r["scrape_config"]["scrape_interval"] = json!("soon"), "/scrape_config/scrape_interval"),
-        (|r, long| r["scrape_config"]["target_url"] = json!(format!("http://127.0.0.1/{}", long.repeat(6))), "/scrape_config/target_url"),
+        (
+            |r, long| r["scrape_config"]["target_url"] = json!(format!("http://127.0.0.1/{}", long.repeat(6))),
+            "/scrape_config/target_url",
+        ),
     ];
     for (change, pointer) in cases {
         problem(&server, &request_with(|r| change(r, &long)), &[400, 422], pointer);
     }
-    for url in ["http://169.254.169.254/latest", "http://[fe80::1]/metrics", "http://[::ffff:169.254.169.254]/metrics",
-        "http://2852039166/metrics", "http://0xa9fea9fe/metrics", "file:///etc/passwd", "http://169.254.1.1:80"]
-    {
-        problem(&server, &request_with(|r| r["scrape_config"]["target_url"] = json!(url)), &[400, 422], "/scrape_config/target_url");
+    for url in [
+        "http://169.254.169.254/latest",
+        "http://[fe80::1]/metrics",
+        "http://[::ffff:169.254.169.254]/metrics",
+        "http://2852039166/metrics",
+        "http://0xa9fea9fe/metrics",
+        "file:///etc/passwd",
+        "http://169.254.1.1:80",
+    ] {
+        problem(
+            &server,
+            &request_with(|r| r["scrape_config"]["target_url"] = json!(url)),
+            &[400, 422],
+            "/scrape_config/target_url",
+        );
     }
     let conflict = problem(
         &server,
@@ -146,15 +160,22 @@ fn writes_that_make_no_sense_are_refused_and_the_rest_goes_on() {
     ]);
     let result = server.client.post_json("/api/v1/metrics/custom", &custom).expect(200).json();
     assert_eq!(result["status"], "PARTIAL", "{result}");
-    assert_eq!((&result["received"], &result["accepted"], &result["rejected"]), (&json!(3), &json!(1), &json!(2)), "{result}");
-    for (body, statuses) in [("{", &[400][..]), ("[{\"name\": 1}]", &[400, 422]), ("{}", &[400, 422]), ("[{}]", &[400, 422])] {
+    assert_eq!(
+        (&result["received"], &result["accepted"], &result["rejected"]),
+        (&json!(3), &json!(1), &json!(2)),
+        "{result}"
+    );
+    for (body, statuses) in
+        [("{", &[400][..]), ("[{\"name\": 1}]", &[400, 422]), ("{}", &[400, 422]), ("[{}]", &[400, 422])]
+    {
         let json_type = [("content-type", "application/json")];
         let answer = server.client.send("POST", "/api/v1/metrics/custom", &json_type, body.as_bytes());
         assert!(statuses.contains(&answer.status), "{body}: {} {}", answer.status, answer.body);
         assert!(answer.content_type.starts_with("application/problem+json"), "{}", answer.content_type);
     }
     let deep = "[".repeat(100_000);
-    let answer = server.client.send("POST", "/api/v1/metrics/custom", &[("content-type", "application/json")], deep.as_bytes());
+    let answer =
+        server.client.send("POST", "/api/v1/metrics/custom", &[("content-type", "application/json")], deep.as_bytes());
     assert!((400..500).contains(&answer.status), "{}", answer.status);
     server.client.get("/-/healthy").expect(200);
 }
@@ -163,7 +184,12 @@ fn writes_that_make_no_sense_are_refused_and_the_rest_goes_on() {
 fn strange_requests_do_no_harm() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let server = support::quiver(dir.path(), &[]);
-    for bytes in [&b"GARBAGE\r\n\r\n"[..], b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n"] {
+    for bytes in [
+        &b"GARBAGE\r\n\r\n"[..],
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n",
+    ] {
         let mut stream = TcpStream::connect(("127.0.0.1", server.port)).expect("the server listens");
         stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout can be set");
         stream.write_all(bytes).expect("bytes are taken");
@@ -174,7 +200,9 @@ fn strange_requests_do_no_harm() {
     let nested = format!("/api/v1/query?query={}1{}", "(".repeat(5000), ")".repeat(5000));
     let answer = server.client.get(&nested);
     assert!((400..500).contains(&answer.status), "{}", answer.status);
-    for (method, path) in [("GET", "/api/v1/nothing"), ("GET", "/nothing"), ("PATCH", "/api/v1/query"), ("PUT", "/api/v1/metrics/stats")] {
+    for (method, path) in
+        [("GET", "/api/v1/nothing"), ("GET", "/nothing"), ("PATCH", "/api/v1/query"), ("PUT", "/api/v1/metrics/stats")]
+    {
         let answer = server.client.send(method, path, &[], b"");
         assert!(answer.status == 404 || answer.status == 405, "{method} {path}: {}", answer.status);
     }

@@ -31,16 +31,19 @@ fn times(base_ms: i64) -> impl Iterator<Item = i64> {
 }
 
 fn counters(base_ms: i64, n: &mut Numbers, out: &mut Vec<TimeSeries>) {
-    for (job, instance, code) in
-        [("api", "a:1", "200"), ("api", "a:1", "500"), ("api", "b:1", "200"), ("web", "c:1", "200"), ("web", "c:1", "404")]
-    {
+    for (job, instance, code) in [
+        ("api", "a:1", "200"),
+        ("api", "a:1", "500"),
+        ("api", "b:1", "200"),
+        ("web", "c:1", "200"),
+        ("web", "c:1", "404"),
+    ] {
         let mut total = 0.0;
         let samples: Vec<_> = times(base_ms)
-            .map(|t| {
+            .filter_map(|t| {
                 total = if n.next() < 0.01 { 0.0 } else { total + (n.next() * 50.0).floor() };
-                (t, total)
+                (n.next() > 0.02).then_some((t, total))
             })
-            .filter(|_| n.next() > 0.02)
             .collect();
         let labels = [("__name__", "requests_total"), ("job", job), ("instance", instance), ("code", code)];
         out.push(remote::series(&labels, samples));
@@ -92,9 +95,24 @@ fn histograms(base_ms: i64, n: &mut Numbers, out: &mut Vec<TimeSeries>) {
 fn questions() -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     let range_functions = [
-        "rate", "increase", "delta", "irate", "idelta", "deriv", "resets", "changes", "avg_over_time", "min_over_time",
-        "max_over_time", "sum_over_time", "count_over_time", "stddev_over_time", "stdvar_over_time", "last_over_time",
-        "present_over_time", "absent_over_time",
+        "rate",
+        "increase",
+        "delta",
+        "irate",
+        "idelta",
+        "deriv",
+        "resets",
+        "changes",
+        "avg_over_time",
+        "min_over_time",
+        "max_over_time",
+        "sum_over_time",
+        "count_over_time",
+        "stddev_over_time",
+        "stdvar_over_time",
+        "last_over_time",
+        "present_over_time",
+        "absent_over_time",
     ];
     for f in range_functions {
         for series in ["requests_total", "temperature", "whole"] {
@@ -106,10 +124,38 @@ fn questions() -> Vec<String> {
         all.push(format!("{f}(requests_total[5m] offset 4m)"));
         all.push(format!("{f}(sum(requests_total)[10m:45s])"));
     }
-    for f in ["abs", "ceil", "floor", "exp", "ln", "log2", "log10", "sqrt", "sgn", "round", "sin", "cos", "tanh", "deg",
-        "rad", "timestamp", "absent", "sort", "sort_desc", "day_of_month", "day_of_week", "hour", "minute", "month",
-        "year", "days_in_month", "day_of_year", "scalar", "-", "+"]
-    {
+    for f in [
+        "abs",
+        "ceil",
+        "floor",
+        "exp",
+        "ln",
+        "log2",
+        "log10",
+        "sqrt",
+        "sgn",
+        "round",
+        "sin",
+        "cos",
+        "tanh",
+        "deg",
+        "rad",
+        "timestamp",
+        "absent",
+        "sort",
+        "sort_desc",
+        "day_of_month",
+        "day_of_week",
+        "hour",
+        "minute",
+        "month",
+        "year",
+        "days_in_month",
+        "day_of_year",
+        "scalar",
+        "-",
+        "+",
+    ] {
         all.push(format!("{f}(temperature)"));
         all.push(format!("{f}(whole)"));
     }
@@ -120,21 +166,58 @@ fn questions() -> Vec<String> {
             all.push(format!("{op} without (instance, le) ({series})"));
         }
     }
-    for op in ["topk(2, %)", "bottomk(2, %)", "quantile(0.3, %)", "quantile(1.2, %)", "count_values(\"v\", %)",
-        "topk by (job) (1, %)", "clamp(%, -100, 100)", "clamp_min(%, 3)", "clamp_max(%, 3)", "round(%, 5)",
-        "label_replace(%, \"x\", \"$1-$2\", \"instance\", \"(.*):(.*)\")", "label_join(%, \"x\", \"-\", \"job\", \"instance\")",
-        "% offset 5m", "% offset -5m", "% > 3", "% > bool 3", "3 < bool %", "% == %", "% != %", "% % 7", "% ^ 2", "% / 0",
-        "% and on (job) build_info", "% or build_info", "% unless on (instance) build_info{job=\"api\"}",
-        "% * on (instance, job) group_left (version) build_info", "-%", "vector(1) + on () group_right sum(%)",
-        "sum(%) / count(%)", "% - % offset 1m", "% atan2 2"]
-    {
-        for series in ["requests_total", "temperature", "whole", "requests_total{code=~\"2..\"}", "{__name__=~\"temp.*\"}"] {
-            all.push(op.replace('%', series).replace("& &", "% %").replace(&format!("{series} {series} 7"), &format!("{series} % 7")));
+    for op in [
+        "topk(2, @)",
+        "bottomk(2, @)",
+        "quantile(0.3, @)",
+        "quantile(1.2, @)",
+        "count_values(\"v\", @)",
+        "topk by (job) (1, @)",
+        "clamp(@, -100, 100)",
+        "clamp_min(@, 3)",
+        "clamp_max(@, 3)",
+        "round(@, 5)",
+        "label_replace(@, \"x\", \"$1-$2\", \"instance\", \"(.*):(.*)\")",
+        "label_join(@, \"x\", \"-\", \"job\", \"instance\")",
+        "@ offset 5m",
+        "@ offset -5m",
+        "@ > 3",
+        "@ > bool 3",
+        "3 < bool @",
+        "@ == @",
+        "@ != @",
+        "@ % 7",
+        "@ ^ 2",
+        "@ / 0",
+        "@ and on (job) build_info",
+        "@ or build_info",
+        "@ unless on (instance) build_info{job=\"api\"}",
+        "@ * on (instance, job) group_left (version) build_info",
+        "-@",
+        "vector(1) + on () group_right sum(@)",
+        "sum(@) / count(@)",
+        "@ - @ offset 1m",
+        "@ atan2 2",
+    ] {
+        for series in
+            ["requests_total", "temperature", "whole", "requests_total{code=~\"2..\"}", "{__name__=~\"temp.*\"}"]
+        {
+            all.push(op.replace('@', series));
         }
     }
-    for matcher in ["{job=\"api\"}", "{job!=\"api\"}", "{job=~\"a.*|db\"}", "{job!~\"a.*\"}", "{code=\"\"}", "{code!=\"\"}",
-        "{instance=~\"[ab]:1\",code=~\".+\"}", "{code=~\"200|404\"}", "{job=~\"\"}", "{missing=\"\"}", "{job=~\".*i\"}"]
-    {
+    for matcher in [
+        "{job=\"api\"}",
+        "{job!=\"api\"}",
+        "{job=~\"a.*|db\"}",
+        "{job!~\"a.*\"}",
+        "{code=\"\"}",
+        "{code!=\"\"}",
+        "{instance=~\"[ab]:1\",code=~\".+\"}",
+        "{code=~\"200|404\"}",
+        "{job=~\"\"}",
+        "{missing=\"\"}",
+        "{job=~\".*i\"}",
+    ] {
         for name in ["requests_total", "temperature"] {
             all.push(format!("{name}{matcher}"));
             all.push(format!("sum(rate({name}{matcher}[5m]))"));
@@ -146,10 +229,25 @@ fn questions() -> Vec<String> {
         all.push(format!("quantile_over_time({q}, temperature[5m])"));
     }
     all.extend(
-        ["1 + 2 * 3 ^ 2 ^ 0.5", "-1 ^ 2", "time()", "vector(time())", "1 > bool 2", "pi()", "\"text\"", "predict_linear(temperature[10m], 600)",
-            "max_over_time(rate(requests_total[2m])[10m:1m])", "min_over_time(sum(rate(requests_total[1m]))[10m:])",
-            "absent(nothing{a=\"b\",c=~\"d\"})", "absent_over_time(nothing{a=\"b\"}[5m])", "sum(nothing)", "count(nothing) or vector(0)",
-            "requests_total @ start()", "rate(requests_total[5m] @ end())", "sum_over_time(temperature[5m:1m] @ end())"]
+        [
+            "1 + 2 * 3 ^ 2 ^ 0.5",
+            "-1 ^ 2",
+            "time()",
+            "vector(time())",
+            "1 > bool 2",
+            "pi()",
+            "\"text\"",
+            "predict_linear(temperature[10m], 600)",
+            "max_over_time(rate(requests_total[2m])[10m:1m])",
+            "min_over_time(sum(rate(requests_total[1m]))[10m:])",
+            "absent(nothing{a=\"b\",c=~\"d\"})",
+            "absent_over_time(nothing{a=\"b\"}[5m])",
+            "sum(nothing)",
+            "count(nothing) or vector(0)",
+            "requests_total @ start()",
+            "rate(requests_total[5m] @ end())",
+            "sum_over_time(temperature[5m:1m] @ end())",
+        ]
         .map(str::to_owned),
     );
     all
@@ -159,9 +257,8 @@ type Series = BTreeMap<String, Vec<(f64, f64)>>;
 
 /// Reads `data.result` into one shape for scalars, vectors and matrices.
 fn flatten(data: &Value) -> Series {
-    let pair = |v: &Value| {
-        (v[0].as_f64().unwrap_or(f64::NAN), v[1].as_str().and_then(|s| s.parse().ok()).unwrap_or(f64::MIN))
-    };
+    let pair =
+        |v: &Value| (v[0].as_f64().unwrap_or(f64::NAN), v[1].as_str().and_then(|s| s.parse().ok()).unwrap_or(f64::MIN));
     match data["resultType"].as_str() {
         Some("scalar" | "string") => BTreeMap::from([(String::new(), vec![pair(&data["result"])])]),
         _ => data["result"]
@@ -187,7 +284,10 @@ fn close(a: f64, b: f64) -> bool {
 /// Says how two answers differ; `None` when they agree.
 fn difference(ours: &Value, theirs: &Value) -> Option<String> {
     if ours["status"] != theirs["status"] {
-        return Some(format!("status {} ({}) for {} ({})", ours["status"], ours["error"], theirs["status"], theirs["error"]));
+        return Some(format!(
+            "status {} ({}) for {} ({})",
+            ours["status"], ours["error"], theirs["status"], theirs["error"]
+        ));
     }
     if ours["status"] == "error" {
         return None;

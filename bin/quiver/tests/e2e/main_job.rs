@@ -100,7 +100,7 @@ fn register_collect_query_restart_delete() {
 }
 
 fn custom_values_are_bit_exact(server: &Program) {
-    let value = 0.1 + 0.2;
+    let value: f64 = 0.1 + 0.2;
     let metrics = json!([
         {"name": "orders_open", "metric_type": "GAUGE", "value": value, "labels": {"desk": "fx"}, "source": "APPLICATION"},
         {"name": "orders_limit", "metric_type": "GAUGE", "value": "+Inf", "labels": {"desk": "fx"}, "source": "APPLICATION"},
@@ -125,9 +125,8 @@ fn check_event(event: &Value) {
     }
     let number = |v: &Value| v.as_u64().unwrap_or_else(|| panic!("not a whole number: {v} in {event}"));
     let summary = &data["metrics_summary"];
-    let total: u64 =
-        ["counters", "gauges", "histograms", "summaries"].iter().map(|f| number(&summary[f])).sum::<u64>()
-            + summary["others"].as_u64().unwrap_or(0);
+    let total: u64 = ["counters", "gauges", "histograms", "summaries"].iter().map(|f| number(&summary[f])).sum::<u64>()
+        + summary["others"].as_u64().unwrap_or(0);
     assert_eq!(number(&data["metrics_count"]), total);
     let ms = number(&data["collection_duration_ms"]).max(1);
     assert_eq!(number(&data["samples_per_second"]), total * 1000 / ms);

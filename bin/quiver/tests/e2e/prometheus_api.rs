@@ -17,7 +17,10 @@ fn pair() -> Pair {
     let (ours, theirs) = (support::quiver(dir.path(), &[]), support::prometheus(dir.path()));
     let now_ms = now_ms() / 1000 * 1000;
     let data = vec![
-        remote::series(&[("__name__", "up"), ("job", "api"), ("instance", "a:1")], [(now_ms - 15_000, 1.0), (now_ms, 1.0)]),
+        remote::series(
+            &[("__name__", "up"), ("job", "api"), ("instance", "a:1")],
+            [(now_ms - 15_000, 1.0), (now_ms, 1.0)],
+        ),
         remote::series(&[("__name__", "up"), ("job", "web"), ("instance", "b:1")], [(now_ms, 0.0)]),
         remote::series(&[("__name__", "odd"), ("kind", "big")], [(now_ms, 1e21)]),
         remote::series(&[("__name__", "odd"), ("kind", "small")], [(now_ms, 1e-7)]),
@@ -141,9 +144,15 @@ fn errors_are_those_of_prometheus() {
         assert!(ours["error"].as_str().is_some_and(|e| !e.is_empty()), "{path}: {ours}");
     }
     for (path, text) in [
-        ("/api/v1/query_range?query=up&start=1&end=0&step=1", "invalid parameter \"end\": end timestamp must not be before start time"),
+        (
+            "/api/v1/query_range?query=up&start=1&end=0&step=1",
+            "invalid parameter \"end\": end timestamp must not be before start time",
+        ),
         ("/api/v1/query?query=sum(", "invalid parameter \"query\": 1:5: parse error: unclosed left parenthesis"),
-        ("/api/v1/query?query=rate(up)", "invalid parameter \"query\": 1:6: parse error: expected type range vector in call to function \"rate\", got instant vector"),
+        (
+            "/api/v1/query?query=rate(up)",
+            "invalid parameter \"query\": 1:6: parse error: expected type range vector in call to function \"rate\", got instant vector",
+        ),
     ] {
         assert_eq!(p.ours.client.get(path).expect(400).json()["error"], text);
     }
@@ -155,7 +164,8 @@ fn status_pages_have_the_shapes_grafana_reads() {
     let p = pair();
     for name in ["buildinfo", "config", "flags", "runtimeinfo", "tsdb"] {
         let path = format!("/api/v1/status/{name}");
-        let (ours, theirs) = (p.ours.client.get(&path).expect(200).json(), p.theirs.client.get(&path).expect(200).json());
+        let (ours, theirs) =
+            (p.ours.client.get(&path).expect(200).json(), p.theirs.client.get(&path).expect(200).json());
         assert_eq!(ours["status"], "success", "{path}");
         let keys = |v: &Value| v["data"].as_object().map(|o| o.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
         if name == "flags" {
