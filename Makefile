@@ -1,0 +1,44 @@
+# The two commands of the README are `make run` and `make test`; both set up what they need.
+
+# Build output lives outside the clone, so that dependencies are built once for all clones.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/quiver/target
+export QUIVER_CACHE ?= $(HOME)/.cache/quiver
+
+.PHONY: run test check fmt lint unit compat bench soak deny help
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+run: ## build the server and start it on embedded defaults (127.0.0.1:9740, data in ./data)
+	@scripts/setup build
+	cargo run --release --locked -p quiver -- serve
+
+test: ## everything: set-up, format, lints, all tests with the real programs beside them
+	@scripts/setup test
+	$(MAKE) --no-print-directory check
+
+check: fmt lint unit compat ## what a reviewer would run, without set-up
+
+fmt: ## formatting
+	cargo fmt --all --check
+
+lint: ## clippy, warnings are errors
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+unit: ## all Rust tests, end-to-end ones included
+	cargo test --locked --workspace
+
+compat: ## stock DuckDB and Polars read a data directory of ours
+	scripts/compat
+
+bench: ## the benchmark beside Prometheus and VictoriaMetrics; minutes, not part of the tests
+	@scripts/setup test
+	cargo build --release --locked -p quiver -p bench
+	$(CARGO_TARGET_DIR)/release/quiver-bench --quiver $(CARGO_TARGET_DIR)/release/quiver
+
+soak: ## the long versions of the seeded tests
+	QUIVER_SEEDS=20000 cargo test --release --locked -p store -- --include-ignored crash
+
+deny: ## licences, bans and sources of all dependencies (builds cargo-deny once)
+	@test -x $(QUIVER_CACHE)/tools/bin/cargo-deny || cargo install --locked --root $(QUIVER_CACHE)/tools cargo-deny@0.20.2
+	$(QUIVER_CACHE)/tools/bin/cargo-deny check bans licenses sources
