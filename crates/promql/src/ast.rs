@@ -23,8 +23,10 @@ pub struct Expr {
 /// What an expression is.
 #[derive(Clone, PartialEq, Debug)]
 pub enum ExprKind {
-    /// `1.5`, `0x1f`, `Inf`, `5m` (seconds).
+    /// `1.5`, `0x1f`, `Inf`.
     Number(f64),
+    /// `5m` where a number stands: seconds. Means the same as a number, prints as it was written.
+    Duration(f64),
     /// `"text"`.
     String(String),
     /// `foo{a="b"} @ 5 offset 1m`.
@@ -118,8 +120,10 @@ pub enum DurationExpr {
 /// A node of a computed duration; the value is in seconds.
 #[derive(Clone, PartialEq, Debug)]
 pub enum DurationNode {
-    /// Seconds.
+    /// Seconds, written as a number.
     Number(f64),
+    /// Seconds, written as a duration.
+    Duration(f64),
     /// The query's step.
     Step,
     /// The query's range (end - start).
@@ -275,5 +279,98 @@ impl ValueType {
             ValueType::Vector => "instant vector",
             ValueType::Matrix => "range vector",
         }
+    }
+}
+
+impl Default for Matching {
+    /// `ignoring ()`, one to one, nothing filled: what an operator means when nothing is written.
+    fn default() -> Self {
+        Matching {
+            on: false,
+            labels: Vec::new(),
+            cardinality: Cardinality::OneToOne,
+            include: Vec::new(),
+            fill_left: None,
+            fill_right: None,
+        }
+    }
+}
+
+const BINARY_OPS: [(BinaryOp, &str); 18] = [
+    (BinaryOp::Add, "+"),
+    (BinaryOp::Sub, "-"),
+    (BinaryOp::Mul, "*"),
+    (BinaryOp::Div, "/"),
+    (BinaryOp::Mod, "%"),
+    (BinaryOp::Pow, "^"),
+    (BinaryOp::Atan2, "atan2"),
+    (BinaryOp::Eql, "=="),
+    (BinaryOp::Neq, "!="),
+    (BinaryOp::Lss, "<"),
+    (BinaryOp::Lte, "<="),
+    (BinaryOp::Gtr, ">"),
+    (BinaryOp::Gte, ">="),
+    (BinaryOp::And, "and"),
+    (BinaryOp::Or, "or"),
+    (BinaryOp::Unless, "unless"),
+    (BinaryOp::TrimUpper, "</"),
+    (BinaryOp::TrimLower, ">/"),
+];
+
+impl BinaryOp {
+    /// Gives the operator as it is written.
+    pub fn as_str(self) -> &'static str {
+        BINARY_OPS.iter().find(|(op, _)| *op == self).map_or("", |(_, text)| text)
+    }
+
+    /// Finds the operator that is written so, keywords in lower case.
+    pub fn from_text(text: &str) -> Option<BinaryOp> {
+        BINARY_OPS.iter().find(|(_, t)| *t == text).map(|(op, _)| *op)
+    }
+
+    /// Tells whether it compares: `==`, `!=`, `<`, `<=`, `>`, `>=`.
+    pub fn is_comparison(self) -> bool {
+        use BinaryOp::{Eql, Gte, Gtr, Lss, Lte, Neq};
+        matches!(self, Eql | Neq | Lss | Lte | Gtr | Gte)
+    }
+
+    /// Tells whether it works on sets of series: `and`, `or`, `unless`.
+    pub fn is_set(self) -> bool {
+        matches!(self, BinaryOp::And | BinaryOp::Or | BinaryOp::Unless)
+    }
+}
+
+const AGGREGATE_OPS: [(AggregateOp, &str); 14] = [
+    (AggregateOp::Sum, "sum"),
+    (AggregateOp::Avg, "avg"),
+    (AggregateOp::Count, "count"),
+    (AggregateOp::Min, "min"),
+    (AggregateOp::Max, "max"),
+    (AggregateOp::Group, "group"),
+    (AggregateOp::Stddev, "stddev"),
+    (AggregateOp::Stdvar, "stdvar"),
+    (AggregateOp::Topk, "topk"),
+    (AggregateOp::Bottomk, "bottomk"),
+    (AggregateOp::CountValues, "count_values"),
+    (AggregateOp::Quantile, "quantile"),
+    (AggregateOp::Limitk, "limitk"),
+    (AggregateOp::LimitRatio, "limit_ratio"),
+];
+
+impl AggregateOp {
+    /// Gives the word.
+    pub fn as_str(self) -> &'static str {
+        AGGREGATE_OPS.iter().find(|(op, _)| *op == self).map_or("", |(_, text)| text)
+    }
+
+    /// Finds the aggregation of that name, in lower case.
+    pub fn from_text(text: &str) -> Option<AggregateOp> {
+        AGGREGATE_OPS.iter().find(|(_, t)| *t == text).map(|(op, _)| *op)
+    }
+
+    /// Tells whether it takes a parameter before the vector.
+    pub fn has_param(self) -> bool {
+        use AggregateOp::{Bottomk, CountValues, LimitRatio, Limitk, Quantile, Topk};
+        matches!(self, Topk | Bottomk | CountValues | Quantile | Limitk | LimitRatio)
     }
 }

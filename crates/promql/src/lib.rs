@@ -1,3 +1,14 @@
 //! PromQL: parse, check, plan, evaluate over [`model::Select`].
 
 pub mod ast;
+mod check;
+mod error;
+pub mod functions_table;
+pub mod go_text;
+mod lexer;
+mod number;
+mod parser;
+
+pub use check::value_type;
+pub use error::ParseError;
+pub use parser::{MAX_DEPTH, MAX_NESTING, MAX_QUERY_BYTES, ParseOptions, parse, parse_selector, parse_with};
