@@ -374,3 +374,19 @@ impl AggregateOp {
         matches!(self, Topk | Bottomk | CountValues | Quantile | Limitk | LimitRatio)
     }
 }
+
+impl DurationOp {
+    /// Gives the operator as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DurationOp::Add => "+",
+            DurationOp::Sub => "-",
+            DurationOp::Mul => "*",
+            DurationOp::Div => "/",
+            DurationOp::Mod => "%",
+            DurationOp::Pow => "^",
+            DurationOp::Min => "min",
+            DurationOp::Max => "max",
+        }
+    }
+}

@@ -8,7 +8,9 @@ pub mod go_text;
 mod lexer;
 mod number;
 mod parser;
+mod printer;
 
 pub use check::value_type;
 pub use error::ParseError;
 pub use parser::{MAX_DEPTH, MAX_NESTING, MAX_QUERY_BYTES, ParseOptions, parse, parse_selector, parse_with};
+pub use printer::format;
