@@ -29,6 +29,8 @@ fn push_escaped(out: &mut String, c: char, quote: char) {
         '\r' => out.push_str("\\r"),
         '\t' => out.push_str("\\t"),
         '\x0b' => out.push_str("\\v"),
+        // The lexer refuses a bare U+FFFD, as Prometheus does; escaped it reads back.
+        char::REPLACEMENT_CHARACTER if quote == '"' => out.push_str("\\ufffd"),
         _ if is_print(c) => out.push(c),
         _ => push_code(out, c as u32),
     }
@@ -81,7 +83,7 @@ pub fn duration(ms: i64) -> String {
     let mut rest = ms.unsigned_abs();
     for (unit, size, exact) in UNITS_MS {
         let count = rest / size;
-        if count > 0 && !(exact && rest % size != 0) {
+        if count > 0 && (!exact || rest.is_multiple_of(size)) {
             let _ = write!(out, "{count}{unit}");
             rest -= count * size;
         }

@@ -302,13 +302,14 @@ impl Lexer<'_> {
         Err(format!("unexpected character: {}, expected ':'", quote_char(Some(c))))
     }
 
-    /// Takes `step`, `range`, `min` or `max`, the only words between brackets.
+    /// Takes `step`, `range`, `min`, `max`, `min_of` or `max_of`, the only words between brackets.
     fn duration_keyword(&mut self) -> bool {
         self.skip_while(is_alpha);
         let word = self.word().to_ascii_lowercase();
         let kind = match word.as_str() {
             "step" | "range" => Kind::Keyword(Keyword::Preprocessor),
             "min" | "max" => Kind::Keyword(Keyword::Aggregator),
+            "min_of" | "max_of" => Kind::Identifier,
             _ => return false,
         };
         self.push_text(kind, word);
@@ -514,14 +515,38 @@ impl Lexer<'_> {
             return Err("escape sequence not terminated".to_owned());
         };
         let (digits, base, max) = match c {
-            _ if c == quote || c == '\\' => return Ok(push_char(bytes, c)),
-            'a' => return Ok(bytes.push(7)),
-            'b' => return Ok(bytes.push(8)),
-            'f' => return Ok(bytes.push(12)),
-            'n' => return Ok(bytes.push(b'\n')),
-            'r' => return Ok(bytes.push(b'\r')),
-            't' => return Ok(bytes.push(b'\t')),
-            'v' => return Ok(bytes.push(11)),
+            _ if c == quote || c == '\\' => {
+                push_char(bytes, c);
+                return Ok(());
+            }
+            'a' => {
+                bytes.push(7);
+                return Ok(());
+            }
+            'b' => {
+                bytes.push(8);
+                return Ok(());
+            }
+            'f' => {
+                bytes.push(12);
+                return Ok(());
+            }
+            'n' => {
+                bytes.push(b'\n');
+                return Ok(());
+            }
+            'r' => {
+                bytes.push(b'\r');
+                return Ok(());
+            }
+            't' => {
+                bytes.push(b'\t');
+                return Ok(());
+            }
+            'v' => {
+                bytes.push(11);
+                return Ok(());
+            }
             '0'..='7' => {
                 self.pos -= 1;
                 (3, 8, 255)

@@ -43,9 +43,12 @@ const VALID: &[(&str, &str)] = &[
     ("foo[step()+1m:range()] offset (5m+1m)", "foo[step() + 1m:range()] offset (5m + 1m)"),
     ("foo[max(step(), 5s)] offset -min(1m,2)", "foo[max(step(), 5s)] offset -min(1m, 2)"),
     ("foo offset 2^2", "foo offset 2s ^ 2"),
+    ("foo[max_of(step(), 5s)] offset min_of(1m, 2)", "foo[max(step(), 5s)] offset min(1m, 2)"),
+    ("min_of(1, 2) + max_of(3, 4)", "min_of(1, 2) + max_of(3, 4)"),
     ("start() + step()", "start() + step()"),
     ("info(foo, {x=~\".*\"})", "info(foo, {x=~\".*\"})"),
     ("'a\\'\\x41\\u00fc' ", "\"a'Aü\""),
+    ("\"\\xff\"", "\"\\ufffd\""),
     ("`raw\\n`", "\"raw\\\\n\""),
     ("limit_ratio(0.5, foo)", "limit_ratio(0.5, foo)"),
 ];

@@ -159,7 +159,9 @@ impl Parser<'_> {
                 self.expect_in(")", context)?;
                 Ok(DurationNode::Paren(Box::new(node)))
             }
-            Kind::Keyword(Keyword::Preprocessor | Keyword::Aggregator) => self.duration_call(context),
+            Kind::Identifier | Kind::Keyword(Keyword::Preprocessor | Keyword::Aggregator) => {
+                self.duration_call(context)
+            }
             _ => Err(self.unexpected_in(context.0, context.1)),
         }
     }
@@ -180,7 +182,8 @@ impl Parser<'_> {
 
     fn duration_call(&mut self, context: Context) -> Result<DurationNode> {
         let (step, range) = (self.is_keyword("step"), self.is_keyword("range"));
-        let (min, max) = (self.is_keyword("min"), self.is_keyword("max"));
+        let word = self.peek().text.to_ascii_lowercase();
+        let (min, max) = (matches!(&*word, "min" | "min_of"), matches!(&*word, "max" | "max_of"));
         if !(step || range || min || max) {
             return Err(self.unexpected_in(context.0, context.1));
         }
