@@ -54,6 +54,10 @@ pub struct TargetPatch {
     pub labels: Option<BTreeMap<String, String>>,
     /// The whole new limits.
     pub limits: Option<Value>,
+    /// The whole new retention.
+    pub retention_policy: Option<Value>,
+    /// Another MetricSource.
+    pub source_type: Option<String>,
     /// The request in its normal form after the change.
     pub request: Option<Value>,
     /// A new address.
@@ -126,6 +130,12 @@ impl Target {
         }
         if let Some(limits) = &patch.limits {
             next.spec.limits.clone_from(limits);
+        }
+        if let Some(retention_policy) = &patch.retention_policy {
+            next.spec.retention_policy.clone_from(retention_policy);
+        }
+        if let Some(source_type) = &patch.source_type {
+            next.spec.source_type.clone_from(source_type);
         }
         if let Some(request) = &patch.request {
             next.spec.request.clone_from(request);

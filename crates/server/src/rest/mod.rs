@@ -1,0 +1,257 @@
+//! The REST API of the specification, `/api/v1/metrics/*`.
+//!
+//! Owns: nothing that outlives a request but the number of event listeners. Targets are the catalog's and the
+//! collector's, samples the store's, events the event log's.
+//! Invariants: 1. every error is an RFC 9457 problem; 2. a 2xx to a change means that it is durable; 3. the catalog
+//! changes first, the collector follows, and at the start the collector is filled from the catalog.
+//! Limits: bodies of `body_bytes_max` bytes after inflating; see the files for the others.
+
+pub mod address;
+pub mod body;
+pub mod custom;
+pub mod events_api;
+pub mod fields;
+pub mod metric;
+pub mod openapi;
+pub mod problem;
+pub mod query;
+pub mod registration;
+pub mod sd;
+pub mod stats;
+pub mod target_json;
+pub mod targets;
+pub mod targets_change;
+mod time;
+
+use std::collections::HashSet;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use axum::Router;
+use axum::extract::FromRef;
+use axum::routing::{get, post};
+use catalog::Catalog;
+use collect::report::BatchIds;
+use collect::{AddressPolicy, Collector};
+use events::EventLog;
+use http::{Method, StatusCode, Uri};
+use model::{Append, AppendError, Appended, Batch, Counts, Health};
+use tokio::sync::{oneshot, watch};
+
+use crate::observe::Observer;
+use problem::Problem;
+use query::Ask;
+use registration::Registration;
+
+/// Default limit of a body after inflating.
+pub const BODY_BYTES_MAX: usize = 32 << 20;
+
+/// What the REST API works with.
+pub struct RestParts {
+    /// Name of this node.
+    pub node: String,
+    /// Targets and collections.
+    pub catalog: Arc<Catalog>,
+    /// The event log.
+    pub events: EventLog,
+    /// Scrapes the targets.
+    pub collector: Arc<Collector>,
+    /// The way into the store.
+    pub append: Arc<dyn Append>,
+    /// Numbers batches.
+    pub batch_ids: Arc<BatchIds>,
+    /// Hears of every collection.
+    pub observer: Arc<Observer>,
+    /// Gives the ledger since the data directory was made.
+    pub totals: Arc<dyn Fn() -> Counts + Send + Sync>,
+    /// Gives the time, in milliseconds since 1970.
+    pub now: Arc<dyn Fn() -> i64 + Send + Sync>,
+    /// Answers PromQL.
+    pub ask: Arc<dyn Ask>,
+    /// Which addresses targets given over REST may lead to.
+    pub address_policy: AddressPolicy,
+    /// Limit of a body after inflating; see [`BODY_BYTES_MAX`].
+    pub body_bytes_max: usize,
+    /// Turns true when the server stops.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// The state of the REST API. Cheap to clone.
+#[derive(Clone)]
+pub struct Rest(Arc<Inner>);
+
+/// What stands behind [`Rest`].
+pub struct Inner {
+    parts: RestParts,
+    seats: Arc<AtomicUsize>,
+    /// Held while a target is registered, changed or removed, so that catalog and collector change in the same order.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl Deref for Inner {
+    type Target = RestParts;
+
+    fn deref(&self) -> &RestParts {
+        &self.parts
+    }
+}
+
+impl Deref for Rest {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Rest {
+    /// Puts the parts together.
+    pub fn new(parts: RestParts) -> Rest {
+        Rest(Arc::new(Inner { parts, seats: Arc::default(), changing: tokio::sync::Mutex::default() }))
+    }
+
+    fn now_ms(&self) -> i64 {
+        (self.now)()
+    }
+
+    /// Hands all registered targets to the collector; once, at the start.
+    ///
+    /// **Gives** how many there are. A target that cannot be scraped any more is said and left out.
+    pub fn load_targets(&self) -> usize {
+        let mut loaded = 0;
+        for target in self.catalog.all().iter().filter(|t| t.spec.origin == "api" && t.damage.is_none()) {
+            let spec = Registration::read(&target.spec.request, false, &self.address_policy)
+                .and_then(|registration| registration.to_spec(&self.address_policy));
+            match spec {
+                Ok(spec) => {
+                    self.collector.upsert(spec);
+                    loaded += 1;
+                }
+                Err(problem) => {
+                    let target_id = &target.spec.target_id;
+                    tracing::error!(target_id, "registered target cannot be scraped: {}", problem.detail);
+                }
+            }
+        }
+        loaded
+    }
+
+    /// Tells whether a discovered target was muted over the API.
+    pub fn is_muted(&self, target_id: &str) -> bool {
+        self.catalog.get(target_id).is_some_and(|t| !t.spec.enabled && t.spec.origin != "api")
+    }
+
+    /// Writes what gathers in memory, each second; ends when the server stops.
+    pub async fn housekeeping(self, mut stop: watch::Receiver<bool>) {
+        let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut second = 0u64;
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                _ = stop.wait_for(|stopped| *stopped) => return,
+            }
+            self.tidy(second).await;
+            second += 1;
+        }
+    }
+
+    async fn tidy(&self, second: u64) {
+        let now_ms = self.now_ms();
+        self.observer.note_total(now_ms, (self.totals)().stored);
+        let log = self.events.clone();
+        let hourly = second.is_multiple_of(3_600);
+        let written = tokio::task::spawn_blocking(move || {
+            log.write()?;
+            if hourly { log.retain(now_ms) } else { Ok(()) }
+        });
+        if let Ok(Err(error)) = written.await {
+            tracing::warn!("{error}");
+        }
+        if second.is_multiple_of(5)
+            && let Err(error) = self.catalog.flush(now_ms, second.is_multiple_of(60)).await
+        {
+            tracing::warn!("{error}");
+        }
+        if hourly && let Err(error) = self.catalog.prune(now_ms).await {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Hands a batch to the store and waits without holding a thread.
+    async fn submit(&self, batch: Batch) -> (Batch, Result<Appended, AppendError>) {
+        let (tx, rx) = oneshot::channel();
+        let append = Arc::clone(&self.append);
+        let done = Box::new(move |batch, result| drop(tx.send((batch, result))));
+        // A full queue makes `submit` wait for room.
+        let handed = tokio::task::spawn_blocking(move || append.submit(batch, done)).await;
+        match (handed, rx.await) {
+            (Ok(()), Ok(answer)) => answer,
+            _ => (Batch::default(), Err(AppendError::Closed)),
+        }
+    }
+
+    /// Gives the states of all targets, registered and discovered.
+    fn all_health(&self) -> Vec<Health> {
+        let statuses = self.collector.statuses();
+        let known: HashSet<&str> = statuses.iter().map(|s| s.target_id.as_str()).collect();
+        let registered = self.catalog.all();
+        let unknown_to_collector =
+            registered.iter().filter(|t| t.spec.origin == "api" && !known.contains(t.spec.target_id.as_str())).count();
+        let mut all: Vec<Health> = statuses.iter().map(|s| s.health).collect();
+        // Damaged rows and what cannot be scraped any more.
+        all.resize(all.len() + unknown_to_collector, Health::Disabled);
+        all
+    }
+}
+
+/// Makes the routes; the state must give a [`Rest`].
+pub fn router<S>() -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+    Rest: FromRef<S>,
+{
+    const BASE: &str = "/api/v1/metrics";
+    let path = |rest: &str| format!("{BASE}{rest}");
+    Router::new()
+        .route(&path("/targets"), get(targets::list).post(targets_change::register))
+        .route(&path("/targets:dry-run"), post(targets_change::dry_run))
+        .route(
+            &path("/targets/{target_id}"),
+            get(targets::get_one)
+                .patch(targets_change::patch)
+                .delete(targets_change::remove)
+                .post(targets_change::verb),
+        )
+        .route(&path("/targets/{target_id}/scrape"), post(targets_change::scrape))
+        .route(&path("/targets/{target_id}/restore"), post(targets_change::restore))
+        .route(&path("/custom"), post(custom::custom))
+        .route(&path("/query"), get(query::query).post(query::query))
+        .route(&path("/stats"), get(stats::stats))
+        .route(&path("/events"), get(events_api::stream))
+        .route(&path("/sd"), get(sd::sd))
+        .route(BASE, axum::routing::any(no_such_path))
+        .route(&path("/"), axum::routing::any(no_such_path))
+        .route(&path("/{*rest}"), axum::routing::any(no_such_path))
+        .method_not_allowed_fallback(wrong_method)
+        .route("/openapi.json", get(openapi::document))
+        .route("/openapi", get(openapi::page))
+}
+
+async fn no_such_path(uri: Uri) -> Problem {
+    let path: String = uri.path().chars().take(200).collect();
+    for (known, what) in
+        [("/uploads", "uploads are"), ("/stream", "streams are"), ("/integrity", "the integrity report is")]
+    {
+        if path.starts_with(&format!("/api/v1/metrics{known}")) {
+            return Problem::not_yet("", format!("{what} not built yet"));
+        }
+    }
+    Problem::not_found(format!("there is nothing at {path}; see /openapi"))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Problem {
+    let path: String = uri.path().chars().take(200).collect();
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("{path} does not answer {method}"))
+}

@@ -1,0 +1,110 @@
+//! `/openapi.json`, and a page that shows it.
+
+use axum::Json;
+use axum::response::{Html, IntoResponse, Response};
+use http::{HeaderValue, header};
+use utoipa::OpenApi;
+
+use super::{custom, events_api, problem, query, sd, stats, target_json, targets, targets_change};
+
+/// The document of the REST API.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Quiver",
+        description = "Metrics collection: register targets, push metrics, ask in PromQL, listen to collections. \
+                       The Prometheus HTTP API (/api/v1/query and its siblings) is served on the same port and documented at prometheus.io.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    paths(
+        targets_change::register,
+        targets::list,
+        targets::get_one,
+        targets_change::patch,
+        targets_change::remove,
+        targets_change::scrape,
+        targets_change::restore,
+        targets_change::dry_run,
+        custom::custom,
+        query::query,
+        stats::stats,
+        events_api::stream,
+        sd::sd,
+    ),
+    components(schemas(
+        targets_change::MetricCollectionRequest,
+        targets_change::ScrapeConfig,
+        target_json::MetricTarget,
+        target_json::ScrapeReport,
+        target_json::DeletionResult,
+        custom::Metric,
+        custom::IngestionResult,
+        stats::CollectionStats,
+        events_api::MetricsCollectedEvent,
+        problem::Problem,
+        problem::FieldError,
+        sd::SdGroup,
+    )),
+    tags(
+        (name = "targets", description = "What is collected"),
+        (name = "ingestion", description = "Pushing metrics"),
+        (name = "query", description = "Asking"),
+        (name = "stats", description = "How it goes"),
+        (name = "events", description = "Hearing of every collection"),
+    ),
+)]
+pub struct ApiDoc;
+
+/// Gives the document.
+pub async fn document() -> Response {
+    Json(ApiDoc::openapi()).into_response()
+}
+
+/// Gives the page.
+pub async fn page() -> Response {
+    let mut response = Html(include_str!("openapi.html")).into_response();
+    let policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
+                  base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_names_the_six_endpoints_of_the_specification() {
+        let document = serde_json::to_value(ApiDoc::openapi()).expect("it is JSON");
+        for (path, method) in [
+            ("/api/v1/metrics/targets", "post"),
+            ("/api/v1/metrics/targets", "get"),
+            ("/api/v1/metrics/custom", "post"),
+            ("/api/v1/metrics/query", "get"),
+            ("/api/v1/metrics/stats", "get"),
+            ("/api/v1/metrics/targets/{target_id}", "delete"),
+        ] {
+            assert!(document["paths"][path][method].is_object(), "{method} {path}");
+        }
+        for schema in [
+            "MetricCollectionRequest",
+            "MetricTarget",
+            "Metric",
+            "IngestionResult",
+            "CollectionStats",
+            "DeletionResult",
+        ] {
+            assert!(document["components"]["schemas"][schema].is_object(), "{schema}");
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let document = serde_json::to_value(ApiDoc::openapi()).expect("it is JSON");
+        let text = document.to_string();
+        for part in text.split("\"$ref\":\"#").skip(1) {
+            let pointer = part.split('"').next().unwrap_or_default();
+            assert!(document.pointer(pointer).is_some(), "{pointer}");
+        }
+    }
+}
