@@ -1,17 +1,47 @@
 //! The two connections to the database: one writes, one reads collections.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::CatalogError;
+use crate::journal::sync_parent;
 
 /// An open database.
 pub struct Database {
     writer: Mutex<SqliteConnection>,
     reader: Mutex<SqliteConnection>,
+}
+
+/// Tells whether SQLite found the file damaged: SQLITE_CORRUPT, SQLITE_NOTADB, or a schema that is not ours any more.
+pub fn is_corruption(error: &sqlx::Error) -> bool {
+    let code = match error {
+        sqlx::Error::Database(e) => e.code().and_then(|c| c.parse::<u32>().ok()),
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => return true,
+        _ => None,
+    };
+    // The low byte is the primary code: 1 is an SQL error, which only a damaged schema can cause here.
+    matches!(code.map(|c| c & 0xff), Some(1 | 11 | 26))
+}
+
+/// Renames the database and its companions, so that a new one can take the name.
+pub fn keep_aside(path: &Path) -> io::Result<()> {
+    let named = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let number = (1..10_000).find(|n| !named(&format!(".damaged-{n}")).exists()).unwrap_or(10_000);
+    for suffix in ["", "-wal", "-shm"] {
+        let from = named(suffix);
+        if from.exists() {
+            std::fs::rename(&from, named(&format!(".damaged-{number}{suffix}")))?;
+        }
+    }
+    sync_parent(path)
 }
 
 impl Database {

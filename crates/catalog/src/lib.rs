@@ -1,7 +1,7 @@
 //! Targets and collections, kept in an embedded SQLite database.
 //!
 //! Owns: the file `catalog.db` with the tables `metric_targets`, `collection_jobs` and `idempotency_keys`, and the
-//! mirror of all targets in memory, from which every read of targets is answered.
+//! mirror of all targets in memory, from which every read of targets is answered; and a second copy of the targets.
 //! Invariants: 1. a change of a target is answered after its commit with `synchronous=FULL`, and is in the mirror then;
 //! 2. one connection writes; 3. a row whose checksum does not fit its columns is disabled and says so, never served as
 //! if it were sound; 4. [`Catalog::record`] and [`Catalog::set_health`] touch memory only, [`Catalog::flush`] writes.
@@ -14,6 +14,7 @@
 pub mod collection;
 mod database;
 mod idempotency;
+mod journal;
 mod target;
 mod targets;
 mod time;
@@ -29,6 +30,7 @@ pub use targets::{Page, TargetFilter};
 
 use collection::Recorder;
 use database::Database;
+use journal::Journal;
 use targets::Mirror;
 
 /// How long a deleted target can be restored.
@@ -75,15 +77,35 @@ pub enum CatalogError {
     /// The database refused or failed.
     #[error("catalog database: {0}")]
     Database(#[from] sqlx::Error),
+    /// The second copy of the targets could not be read or written.
+    #[error("catalog journal: {0}")]
+    Journal(#[from] std::io::Error),
     /// The schema could not be brought up to date.
     #[error("catalog migration: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
+}
+
+impl CatalogError {
+    /// Tells whether the database file is damaged, rather than out of reach.
+    fn is_corruption(&self) -> bool {
+        use sqlx::migrate::MigrateError;
+        match self {
+            CatalogError::Database(e) => database::is_corruption(e),
+            CatalogError::Migration(MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _)) => {
+                database::is_corruption(e)
+            }
+            // The record of migrations itself says nonsense.
+            CatalogError::Migration(MigrateError::VersionMismatch(_) | MigrateError::Dirty(_)) => true,
+            _ => false,
+        }
+    }
 }
 
 /// The catalog of one node.
 pub struct Catalog {
     database: Database,
     mirror: Mirror,
+    journal: Mutex<Journal>,
     recorder: Mutex<Recorder>,
     claims_in_flight: Mutex<std::collections::HashSet<String>>,
 }
@@ -91,11 +113,33 @@ pub struct Catalog {
 impl Catalog {
     /// Opens or creates the database file, brings its schema up to date and reads all targets.
     ///
-    /// **Errors** when the file cannot be opened or is no database; damaged rows are no error, see [`Target::damage`].
+    /// A database that cannot be read is kept aside as `catalog.db.damaged-<n>`, and a new one is made from
+    /// `catalog.targets`; only the history of collections is lost then.
+    ///
+    /// **Errors** when files cannot be read or written; damaged rows are no error, see [`Target::damage`].
     pub async fn open(path: &Path) -> Result<Catalog, CatalogError> {
+        let mut journal = Journal::beside(path);
+        let (database, mirror) = match Catalog::load(path, &mut journal).await {
+            Err(error) if error.is_corruption() && path.exists() => {
+                tracing::error!("{error}; {} is kept aside and made anew", path.display());
+                database::keep_aside(path)?;
+                Catalog::load(path, &mut journal).await?
+            }
+            loaded => loaded?,
+        };
+        Ok(Catalog {
+            database,
+            mirror,
+            journal: Mutex::new(journal),
+            recorder: Mutex::default(),
+            claims_in_flight: Mutex::default(),
+        })
+    }
+
+    async fn load(path: &Path, journal: &mut Journal) -> Result<(Database, Mirror), CatalogError> {
         let database = Database::open(path).await?;
-        let mirror = Mirror::load(&database).await?;
-        Ok(Catalog { database, mirror, recorder: Mutex::default(), claims_in_flight: Mutex::default() })
+        let mirror = Mirror::load(&database, journal).await?;
+        Ok((database, mirror))
     }
 
     /// Writes what has gathered in memory: changed health, finished roll-ups, rows of failures.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use model::{CollectionMethod, Health};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -201,6 +202,7 @@ impl Target {
 }
 
 /// A row as the database holds it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Columns {
     pub id: String,
     pub target_id: String,
@@ -287,6 +289,17 @@ impl Columns {
         put(self.deleted_at.as_deref());
         put(self.deletion.as_deref());
         xxh3_64(&bytes) as i64
+    }
+
+    /// Tells whether two rows say the same but for the state of health.
+    pub fn same_but_health(&self, other: &Columns) -> bool {
+        let plain = |c: &Columns| Columns { health_status: String::new(), checksum: 0, ..c.clone() };
+        plain(self) == plain(other)
+    }
+
+    /// Tells whether the checksum fits.
+    pub fn is_sound(&self) -> bool {
+        self.compute_checksum() == self.checksum
     }
 
     /// Gives the target; a row that is not sound comes back disabled, with the reason.

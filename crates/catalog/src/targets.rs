@@ -11,6 +11,7 @@ use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::database::Database;
+use crate::journal::Journal;
 use crate::target::Columns;
 use crate::{Catalog, CatalogError, NewTarget, Target, TargetPatch};
 
@@ -53,16 +54,35 @@ pub(crate) struct Mirror {
 }
 
 impl Mirror {
-    /// Reads all rows.
-    pub async fn load(database: &Database) -> Result<Mirror, CatalogError> {
+    /// Reads all rows, and brings back those that only the journal knows.
+    pub async fn load(database: &Database, journal: &mut Journal) -> Result<Mirror, CatalogError> {
         let rows = sqlx::query("SELECT * FROM metric_targets").fetch_all(&mut *database.read().await).await?;
-        let mut targets = BTreeMap::new();
-        for row in &rows {
-            let target = Columns::read(row).into_target();
-            if let Some(damage) = &target.damage {
-                tracing::error!(target_id = target.spec.target_id, "{damage}; the target is disabled");
+        let mut columns: BTreeMap<String, Columns> =
+            rows.iter().map(Columns::read).map(|c| (c.target_id.clone(), c)).collect();
+        let copies = journal.read()?;
+        for (target_id, copy) in &copies {
+            if copy.deleted_at.is_none() && !columns.contains_key(target_id) {
+                tracing::error!(
+                    target_id,
+                    "the catalog's database has lost a target; it is restored from catalog.targets"
+                );
+                write_row(&mut *database.write().await, copy).await?;
+                columns.insert(target_id.clone(), copy.clone());
             }
-            targets.insert(target.spec.target_id.clone(), Arc::new(target));
+        }
+        let same = columns.len() == copies.len()
+            && columns
+                .iter()
+                .all(|(id, c)| copies.get(id).is_some_and(|copy| copy.same_but_health(c) || !c.is_sound()));
+        if !same {
+            // A damaged row must not push its sound copy out.
+            let best = |c: &'_ Columns| if c.is_sound() { None } else { copies.get(&c.target_id).cloned() };
+            let lines: Vec<Columns> = columns.values().map(|c| best(c).unwrap_or_else(|| c.clone())).collect();
+            journal.rewrite(lines.iter())?;
+        }
+        let targets = columns.into_iter().map(|(id, c)| (id, Arc::new(c.into_target()))).collect::<BTreeMap<_, _>>();
+        for damage in targets.values().filter_map(|t| t.damage.as_ref()) {
+            tracing::error!("{damage}; the target is disabled");
         }
         Ok(Mirror { rows: RwLock::new(targets), health_changed: Mutex::default() })
     }
@@ -282,6 +302,17 @@ impl Catalog {
                 .await?;
             self.mirror.rows.write().remove(&target_id);
         }
+        self.tidy_journal()
+    }
+
+    /// Writes the second copy anew when most of it is history. The caller holds the writing connection.
+    fn tidy_journal(&self) -> Result<(), CatalogError> {
+        let mut journal = self.journal.lock();
+        let targets: Vec<Arc<Target>> = self.mirror.rows.read().values().cloned().collect();
+        if journal.is_mostly_history(targets.len()) && targets.iter().all(|t| t.damage.is_none()) {
+            let columns: Vec<Columns> = targets.iter().map(|t| t.columns()).collect();
+            journal.rewrite(columns.iter())?;
+        }
         Ok(())
     }
 
@@ -297,8 +328,14 @@ impl Catalog {
 
     async fn commit(&self, writer: &mut SqliteConnection, target: Target) -> Result<Arc<Target>, CatalogError> {
         target.check_lengths()?;
-        write_row(writer, &target.columns()).await?;
-        Ok(self.mirror.put(target))
+        let columns = target.columns();
+        write_row(writer, &columns).await?;
+        let target = self.mirror.put(target);
+        if let Err(error) = self.journal.lock().append(&columns) {
+            // The change is committed; only its second copy is missing, until the next start or hour.
+            tracing::warn!("catalog.targets: {error}");
+        }
+        Ok(target)
     }
 }
 

@@ -244,3 +244,66 @@ async fn lengths_are_refused_before_the_database() {
     let long = new_target(&"a".repeat(101));
     assert!(matches!(catalog.insert(long, NOW).await, Err(CatalogError::TooLong { field: "target_id", .. })));
 }
+
+#[tokio::test]
+async fn any_flipped_bit_in_the_database_loses_no_target() {
+    let dir = TempDir::new().unwrap();
+    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+    for id in ["a", "b", "c"] {
+        catalog.insert(new_target(id), NOW).await.unwrap();
+    }
+    catalog.delete("c", NOW).await.unwrap();
+    catalog.close(NOW).await.unwrap();
+    let database = std::fs::read(file(&dir)).unwrap();
+    let copy = std::fs::read(dir.path().join("catalog.targets")).unwrap();
+    // Every bit of the header, then one here and there, denser where the rows are.
+    let bits = (0..800).step_by(7).chain((800..database.len() * 8).step_by(1_999));
+    for bit in bits {
+        let dir = TempDir::new().unwrap();
+        let mut bytes = database.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(file(&dir), bytes).unwrap();
+        std::fs::write(dir.path().join("catalog.targets"), &copy).unwrap();
+        let catalog = Catalog::open(&file(&dir)).await.unwrap_or_else(|e| panic!("bit {bit}: {e}"));
+        for id in ["a", "b"] {
+            let target = catalog.get(id).unwrap_or_else(|| panic!("bit {bit}: {id} is lost"));
+            assert!(target.damage.is_some() || target.spec == new_target(id), "bit {bit}: {target:?}");
+        }
+        assert!(catalog.get("c").is_none_or(|c| c.damage.is_some()), "bit {bit}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_database_comes_back_from_the_second_copy() {
+    let dir = TempDir::new().unwrap();
+    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+    catalog.insert(new_target("a"), NOW).await.unwrap();
+    catalog.close(NOW).await.unwrap();
+    std::fs::write(file(&dir), b"this is no database, it only has the name of one").unwrap();
+    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+    assert_eq!(catalog.get("a").unwrap().spec, new_target("a"));
+    assert!(dir.path().join("catalog.db.damaged-1").exists());
+    catalog.insert(new_target("b"), NOW).await.unwrap();
+    drop(catalog);
+    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+    assert_eq!(catalog.len(), 2);
+}
+
+#[tokio::test]
+async fn a_damaged_second_copy_does_no_harm() {
+    let dir = TempDir::new().unwrap();
+    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+    catalog.insert(new_target("a"), NOW).await.unwrap();
+    catalog.close(NOW).await.unwrap();
+    let copy = dir.path().join("catalog.targets");
+    let sound = std::fs::read(&copy).unwrap();
+    for bit in (0..sound.len() * 8).step_by(101) {
+        let mut bytes = sound.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&copy, bytes).unwrap();
+        let catalog = Catalog::open(&file(&dir)).await.unwrap();
+        assert_eq!((catalog.len(), catalog.get("a").unwrap().spec.clone()), (1, new_target("a")), "bit {bit}");
+        catalog.close(NOW).await.unwrap();
+        assert_eq!(std::fs::read(&copy).unwrap(), sound, "bit {bit}: the copy is made anew");
+    }
+}

@@ -21,9 +21,11 @@ pub mod stats;
 pub mod target_json;
 pub mod targets;
 pub mod targets_change;
+#[cfg(test)]
+mod tests;
 mod time;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -37,6 +39,7 @@ use collect::{AddressPolicy, Collector};
 use events::EventLog;
 use http::{Method, StatusCode, Uri};
 use model::{Append, AppendError, Appended, Batch, Counts, Health};
+use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use crate::observe::Observer;
@@ -87,6 +90,8 @@ pub struct Inner {
     seats: Arc<AtomicUsize>,
     /// Held while a target is registered, changed or removed, so that catalog and collector change in the same order.
     changing: tokio::sync::Mutex<()>,
+    /// URLs of registered targets, by id, with the version they belong to.
+    urls: Mutex<HashMap<String, (i64, String)>>,
 }
 
 impl Deref for Inner {
@@ -108,7 +113,7 @@ impl Deref for Rest {
 impl Rest {
     /// Puts the parts together.
     pub fn new(parts: RestParts) -> Rest {
-        Rest(Arc::new(Inner { parts, seats: Arc::default(), changing: tokio::sync::Mutex::default() }))
+        Rest(Arc::new(Inner { parts, seats: Arc::default(), changing: tokio::sync::Mutex::default(), urls: Mutex::default() }))
     }
 
     fn now_ms(&self) -> i64 {

@@ -190,7 +190,7 @@ impl From<catalog::CatalogError> for Problem {
             CatalogError::TooLong { field, .. } => {
                 Problem::at(StatusCode::UNPROCESSABLE_ENTITY, "too_long", format!("/{field}"), detail)
             }
-            CatalogError::Database(_) | CatalogError::Migration(_) => {
+            CatalogError::Database(_) | CatalogError::Migration(_) | CatalogError::Journal(_) => {
                 tracing::error!("{detail}");
                 let text = "the catalog could not be read or written; nothing has changed";
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "catalog_unavailable", text).retry_after_ms(5_000)

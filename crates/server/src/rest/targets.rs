@@ -6,13 +6,14 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use catalog::{Target, TargetFilter};
-use collect::{TargetOrigin, TargetSpec, TargetStatus};
+use collect::{AddressPolicy, TargetOrigin, TargetSpec, TargetStatus};
 use http::{HeaderValue, header};
 use model::Health;
 
 use super::Rest;
 use super::body::{Query, flag};
 use super::problem::Problem;
+use super::registration::Registration;
 use super::target_json::MetricTarget;
 use crate::prom::params::Params;
 
@@ -25,10 +26,18 @@ impl Rest {
         MetricTarget::registered(target, status, self.scrape_url(target), &self.node)
     }
 
-    /// Gives what is asked for, as the catalog's row says.
+    /// Gives what is asked for, as the catalog's row says; worked out once per version.
     fn scrape_url(&self, target: &Target) -> String {
-        super::registration::Registration::read(&target.spec.request, false, &collect::AddressPolicy::allow_all())
-            .map_or_else(|_| target.spec.target_url.clone(), |r| r.scrape.url.url.to_string())
+        let target_id = &target.spec.target_id;
+        if let Some((_, url)) = self.urls.lock().get(target_id).filter(|(version, _)| *version == target.version) {
+            return url.clone();
+        }
+        let registration = Registration::read(&target.spec.request, false, &AddressPolicy::allow_all());
+        let url = registration.map_or_else(|_| target.spec.target_url.clone(), |r| r.scrape.url.url.to_string());
+        if target.is_live() {
+            self.urls.lock().insert(target_id.clone(), (target.version, url.clone()));
+        }
+        url
     }
 
     /// Finds a target that discovery brought.

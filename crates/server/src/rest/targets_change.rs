@@ -282,7 +282,8 @@ async fn dry_run_of(rest: &Rest, registration: &Registration) -> Result<Response
     let spec = registration.to_spec(&rest.address_policy)?;
     let outcome: ScrapeOutcome = rest.collector.dry_run(spec).await;
     let target = Target::new(registration.to_new_target(), rest.now_ms());
-    let mut shown = rest.show(&target, None);
+    let url = registration.scrape.url.url.to_string();
+    let mut shown = MetricTarget::registered(&target, None, url, &rest.node);
     let health = if outcome.ok { Health::Healthy } else { Health::Unhealthy };
     shown.health_status = health.as_str().to_owned();
     shown.scrape_duration_ms = outcome.duration_ms as f64;
@@ -483,6 +484,7 @@ impl Rest {
         let deleted = self.catalog.delete(target_id, now_ms).await?;
         let stale = self.collector.remove(target_id).await;
         self.catalog.forget(target_id);
+        self.urls.lock().remove(target_id);
         let result = DeletionResult {
             target_id: target_id.to_owned(),
             deleted: true,
