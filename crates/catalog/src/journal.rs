@@ -106,8 +106,8 @@ fn line(columns: &Columns) -> Vec<u8> {
 
 fn parse(line: &[u8]) -> Option<Columns> {
     let (sum, json) = line.split_at_checked(17)?;
-    let sum = u64::from_str_radix(std::str::from_utf8(sum).ok()?.trim_end(), 16).ok()?;
-    if sum != xxh3_64(json) {
+    // The exact spelling: a flipped bit that turns `f` into `F` is damage too.
+    if sum != format!("{:016x} ", xxh3_64(json)).as_bytes() {
         return None;
     }
     serde_json::from_slice(json).ok()
