@@ -36,9 +36,10 @@ pub fn keep_aside(path: &Path) -> io::Result<()> {
     };
     let number = (1..10_000).find(|n| !named(&format!(".damaged-{n}")).exists()).unwrap_or(10_000);
     for suffix in ["", "-wal", "-shm"] {
-        let from = named(suffix);
-        if from.exists() {
-            std::fs::rename(&from, named(&format!(".damaged-{number}{suffix}")))?;
+        match std::fs::rename(named(suffix), named(&format!(".damaged-{number}{suffix}"))) {
+            // SQLite removes the companions itself when it closes a file.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !suffix.is_empty() => {}
+            renamed => renamed?,
         }
     }
     sync_parent(path)
@@ -55,8 +56,18 @@ impl Database {
             .busy_timeout(std::time::Duration::from_secs(5))
             .disable_statement_logging();
         let mut writer = options.connect().await?;
-        sqlx::migrate!("./migrations").run(&mut writer).await?;
-        let reader = options.connect().await?;
+        // A connection that is only dropped is closed later, on its own thread, and may still hold and remove files.
+        if let Err(error) = sqlx::migrate!("./migrations").run(&mut writer).await {
+            let _ = writer.close().await;
+            return Err(error.into());
+        }
+        let reader = match options.connect().await {
+            Ok(reader) => reader,
+            Err(error) => {
+                let _ = writer.close().await;
+                return Err(error.into());
+            }
+        };
         Ok(Database { writer: Mutex::new(writer), reader: Mutex::new(reader) })
     }
 
@@ -72,8 +83,8 @@ impl Database {
 
     /// Closes both connections; the last one folds the journal into the file.
     pub async fn close(self) -> Result<(), CatalogError> {
-        self.reader.into_inner().close().await?;
-        self.writer.into_inner().close().await?;
-        Ok(())
+        let reader = self.reader.into_inner().close().await;
+        let writer = self.writer.into_inner().close().await;
+        Ok(reader.and(writer)?)
     }
 }

@@ -138,8 +138,14 @@ impl Catalog {
 
     async fn load(path: &Path, journal: &mut Journal) -> Result<(Database, Mirror), CatalogError> {
         let database = Database::open(path).await?;
-        let mirror = Mirror::load(&database, journal).await?;
-        Ok((database, mirror))
+        match Mirror::load(&database, journal).await {
+            Ok(mirror) => Ok((database, mirror)),
+            Err(error) => {
+                // Closed and waited for, so that the files can be moved.
+                let _ = database.close().await;
+                Err(error)
+            }
+        }
     }
 
     /// Writes what has gathered in memory: changed health, finished roll-ups, rows of failures.
