@@ -146,10 +146,10 @@ struct Intake {
     ),
     responses(
         (status = 200, description = "All or some samples were taken, durably", body = IngestionResult),
-        (status = 400, description = "Not understood", body = Problem),
-        (status = 413, description = "Too large", body = Problem),
-        (status = 422, description = "All samples were refused; result holds the IngestionResult", body = Problem),
-        (status = 429, description = "Try again later", body = Problem),
+        (status = 400, description = "Not understood", body = crate::rest::problem::ProblemBody),
+        (status = 413, description = "Too large", body = crate::rest::problem::ProblemBody),
+        (status = 422, description = "All samples were refused; result holds the IngestionResult", body = crate::rest::problem::ProblemBody),
+        (status = 429, description = "Try again later", body = crate::rest::problem::ProblemBody),
     )
 )]
 pub async fn custom(
@@ -163,7 +163,10 @@ pub async fn custom(
         "" | "wal" => {}
         "replicated" => return Err(Problem::not_yet("?durability", "replication is not built yet")),
         other => {
-            return Err(Problem::parameter("durability", format!("durability {other:?} is neither wal nor replicated")));
+            return Err(Problem::parameter(
+                "durability",
+                format!("durability {other:?} is neither wal nor replicated"),
+            ));
         }
     }
     let source_id = source_id(&headers, &params)?;

@@ -147,7 +147,7 @@ impl Drop for Seat {
     ),
     responses(
         (status = 200, description = "A stream of events; the data of each is one object", body = MetricsCollectedEvent, content_type = "text/event-stream"),
-        (status = 410, description = "The events after that id are not kept any more", body = Problem),
+        (status = 410, description = "The events after that id are not kept any more", body = crate::rest::problem::ProblemBody),
     )
 )]
 pub async fn stream(State(rest): State<Rest>, headers: HeaderMap, Query(params): Query) -> Result<Response, Problem> {

@@ -353,7 +353,7 @@ mod tests {
             read(&mut fields);
             fields.finish();
         }
-        let errors = issues.into_result().err().map(|p| p.errors).unwrap_or_default();
+        let errors = issues.into_result().err().map(|p| p.errors.clone()).unwrap_or_default();
         errors.into_iter().map(|e| (e.pointer, e.reason)).collect()
     }
 
@@ -365,16 +365,56 @@ mod tests {
     fn every_kind_of_mistake_has_its_pointer() {
         assert_eq!(pointers(&json!({"a/b~": 1}), |_| ()), found("/a~1b~0", "unknown_field"));
         assert_eq!(pointers(&json!([]), |_| ()), found("", "wrong_type"));
-        assert_eq!(pointers(&json!({"a": 1}), |f| drop(f.string("a"))), found("/a", "wrong_type"));
-        assert_eq!(pointers(&json!({"a": "xxx"}), |f| drop(f.string_max("a", 2))), found("/a", "too_long"));
-        assert_eq!(pointers(&json!({"a": "x"}), |f| drop(f.word("a", &[("Y", 1)]))), found("/a", "unknown_value"));
-        assert_eq!(pointers(&json!({"a": "y"}), |f| drop(f.word("a", &[("Y", 1)]))), []);
-        assert_eq!(pointers(&json!({"a": -1}), |f| drop(f.whole("a"))), found("/a", "wrong_type"));
-        assert_eq!(pointers(&json!({"a": {"k": 1}}), |f| drop(f.strings("a"))), found("/a/k", "wrong_type"));
+        assert_eq!(
+            pointers(&json!({"a": 1}), |f| {
+                let _ = f.string("a");
+            }),
+            found("/a", "wrong_type")
+        );
+        assert_eq!(
+            pointers(&json!({"a": "xxx"}), |f| {
+                let _ = f.string_max("a", 2);
+            }),
+            found("/a", "too_long")
+        );
+        assert_eq!(
+            pointers(&json!({"a": "x"}), |f| {
+                let _ = f.word("a", &[("Y", 1)]);
+            }),
+            found("/a", "unknown_value")
+        );
+        assert_eq!(
+            pointers(&json!({"a": "y"}), |f| {
+                let _ = f.word("a", &[("Y", 1)]);
+            }),
+            []
+        );
+        assert_eq!(
+            pointers(&json!({"a": -1}), |f| {
+                let _ = f.whole("a");
+            }),
+            found("/a", "wrong_type")
+        );
+        assert_eq!(
+            pointers(&json!({"a": {"k": 1}}), |f| {
+                let _ = f.strings("a");
+            }),
+            found("/a/k", "wrong_type")
+        );
         let soon = json!({"a": "soon"});
-        assert_eq!(pointers(&soon, |f| drop(f.duration_ms("a", "a_ms"))), found("/a", "invalid_duration"));
+        assert_eq!(
+            pointers(&soon, |f| {
+                let _ = f.duration_ms("a", "a_ms");
+            }),
+            found("/a", "invalid_duration")
+        );
         let both = json!({"a": "1s", "a_ms": 2});
-        assert_eq!(pointers(&both, |f| drop(f.duration_ms("a", "a_ms"))), found("/a_ms", "conflict"));
+        assert_eq!(
+            pointers(&both, |f| {
+                let _ = f.duration_ms("a", "a_ms");
+            }),
+            found("/a_ms", "conflict")
+        );
         assert_eq!(
             pointers(&json!({"a": null}), |f| {
                 let a = f.string("a");

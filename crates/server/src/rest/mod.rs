@@ -113,7 +113,12 @@ impl Deref for Rest {
 impl Rest {
     /// Puts the parts together.
     pub fn new(parts: RestParts) -> Rest {
-        Rest(Arc::new(Inner { parts, seats: Arc::default(), changing: tokio::sync::Mutex::default(), urls: Mutex::default() }))
+        Rest(Arc::new(Inner {
+            parts,
+            seats: Arc::default(),
+            changing: tokio::sync::Mutex::default(),
+            urls: Mutex::default(),
+        }))
     }
 
     fn now_ms(&self) -> i64 {

@@ -1,5 +1,7 @@
 //! RFC 9457 problems: the shape of every error under `/api/v1/metrics`.
 
+use std::ops::{Deref, DerefMut};
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use model::AppendError;
@@ -26,9 +28,29 @@ pub struct FieldError {
     pub example: Option<String>,
 }
 
-/// An error answer.
+/// An error answer; boxed, because most results are no errors.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(transparent)]
+pub struct Problem(Box<ProblemBody>);
+
+impl Deref for Problem {
+    type Target = ProblemBody;
+
+    fn deref(&self) -> &ProblemBody {
+        &self.0
+    }
+}
+
+impl DerefMut for Problem {
+    fn deref_mut(&mut self) -> &mut ProblemBody {
+        &mut self.0
+    }
+}
+
+/// The fields of an error answer.
 #[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
-pub struct Problem {
+#[schema(as = Problem)]
+pub struct ProblemBody {
     /// URN of the kind of problem.
     #[serde(rename = "type")]
     pub kind: String,
@@ -64,7 +86,7 @@ impl Problem {
     pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Problem {
         let detail: String = detail.into();
         let cut = detail.char_indices().nth(DETAIL_CHARS_MAX).map_or(detail.len(), |(i, _)| i);
-        Problem {
+        Problem(Box::new(ProblemBody {
             kind: format!("urn:quiver:problem:{code}"),
             title: title(code, status),
             status: status.as_u16(),
@@ -76,7 +98,7 @@ impl Problem {
             result: None,
             oldest_event_id: None,
             allow: None,
-        }
+        }))
     }
 
     /// Makes a 400 or 422 about one place of the request.

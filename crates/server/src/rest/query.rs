@@ -39,9 +39,9 @@ pub trait Ask: Send + Sync {
     ),
     responses(
         (status = 200, description = "MetricQueryResult: Prometheus' success envelope", body = Object),
-        (status = 400, description = "A parameter or the query is wrong", body = Problem),
-        (status = 422, description = "The query cannot be executed", body = Problem),
-        (status = 503, description = "The query took too long", body = Problem),
+        (status = 400, description = "A parameter or the query is wrong", body = crate::rest::problem::ProblemBody),
+        (status = 422, description = "The query cannot be executed", body = crate::rest::problem::ProblemBody),
+        (status = 503, description = "The query took too long", body = crate::rest::problem::ProblemBody),
     )
 )]
 pub async fn query(State(rest): State<Rest>, params: Params) -> Result<Response, Problem> {

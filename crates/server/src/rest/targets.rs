@@ -169,7 +169,7 @@ fn name_next_page(response: &mut Response, params: &Params, cursor: &str) {
     params(("target_id" = String, Path, description = "Names the target")),
     responses(
         (status = 200, description = "The target; its version is the ETag", body = MetricTarget),
-        (status = 404, description = "No such target", body = Problem),
+        (status = 404, description = "No such target", body = crate::rest::problem::ProblemBody),
     )
 )]
 pub async fn get_one(State(rest): State<Rest>, Path(target_id): Path<String>) -> Result<Response, Problem> {

@@ -108,11 +108,11 @@ pub struct ScrapeConfig {
     responses(
         (status = 201, description = "Registered; first_scrape says how the first scrape went", body = MetricTarget),
         (status = 200, description = "Registered already, or replaced", body = MetricTarget),
-        (status = 400, description = "Not understood", body = Problem),
-        (status = 409, description = "A different target has this id", body = Problem),
-        (status = 412, description = "If-Match does not match", body = Problem),
-        (status = 422, description = "Refused", body = Problem),
-        (status = 501, description = "Not built yet", body = Problem),
+        (status = 400, description = "Not understood", body = crate::rest::problem::ProblemBody),
+        (status = 409, description = "A different target has this id", body = crate::rest::problem::ProblemBody),
+        (status = 412, description = "If-Match does not match", body = crate::rest::problem::ProblemBody),
+        (status = 422, description = "Refused", body = crate::rest::problem::ProblemBody),
+        (status = 501, description = "Not built yet", body = crate::rest::problem::ProblemBody),
     )
 )]
 pub async fn register(
@@ -307,9 +307,9 @@ async fn dry_run_of(rest: &Rest, registration: &Registration) -> Result<Response
     request_body(content = Object, description = "A merge patch (RFC 7396) on MetricCollectionRequest"),
     responses(
         (status = 200, description = "Changed", body = MetricTarget),
-        (status = 404, description = "No such target", body = Problem),
-        (status = 409, description = "Managed by discovery: only enabled can be changed", body = Problem),
-        (status = 412, description = "If-Match does not match", body = Problem),
+        (status = 404, description = "No such target", body = crate::rest::problem::ProblemBody),
+        (status = 409, description = "Managed by discovery: only enabled can be changed", body = crate::rest::problem::ProblemBody),
+        (status = 412, description = "If-Match does not match", body = crate::rest::problem::ProblemBody),
     )
 )]
 pub async fn patch(
@@ -418,8 +418,8 @@ impl Rest {
     params(("target_id" = String, Path, description = "Names the target")),
     responses(
         (status = 200, description = "What the scrape came to", body = ScrapeReport),
-        (status = 404, description = "No such target", body = Problem),
-        (status = 409, description = "The target is switched off", body = Problem),
+        (status = 404, description = "No such target", body = crate::rest::problem::ProblemBody),
+        (status = 409, description = "The target is switched off", body = crate::rest::problem::ProblemBody),
     )
 )]
 pub async fn scrape(State(rest): State<Rest>, Path(target_id): Path<String>) -> Result<Response, Problem> {
@@ -452,8 +452,8 @@ pub async fn verb(State(rest): State<Rest>, Path(text): Path<String>) -> Result<
     params(("target_id" = String, Path, description = "Names the target")),
     responses(
         (status = 200, description = "Deleted; the same answer again until undo_until", body = DeletionResult),
-        (status = 404, description = "No such target", body = Problem),
-        (status = 409, description = "Managed by discovery", body = Problem),
+        (status = 404, description = "No such target", body = crate::rest::problem::ProblemBody),
+        (status = 409, description = "Managed by discovery", body = crate::rest::problem::ProblemBody),
     )
 )]
 pub async fn remove(
@@ -521,8 +521,8 @@ impl Rest {
     params(("target_id" = String, Path, description = "Names the target")),
     responses(
         (status = 200, description = "Registered again", body = MetricTarget),
-        (status = 404, description = "No such target", body = Problem),
-        (status = 409, description = "Not deleted, or too long ago", body = Problem),
+        (status = 404, description = "No such target", body = crate::rest::problem::ProblemBody),
+        (status = 409, description = "Not deleted, or too long ago", body = crate::rest::problem::ProblemBody),
     )
 )]
 pub async fn restore(State(rest): State<Rest>, Path(target_id): Path<String>) -> Result<Response, Problem> {

@@ -140,7 +140,11 @@ impl World {
         let response = self.app.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
-        Answered { status: parts.status.as_u16(), headers: parts.headers, body: serde_json::from_slice(&bytes).unwrap_or_default() }
+        Answered {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: serde_json::from_slice(&bytes).unwrap_or_default(),
+        }
     }
 
     async fn get(&self, path: &str) -> Answered {
@@ -189,9 +193,15 @@ fn exporter() -> u16 {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            let _ = stream.read(&mut [0; 4096]);
+            // The whole head is read before the answer: closing on unread bytes resets the connection.
+            let mut head = Vec::new();
+            let mut byte = [0; 1];
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
+                head.push(byte[0]);
+            }
             let body = "# TYPE a gauge\na 1\nb{x=\"1\"} 2\nb{x=\"2\"} 3\n";
-            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\nContent-Length:";
+            let head =
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\nContent-Length:";
             let _ = write!(stream, "{head} {}\r\n\r\n{body}", body.len());
         }
     });
@@ -378,11 +388,15 @@ async fn custom_metrics_balance_and_speak_of_what_was_refused() {
     let result = world.post(path, &body).await.expect(200).body;
     assert_eq!(result["status"], "PARTIAL");
     assert_eq!([&result["received"], &result["accepted"], &result["duplicates"], &result["rejected"]], [4, 1, 1, 2]);
-    let reasons: Vec<_> = result["rejections"].as_array().unwrap().iter().map(|r| (&r["reason"], &r["first_index"])).collect();
+    let reasons: Vec<_> =
+        result["rejections"].as_array().unwrap().iter().map(|r| (&r["reason"], &r["first_index"])).collect();
     assert_eq!(reasons, [(&json!("duplicate_conflict"), &json!(2)), (&json!("invalid_name"), &json!(3))]);
     assert_eq!(result["durability"], "WAL_SYNCED");
     let refused = world.post(path, &json!([gauge("bad name", json!(1))])).await.expect(422);
-    assert_eq!((&refused.body["result"]["status"], &refused.body["code"]), (&json!("REJECTED"), &json!("nothing_accepted")));
+    assert_eq!(
+        (&refused.body["result"]["status"], &refused.body["code"]),
+        (&json!("REJECTED"), &json!("nothing_accepted"))
+    );
     assert_eq!(world.post(path, &json!([])).await.expect(200).body["status"], "ACCEPTED");
     for (body, status) in [("{", 400), ("{}", 400), ("[{}]", 400), ("[1]", 400), ("", 400), ("[{\"name\":1}]", 400)] {
         world.send("POST", path, &[], body).await.expect(status);
@@ -409,7 +423,10 @@ async fn events_stream_resume_and_say_when_they_are_gone() {
     let world = World::new().await;
     let path = "/api/v1/metrics/custom?source_id=desk";
     for i in 0..3 {
-        world.post(path, &json!([{"name": "a", "metric_type": "COUNTER", "value": i, "timestamp": 1_750_500_000 + i}])).await.expect(200);
+        world
+            .post(path, &json!([{"name": "a", "metric_type": "COUNTER", "value": i, "timestamp": 1_750_500_000 + i}]))
+            .await
+            .expect(200);
     }
     let mut all = world.rest.events.subscribe(None, None).unwrap();
     world.post(path, &json!([{"name": "b", "metric_type": "CUSTOM", "value": 0}])).await.expect(200);
