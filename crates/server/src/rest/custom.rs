@@ -175,7 +175,12 @@ pub async fn custom(
     let bytes = read_json(&headers, body, rest.body_bytes_max).await?;
     let mut intake = Intake { source_id, strict, received_at_ms: rest.now_ms(), started };
     let Some(key) = key else {
-        return Ok(ingest(&rest, &intake, bytes).await?.into_response());
+        // Spawned: a client that goes away must not leave a durable batch without its event.
+        let task = tokio::spawn(async move { ingest(&rest, &intake, bytes).await });
+        return match task.await {
+            Ok(outcome) => Ok(outcome?.into_response()),
+            Err(_) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed")),
+        };
     };
     let key = format!("custom/{key}");
     let hash = xxh3_64(&[intake.source_id.as_bytes(), b"\0", &bytes[..]].concat());

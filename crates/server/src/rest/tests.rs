@@ -33,6 +33,8 @@ struct MemoryStore {
     samples: Mutex<HashMap<(Vec<u8>, i64), u64>>,
     totals: Mutex<(Counts, u64)>,
     fail: Mutex<Option<AppendError>>,
+    /// Answers wait here while it is set.
+    held: Mutex<Option<Vec<Box<dyn FnOnce() + Send>>>>,
 }
 
 impl Append for MemoryStore {
@@ -60,7 +62,11 @@ impl Append for MemoryStore {
         totals.1 += 1;
         let ledger = LedgerPosition { epoch: 1, seq: totals.1 };
         drop(totals);
-        done(batch, Ok(Appended { counts, new_series: 0, ledger }));
+        let answer = move || done(batch, Ok(Appended { counts, new_series: 0, ledger }));
+        match self.held.lock().as_mut() {
+            Some(held) => held.push(Box::new(answer)),
+            None => answer(),
+        }
     }
 
     fn generation(&self) -> u64 {
@@ -416,6 +422,25 @@ async fn custom_metrics_balance_and_speak_of_what_was_refused() {
     }
     let stats = world.get("/api/v1/metrics/stats").await.expect(200).body;
     assert_eq!((&stats["total_metrics_collected"], &stats["error_rate"]), (&json!(1), &json!(0.6)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_does_not_take_the_event_along() {
+    let world = World::new().await;
+    let mut events = world.rest.events.subscribe(None, None).unwrap();
+    *world.store.held.lock() = Some(Vec::new());
+    let body = json!([{"name": "a", "metric_type": "GAUGE", "value": 1}]).to_string();
+    let request = Request::builder().method("POST").uri("/api/v1/metrics/custom").body(Body::from(body)).unwrap();
+    let call = tokio::spawn(world.app.clone().oneshot(request));
+    while world.store.held.lock().as_ref().is_none_or(Vec::is_empty) {
+        tokio::task::yield_now().await;
+    }
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    world.store.held.lock().take().unwrap().into_iter().for_each(|answer| answer());
+    let delivered = tokio::time::timeout(Duration::from_secs(20), events.next()).await.unwrap().unwrap();
+    let events::Delivery::Event(event) = delivered else { panic!("an event") };
+    assert_eq!((event.report.counts.stored, event.report.error.clone()), (1, None));
 }
 
 #[tokio::test(flavor = "multi_thread")]
