@@ -1,1 +1,15 @@
-//! sys
+//! Clock, disk and randomness as small traits: real ones, and simulated ones for deterministic tests.
+//!
+//! Whoever touches time or files takes `Arc<dyn Clock>` and `Arc<dyn Fs>`; only `bin` and tests decide which.
+
+mod clock;
+mod fs;
+mod random;
+mod real_fs;
+mod sim_fs;
+
+pub use clock::{Clock, RealClock, SimClock};
+pub use fs::{File, Fs, Lock};
+pub use random::Random;
+pub use real_fs::RealFs;
+pub use sim_fs::{Fault, SimFs};
