@@ -1,1 +1,35 @@
-//! store
+//! Durable samples: write-ahead log, head, index, blocks, retention, recovery. Plain threads, no async.
+//!
+//! A batch's way: [`Store`] (`store.rs`) finds ids and makes the record → `pipeline.rs` writes and syncs it with all that
+//! waits → `core.rs` brings it into the head → `maintain.rs` turns windows that are over into blocks and cuts the log.
+//! `recover.rs` goes the same way at a start. `docs/format/` draws the bytes.
+
+mod attrs;
+mod blocks;
+mod chunk;
+mod coding;
+mod config;
+mod core;
+mod exemplars;
+mod head;
+mod index;
+mod ledger;
+mod maintain;
+mod metadata;
+mod pipeline;
+mod recover;
+mod registry;
+mod select;
+mod series_log;
+mod stats;
+mod store;
+mod wal;
+
+pub use attrs::SeriesAttrs;
+pub use blocks::{BlockInput, BlockSet, BlockTotals};
+pub use config::{LabelLimits, OpenError, StoreConfig};
+pub use exemplars::Exemplar;
+pub use maintain::{MaintenanceError, MaintenanceReport};
+pub use recover::Recovery;
+pub use stats::StoreStats;
+pub use store::Store;

@@ -1,0 +1,99 @@
+//! What can be set, with defaults, and why a store does not open.
+
+use std::path::PathBuf;
+
+/// How large a label set may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LabelLimits {
+    /// Labels of one series, the metric name included.
+    pub names_max: usize,
+    /// Bytes of a label name.
+    pub name_bytes_max: usize,
+    /// Bytes of a label value.
+    pub value_bytes_max: usize,
+    /// Bytes of a metric name.
+    pub metric_name_bytes_max: usize,
+}
+
+impl Default for LabelLimits {
+    fn default() -> LabelLimits {
+        LabelLimits { names_max: 64, name_bytes_max: 200, value_bytes_max: 4096, metric_name_bytes_max: 500 }
+    }
+}
+
+/// Settings of a store.
+#[derive(Clone, PartialEq, Debug)]
+pub struct StoreConfig {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// How long samples are kept.
+    pub retention_ms: i64,
+    /// Length of a window; one block holds one.
+    pub window_ms: i64,
+    /// How long a window stays in the head after its end, for samples that are a little late.
+    pub window_grace_ms: i64,
+    /// How often samples that came after their window was closed are written to blocks.
+    pub late_flush_ms: i64,
+    /// A segment of the log that has grown to this is followed by a new one.
+    pub segment_bytes_max: u64,
+    /// Largest record.
+    pub batch_bytes_max: u64,
+    /// Records that wait for the disk and for the head, together.
+    pub queue_bytes_max: u64,
+    /// How long a submit waits for room before it answers `Busy`.
+    pub queue_wait_ms: u64,
+    /// How far ahead of our clock a sample may be.
+    pub future_limit_ms: i64,
+    /// Series at one time.
+    pub series_max: u64,
+    /// How large a label set may be.
+    pub label_limits: LabelLimits,
+    /// Exemplars kept, over all series.
+    pub exemplars_max: usize,
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        StoreConfig {
+            dir: PathBuf::from("data"),
+            retention_ms: 15 * 86_400_000,
+            window_ms: 3_600_000,
+            window_grace_ms: 600_000,
+            late_flush_ms: 900_000,
+            segment_bytes_max: 128 << 20,
+            batch_bytes_max: 64 << 20,
+            queue_bytes_max: 128 << 20,
+            queue_wait_ms: 5_000,
+            future_limit_ms: 600_000,
+            series_max: 10_000_000,
+            label_limits: LabelLimits::default(),
+            exemplars_max: 100_000,
+        }
+    }
+}
+
+/// Why a store does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process uses the directory.
+    #[error(
+        "{dir} is in use by another server (it holds {dir}/lock): stop that one, or give this one its own data directory"
+    )]
+    Locked {
+        /// The data directory.
+        dir: String,
+    },
+    /// A file or directory could not be used.
+    #[error("cannot {verb} {path}: {error}")]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        path: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The blocks cannot be used.
+    #[error("cannot open the blocks: {0}")]
+    Blocks(String),
+}

@@ -1,0 +1,150 @@
+//! What the store's threads share, and the one place where samples reach the head.
+//!
+//! Invariants: 1. `apply` runs for one record at a time, in the order of the log, live and on replay alike; 2. a series
+//! is in the head before it is in the index, and there before the registry calls it defined.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use model::{AppendError, Appended, Batch, Counts, LedgerPosition, Origin, Verdict};
+use parking_lot::{Mutex, RwLock};
+use sys::{Clock, Fs};
+
+use crate::attrs::AttrsTable;
+use crate::blocks::BlockSet;
+use crate::config::StoreConfig;
+use crate::exemplars::{Exemplar, Exemplars};
+use crate::head::{Head, unknown_series};
+use crate::index::Index;
+use crate::ledger::Ledger;
+use crate::metadata::Metadata;
+use crate::registry::Registry;
+use crate::series_log::SeriesLog;
+use crate::wal::record::{Definition, Record};
+
+/// What changes with every record.
+pub struct Applied {
+    /// The last record in the head.
+    pub seq: u64,
+    /// Counts of all records up to `seq`, since the directory was made.
+    pub totals: Counts,
+    pub records: u64,
+    pub series_log: Option<SeriesLog>,
+}
+
+/// Shared by submitters, the commit thread, the apply thread, readers and maintenance.
+pub struct Core {
+    pub config: StoreConfig,
+    pub fs: Arc<dyn Fs>,
+    pub clock: Arc<dyn Clock>,
+    pub registry: Registry,
+    pub attrs: AttrsTable,
+    pub head: Head,
+    pub index: RwLock<Index>,
+    pub metadata: RwLock<Metadata>,
+    pub exemplars: RwLock<Exemplars>,
+    pub applied: Mutex<Applied>,
+    pub ledger: Mutex<Ledger>,
+    pub blocks: Box<dyn BlockSet>,
+    pub epoch: u64,
+    pub generation: AtomicU64,
+}
+
+impl Core {
+    /// Makes the series of a record known; gives how many are new.
+    pub fn define(&self, applied: &mut Applied, origin: &Origin, definitions: &[Definition]) -> u64 {
+        let mut new = 0;
+        for definition in definitions {
+            let attrs = self.attrs.of(origin, definition.metric_type);
+            if self.head.define(definition.id, &definition.labels, attrs) {
+                self.index.write().add(definition.id, &definition.labels);
+                new += 1;
+            }
+            self.registry.mark_defined(&definition.labels, definition.id, attrs);
+            if let (Some(log), Some(attrs)) = (applied.series_log.as_mut(), self.attrs.get(attrs)) {
+                log.add(definition.id, &definition.labels, &attrs);
+            }
+        }
+        new
+    }
+
+    /// Brings a durable batch into the head and fills in its verdicts.
+    pub fn apply_batch(
+        &self,
+        batch: &mut Batch,
+        definitions: &[Definition],
+        seq: u64,
+    ) -> Result<Appended, AppendError> {
+        let mut applied = self.applied.lock();
+        let new_series = self.define(&mut applied, &batch.origin, definitions);
+        if let Some(log) = applied.series_log.as_mut()
+            && let Err(error) = log.write()
+        {
+            // The record holds the definitions too; the log is tried again before that record is cut.
+            tracing::warn!(%error, "cannot write to the series log");
+        }
+        let Batch { samples, verdicts, series, .. } = batch;
+        let pending = samples.iter().zip(verdicts.iter()).filter(|(_, v)| **v == Verdict::Pending);
+        let placed = pending.map(|(s, _)| {
+            let id = series.get(s.series.0 as usize).map_or(0, |s| s.id.0 as u32);
+            (id, s.ts_ms, s.value)
+        });
+        let mut decided = Vec::with_capacity(samples.len());
+        self.head.apply(placed, |verdict| decided.push(verdict.unwrap_or_else(unknown_series)));
+        let waiting = verdicts.iter_mut().filter(|v| **v == Verdict::Pending);
+        waiting.zip(decided).for_each(|(place, verdict)| *place = verdict);
+        let counts = batch.counts();
+        self.keep_extras(batch);
+        applied.seq = seq;
+        applied.records += 1;
+        applied.totals.merge(&counts);
+        if let Some(report) = batch.report.as_mut() {
+            report.counts = counts;
+        }
+        Ok(Appended { counts, new_series, ledger: LedgerPosition { epoch: self.epoch, seq } })
+    }
+
+    fn keep_extras(&self, batch: &Batch) {
+        if batch.families.iter().any(|f| !self.metadata.read().knows(f)) {
+            let mut metadata = self.metadata.write();
+            batch.families.iter().for_each(|family| metadata.add(family));
+        }
+        if !batch.exemplars.is_empty() {
+            let mut exemplars = self.exemplars.write();
+            for exemplar in &batch.exemplars {
+                let id = batch.series.get(exemplar.series.0 as usize).map_or(0, |s| s.id.0 as u32);
+                let (labels, ts_ms, value) = (exemplar.labels.clone(), exemplar.ts_ms, exemplar.value);
+                exemplars.add(id, Exemplar { labels, ts_ms, value });
+            }
+        }
+    }
+
+    /// Brings a record of an earlier life into the head; gives its counts, and how many samples had no series.
+    pub fn apply_record(&self, record: &Record, seq: u64, ledger: &Ledger) -> (Counts, u64) {
+        let mut applied = self.applied.lock();
+        self.define(&mut applied, &record.origin, &record.definitions);
+        let wanted = record.samples.iter().filter(|s| !ledger.covers(seq, s.ts_ms)).map(|s| (s.id, s.ts_ms, s.value));
+        let (mut counts, mut orphans) = (record.decided, 0);
+        self.head.apply(wanted, |verdict| {
+            orphans += u64::from(verdict.is_none());
+            counts.add(verdict.unwrap_or_else(unknown_series));
+        });
+        let mut metadata = self.metadata.write();
+        record.families.iter().for_each(|family| metadata.add(family));
+        let mut exemplars = self.exemplars.write();
+        for e in &record.exemplars {
+            exemplars.add(e.id, Exemplar { labels: e.labels.clone(), ts_ms: e.ts_ms, value: e.value });
+        }
+        applied.seq = applied.seq.max(seq);
+        applied.records += 1;
+        if seq > ledger.seq {
+            applied.totals.merge(&counts);
+        }
+        (counts, orphans)
+    }
+
+    /// Gives the earliest time that is still kept.
+    pub fn retention_start_ms(&self) -> i64 {
+        self.clock.now_ms().saturating_sub(self.config.retention_ms)
+    }
+}

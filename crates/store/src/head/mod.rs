@@ -1,0 +1,219 @@
+//! The recent samples of all series.
+//!
+//! Owns: pages of 1,024 slots, a lock each.
+//! Invariants: 1. only the apply thread (or recovery) appends; 2. a reader holds a page's lock only while it copies
+//! references to chunks.
+//! Limits: 2^32 - 1 series over the life of a data directory.
+
+mod slot;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use model::{Labels, Refusal, TimeRange, Verdict};
+use parking_lot::{RwLock, RwLockWriteGuard};
+
+pub use slot::{Sealed, Slot, Snapshot};
+
+use crate::attrs::AttrsId;
+
+const PAGE_SLOTS: usize = 1024;
+
+type Slots = Vec<Option<Slot>>;
+
+struct Page {
+    slots: RwLock<Slots>,
+}
+
+/// What one series has to offer for a range.
+pub struct HeadSeries {
+    pub labels: Labels,
+    pub snapshot: Snapshot,
+}
+
+/// Frozen chunks of one series.
+pub struct FrozenSeries {
+    pub labels: Labels,
+    pub attrs: AttrsId,
+    pub chunks: Vec<Sealed>,
+}
+
+/// All series of the head.
+pub struct Head {
+    pages: RwLock<Vec<Option<Arc<Page>>>>,
+    window_ms: i64,
+    samples: AtomicU64,
+}
+
+impl Head {
+    /// Starts empty.
+    pub fn new(window_ms: i64) -> Head {
+        Head { pages: RwLock::new(Vec::new()), window_ms: window_ms.max(1), samples: AtomicU64::new(0) }
+    }
+
+    /// Makes a slot, or changes the attributes of the one that is there; tells whether it is new.
+    pub fn define(&self, id: u32, labels: &Labels, attrs: AttrsId) -> bool {
+        let (page, slot) = place(id);
+        let page = self.page_for_write(page);
+        let mut slots = page.slots.write();
+        let Some(place) = slots.get_mut(slot) else { return false };
+        match place {
+            Some(slot) => {
+                slot.attrs = attrs;
+                false
+            }
+            None => {
+                *place = Some(Slot::new(labels.clone(), attrs));
+                true
+            }
+        }
+    }
+
+    fn page_for_write(&self, number: usize) -> Arc<Page> {
+        if let Some(Some(page)) = self.pages.read().get(number) {
+            return page.clone();
+        }
+        let mut pages = self.pages.write();
+        if pages.len() <= number {
+            pages.resize(number + 1, None);
+        }
+        let mut slots = Vec::new();
+        slots.resize_with(PAGE_SLOTS, || None);
+        let page = Arc::new(Page { slots: RwLock::new(slots) });
+        pages[number] = Some(page.clone());
+        page
+    }
+
+    /// Appends samples in order. `decided` gets a verdict for each; `None` when the series is unknown.
+    pub fn apply(&self, samples: impl Iterator<Item = (u32, i64, f64)>, mut decided: impl FnMut(Option<Verdict>)) {
+        let pages = self.pages.read();
+        let mut held: Option<(usize, RwLockWriteGuard<'_, Slots>)> = None;
+        let mut stored = 0;
+        for (id, ts_ms, value) in samples {
+            let (page, slot) = place(id);
+            if held.as_ref().is_none_or(|(number, _)| *number != page) {
+                drop(held.take());
+                held = pages.get(page).and_then(Option::as_ref).map(|p| (page, p.slots.write()));
+            }
+            let slot = held.as_mut().and_then(|(_, slots)| slots.get_mut(slot)?.as_mut());
+            let verdict = slot.map(|slot| slot.append(ts_ms, value, self.window_ms));
+            stored += u64::from(verdict == Some(Verdict::Stored));
+            decided(verdict);
+        }
+        self.samples.fetch_add(stored, Ordering::Relaxed);
+    }
+
+    /// Counts the samples.
+    pub fn samples(&self) -> u64 {
+        self.samples.load(Ordering::Relaxed)
+    }
+
+    /// Copies references to what the given series (sorted ids) hold in a range.
+    pub fn snapshot(&self, ids: &[u32], range: TimeRange) -> Vec<HeadSeries> {
+        let mut out = Vec::with_capacity(ids.len());
+        self.visit(ids, |_, slot| {
+            if let Some(snapshot) = slot.snapshot(range) {
+                out.push(HeadSeries { labels: slot.labels.clone(), snapshot });
+            }
+        });
+        out
+    }
+
+    /// Visits the given series (sorted ids) that are there.
+    pub fn visit(&self, ids: &[u32], mut act: impl FnMut(u32, &Slot)) {
+        for run in ids.chunk_by(|a, b| place(*a).0 == place(*b).0) {
+            let number = run.first().map_or(0, |id| place(*id).0);
+            let Some(page) = self.page(number) else { continue };
+            let slots = page.slots.read();
+            for id in run {
+                if let Some(Some(slot)) = slots.get(place(*id).1) {
+                    act(*id, slot);
+                }
+            }
+        }
+    }
+
+    /// Visits all series, in order of their ids.
+    pub fn visit_all(&self, mut act: impl FnMut(u32, &Slot)) {
+        for number in 0..self.pages.read().len() {
+            let Some(page) = self.page(number) else { continue };
+            for (index, slot) in page.slots.read().iter().enumerate() {
+                if let Some(slot) = slot {
+                    act((number * PAGE_SLOTS + index) as u32, slot);
+                }
+            }
+        }
+    }
+
+    fn page(&self, number: usize) -> Option<Arc<Page>> {
+        self.pages.read().get(number).cloned().flatten()
+    }
+
+    fn visit_all_mut(&self, mut act: impl FnMut(&mut Slot)) {
+        for number in 0..self.pages.read().len() {
+            let Some(page) = self.page(number) else { continue };
+            page.slots.write().iter_mut().flatten().for_each(&mut act);
+        }
+    }
+
+    /// Freezes all samples before a window's edge. The caller keeps the apply thread out meanwhile.
+    pub fn freeze(&self, before_ms: i64) {
+        self.visit_all_mut(|slot| slot.freeze(before_ms, self.window_ms));
+    }
+
+    /// Gives the series that have frozen chunks.
+    pub fn frozen(&self) -> Vec<FrozenSeries> {
+        let mut out = Vec::new();
+        self.visit_all(|_, slot| {
+            let chunks: Vec<Sealed> = slot.frozen().cloned().collect();
+            if !chunks.is_empty() {
+                out.push(FrozenSeries { labels: slot.labels.clone(), attrs: slot.attrs, chunks });
+            }
+        });
+        out
+    }
+
+    /// Forgets the frozen chunks.
+    pub fn drop_frozen(&self) {
+        let mut dropped = 0;
+        self.visit_all_mut(|slot| dropped += slot.drop_frozen());
+        self.samples.fetch_sub(dropped, Ordering::Relaxed);
+    }
+
+    /// Finds the series without samples whose last one is older than given.
+    pub fn idle_since(&self, before_ms: i64) -> Vec<(u32, Labels)> {
+        let mut out = Vec::new();
+        self.visit_all(|id, slot| {
+            if slot.latest_ms < before_ms && slot.count() == 0 {
+                out.push((id, slot.labels.clone()));
+            }
+        });
+        out
+    }
+
+    /// Forgets series.
+    pub fn remove(&self, ids: &[u32]) {
+        for id in ids {
+            let (number, slot) = place(*id);
+            let Some(page) = self.page(number) else { continue };
+            if let Some(place) = page.slots.write().get_mut(slot) {
+                *place = None;
+            }
+        }
+        let mut pages = self.pages.write();
+        for page in pages.iter_mut() {
+            if page.as_ref().is_some_and(|p| p.slots.read().iter().all(Option::is_none)) {
+                *page = None;
+            }
+        }
+    }
+}
+
+fn place(id: u32) -> (usize, usize) {
+    (id as usize / PAGE_SLOTS, id as usize % PAGE_SLOTS)
+}
+
+/// Gives the verdict on a sample whose series is not known.
+pub fn unknown_series() -> Verdict {
+    Verdict::Refused(Refusal::InvalidName)
+}

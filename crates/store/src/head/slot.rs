@@ -1,0 +1,306 @@
+//! The recent samples of one series.
+//!
+//! Owns: the open chunk, sealed chunks, and the out-of-order lane.
+//! Invariants: 1. of the samples that are not frozen no time stands twice; 2. a chunk never spans two windows; 3. the
+//! verdict on a sample depends only on the set of samples that are not frozen, so that replay comes to the same.
+//! Limits: 120 samples in the open chunk, 1,024 in the lane before it is sealed.
+
+use std::sync::Arc;
+
+use model::{Labels, Refusal, Samples, TimeRange, Verdict};
+
+use crate::attrs::AttrsId;
+use crate::chunk::{Appender, ChunkIter, decode_into};
+
+/// Half an hour of a 15 s scrape: long enough to compress, short enough to decode for one sample.
+const CHUNK_SAMPLES_MAX: u16 = 120;
+/// Keeps an insertion into the sorted lane within a few cache lines' worth of copying.
+const LATE_SAMPLES_MAX: usize = 1024;
+
+/// A chunk that changes no more.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    pub bytes: Arc<[u8]>,
+    pub min_ms: i64,
+    pub max_ms: i64,
+    pub count: u16,
+    /// On its way into a block: still read, no longer asked about duplicates.
+    pub frozen: bool,
+}
+
+/// One series of the head.
+#[derive(Debug)]
+pub struct Slot {
+    pub labels: Labels,
+    pub attrs: AttrsId,
+    /// Latest time of any sample ever appended; tells when the series may be forgotten.
+    pub latest_ms: i64,
+    /// Latest time of what is not frozen; `i64::MIN` when there is nothing.
+    newest_ms: i64,
+    open: Appender,
+    open_min_ms: i64,
+    sealed: Vec<Sealed>,
+    /// Samples that came after a later one, sorted by time.
+    #[allow(clippy::box_collection, reason = "nearly always absent: eight bytes instead of twenty-four")]
+    late: Option<Box<Vec<(i64, f64)>>>,
+}
+
+impl Slot {
+    /// Starts without samples.
+    pub fn new(labels: Labels, attrs: AttrsId) -> Slot {
+        Slot {
+            labels,
+            attrs,
+            latest_ms: i64::MIN,
+            newest_ms: i64::MIN,
+            open: Appender::default(),
+            open_min_ms: 0,
+            sealed: Vec::new(),
+            late: None,
+        }
+    }
+
+    /// Stores a sample, or says why not.
+    pub fn append(&mut self, ts_ms: i64, value: f64, window_ms: i64) -> Verdict {
+        if ts_ms > self.newest_ms {
+            self.append_in_order(ts_ms, value, window_ms);
+            return Verdict::Stored;
+        }
+        match self.bits_at(ts_ms) {
+            Some(bits) if bits == value.to_bits() => Verdict::Duplicate,
+            Some(_) => Verdict::Refused(Refusal::DuplicateConflict),
+            None => {
+                self.insert_late(ts_ms, value, window_ms);
+                Verdict::Stored
+            }
+        }
+    }
+
+    fn append_in_order(&mut self, ts_ms: i64, value: f64, window_ms: i64) {
+        let full = self.open.count() >= CHUNK_SAMPLES_MAX;
+        if full || (self.open.count() > 0 && window(self.open.last_ts(), window_ms) != window(ts_ms, window_ms)) {
+            self.seal_open();
+        }
+        if self.open.count() == 0 {
+            self.open_min_ms = ts_ms;
+        }
+        self.open.push(ts_ms, value);
+        self.newest_ms = ts_ms;
+        self.latest_ms = self.latest_ms.max(ts_ms);
+    }
+
+    fn seal_open(&mut self) {
+        let sealed = Sealed {
+            bytes: Arc::from(self.open.bytes()),
+            min_ms: self.open_min_ms,
+            max_ms: self.open.last_ts(),
+            count: self.open.count(),
+            frozen: false,
+        };
+        self.sealed.push(sealed);
+        self.open.restart();
+    }
+
+    /// Finds the value at a time among what is not frozen.
+    fn bits_at(&self, ts_ms: i64) -> Option<u64> {
+        if self.open.count() > 0 && self.open_min_ms <= ts_ms && ts_ms <= self.open.last_ts() {
+            if ts_ms == self.open.last_ts() {
+                return Some(self.open.last_bits());
+            }
+            if let Some(bits) = bits_in(self.open.bytes(), self.open.count(), ts_ms) {
+                return Some(bits);
+            }
+        }
+        if let Some(late) = &self.late
+            && let Ok(at) = late.binary_search_by_key(&ts_ms, |s| s.0)
+        {
+            return late.get(at).map(|s| s.1.to_bits());
+        }
+        let covering = |c: &&Sealed| !c.frozen && c.min_ms <= ts_ms && ts_ms <= c.max_ms;
+        self.sealed.iter().rev().filter(covering).find_map(|c| bits_in(&c.bytes, c.count, ts_ms))
+    }
+
+    fn insert_late(&mut self, ts_ms: i64, value: f64, window_ms: i64) {
+        let late = self.late.get_or_insert_default();
+        let at = late.partition_point(|s| s.0 < ts_ms);
+        late.insert(at, (ts_ms, value));
+        self.latest_ms = self.latest_ms.max(ts_ms);
+        if late.len() >= LATE_SAMPLES_MAX
+            && let Some(late) = self.late.take()
+        {
+            self.seal_run(&late, window_ms, false);
+        }
+    }
+
+    /// Seals sorted samples, a chunk for each window.
+    fn seal_run(&mut self, run: &[(i64, f64)], window_ms: i64, frozen: bool) {
+        for part in run.chunk_by(|a, b| window(a.0, window_ms) == window(b.0, window_ms)) {
+            let mut chunk = Appender::default();
+            part.iter().for_each(|(ts_ms, value)| chunk.push(*ts_ms, *value));
+            self.sealed.push(Sealed {
+                bytes: Arc::from(chunk.bytes()),
+                min_ms: part.first().map_or(0, |s| s.0),
+                max_ms: part.last().map_or(0, |s| s.0),
+                count: chunk.count(),
+                frozen,
+            });
+        }
+    }
+
+    /// Marks all samples before a window's edge as on their way into blocks.
+    pub fn freeze(&mut self, before_ms: i64, window_ms: i64) {
+        if self.open.count() > 0 && self.open.last_ts() < before_ms {
+            self.seal_open();
+        }
+        for chunk in self.sealed.iter_mut().filter(|c| c.max_ms < before_ms) {
+            chunk.frozen = true;
+        }
+        if let Some(mut late) = self.late.take() {
+            let rest = late.split_off(late.partition_point(|s| s.0 < before_ms));
+            self.seal_run(&late, window_ms, true);
+            self.late = (!rest.is_empty()).then(|| Box::new(rest));
+        }
+        let mut newest = if self.open.count() > 0 { self.open.last_ts() } else { i64::MIN };
+        newest = self.sealed.iter().filter(|c| !c.frozen).map(|c| c.max_ms).fold(newest, i64::max);
+        self.newest_ms = self.late.iter().flat_map(|l| l.last()).map(|s| s.0).fold(newest, i64::max);
+    }
+
+    /// Forgets the frozen chunks; gives how many samples that were.
+    pub fn drop_frozen(&mut self) -> u64 {
+        let before = self.count();
+        self.sealed.retain(|c| !c.frozen);
+        self.sealed.shrink_to_fit();
+        before - self.count()
+    }
+
+    /// Gives the frozen chunks.
+    pub fn frozen(&self) -> impl Iterator<Item = &Sealed> {
+        self.sealed.iter().filter(|c| c.frozen)
+    }
+
+    /// Counts the samples, frozen ones included.
+    pub fn count(&self) -> u64 {
+        let sealed: u64 = self.sealed.iter().map(|c| u64::from(c.count)).sum();
+        sealed + u64::from(self.open.count()) + self.late.as_ref().map_or(0, |l| l.len() as u64)
+    }
+
+    /// Gives first and last time; `None` without samples.
+    pub fn span(&self) -> Option<(i64, i64)> {
+        let open = (self.open.count() > 0).then(|| (self.open_min_ms, self.open.last_ts()));
+        let late = self.late.as_ref().and_then(|l| Some((l.first()?.0, l.last()?.0)));
+        let sealed = self.sealed.iter().map(|c| (c.min_ms, c.max_ms));
+        sealed.chain(open).chain(late).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+    }
+
+    /// Copies what may hold samples in a range; `None` when nothing does.
+    pub fn snapshot(&self, range: TimeRange) -> Option<Snapshot> {
+        let inside = |min_ms, max_ms| min_ms <= range.end_ms && range.start_ms <= max_ms;
+        let mut chunks: Vec<Sealed> = self.sealed.iter().filter(|c| inside(c.min_ms, c.max_ms)).cloned().collect();
+        if self.open.count() > 0 && inside(self.open_min_ms, self.open.last_ts()) {
+            chunks.push(Sealed {
+                bytes: Arc::from(self.open.bytes()),
+                min_ms: self.open_min_ms,
+                max_ms: self.open.last_ts(),
+                count: self.open.count(),
+                frozen: false,
+            });
+        }
+        let late: Vec<(i64, f64)> =
+            self.late.iter().flat_map(|l| l.iter()).filter(|s| range.contains(s.0)).copied().collect();
+        (!chunks.is_empty() || !late.is_empty()).then_some(Snapshot { chunks, late })
+    }
+}
+
+fn window(ts_ms: i64, window_ms: i64) -> i64 {
+    ts_ms.div_euclid(window_ms)
+}
+
+fn bits_in(bytes: &[u8], count: u16, ts_ms: i64) -> Option<u64> {
+    ChunkIter::new(bytes, count).find(|s| s.0 == ts_ms).map(|s| s.1.to_bits())
+}
+
+/// The samples of a series at one moment; shares the sealed chunks.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    chunks: Vec<Sealed>,
+    late: Vec<(i64, f64)>,
+}
+
+impl Snapshot {
+    /// Takes given chunks only.
+    pub fn of_chunks(chunks: Vec<Sealed>) -> Snapshot {
+        Snapshot { chunks, late: Vec::new() }
+    }
+
+    /// Appends the samples in a range, times strictly rising; of equal times the first written.
+    pub fn read(&self, range: TimeRange, out: &mut Samples) {
+        let ordered = self.late.is_empty() && self.chunks.windows(2).all(|w| w[0].max_ms < w[1].min_ms);
+        let chunks = self.chunks.iter().filter(|c| c.min_ms <= range.end_ms && range.start_ms <= c.max_ms);
+        if ordered {
+            for chunk in chunks {
+                if range.start_ms <= chunk.min_ms && chunk.max_ms <= range.end_ms {
+                    decode_into(&chunk.bytes, chunk.count, out);
+                } else {
+                    let samples = ChunkIter::new(&chunk.bytes, chunk.count);
+                    samples.filter(|s| range.contains(s.0)).for_each(|(ts_ms, value)| out.push(ts_ms, value));
+                }
+            }
+            return;
+        }
+        let mut all: Vec<(i64, f64)> = Vec::new();
+        chunks.for_each(|c| all.extend(ChunkIter::new(&c.bytes, c.count).filter(|s| range.contains(s.0))));
+        all.extend(self.late.iter().filter(|s| range.contains(s.0)));
+        // Stable: what was written first stays in front of its equals.
+        all.sort_by_key(|s| s.0);
+        all.dedup_by_key(|s| s.0);
+        all.into_iter().for_each(|(ts_ms, value)| out.push(ts_ms, value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const WINDOW: i64 = 1000;
+
+    fn read(slot: &Slot, range: TimeRange) -> Vec<(i64, u64)> {
+        let mut out = Samples::default();
+        slot.snapshot(range).unwrap_or_default().read(range, &mut out);
+        out.ts_ms.iter().copied().zip(out.values.iter().map(|v| v.to_bits())).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_slot_is_a_sorted_map_whatever_the_order(
+            samples in prop::collection::vec((0i64..5000, 0u64..3), 1..2500), freeze_at in 0usize..2500, start in 0i64..5000, len in 0i64..5000,
+        ) {
+            let mut slot = Slot::new(Labels::empty(), AttrsId(0));
+            let (mut all, mut fresh) = (BTreeMap::new(), BTreeMap::new());
+            for (n, (ts, bits)) in samples.iter().enumerate() {
+                if n == freeze_at {
+                    slot.freeze(2000, WINDOW);
+                    fresh.retain(|ts, _| *ts >= 2000);
+                }
+                let want = match fresh.get(ts) {
+                    None => Verdict::Stored,
+                    Some(old) if old == bits => Verdict::Duplicate,
+                    Some(_) => Verdict::Refused(Refusal::DuplicateConflict),
+                };
+                prop_assert_eq!(slot.append(*ts, f64::from_bits(*bits), WINDOW), want);
+                fresh.entry(*ts).or_insert(*bits);
+                all.entry(*ts).or_insert(*bits);
+            }
+            let range = TimeRange { start_ms: start, end_ms: start + len };
+            prop_assert_eq!(read(&slot, range), all.range(start..=start + len).map(|(t, b)| (*t, *b)).collect::<Vec<_>>());
+            slot.drop_frozen();
+            prop_assert_eq!(read(&slot, TimeRange::ALL), fresh.into_iter().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_slot_stays_small() {
+        assert!(size_of::<Slot>() <= 144, "{}", size_of::<Slot>());
+    }
+}

@@ -1,0 +1,121 @@
+//! The inverted index: from label values to series.
+//!
+//! Owns: for each label name its values in order, for each value the sorted ids of the series that carry it.
+//! Invariants: 1. postings are sorted and without doubles; 2. a value without series is not there.
+//! Cost: a selection looks at values of the labels it names, never at all series, unless its matchers accept all.
+
+mod matching;
+mod postings;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use model::Labels;
+use smallvec::SmallVec;
+
+/// Most values of a label such as `instance` and `le` pairs belong to few series: those need no allocation.
+type Ids = SmallVec<[u32; 4]>;
+type Values = BTreeMap<Arc<str>, Ids>;
+
+/// Label values to series ids.
+#[derive(Default)]
+pub struct Index {
+    names: HashMap<Arc<str>, Values>,
+    all: Vec<u32>,
+}
+
+impl Index {
+    /// Adds a series.
+    pub fn add(&mut self, id: u32, labels: &Labels) {
+        if !insert_sorted(&mut self.all, id) {
+            return;
+        }
+        for (name, value) in labels.iter() {
+            let values = match self.names.get_mut(name) {
+                Some(values) => values,
+                None => self.names.entry(Arc::from(name)).or_default(),
+            };
+            match values.get_mut(value) {
+                Some(ids) => {
+                    if let Err(at) = search(ids, id) {
+                        ids.insert(at, id);
+                    }
+                }
+                None => {
+                    values.insert(Arc::from(value), SmallVec::from_slice(&[id]));
+                }
+            }
+        }
+    }
+
+    /// Removes series.
+    pub fn remove(&mut self, gone: &[(u32, Labels)]) {
+        let ids: hashbrown::HashSet<u32> = gone.iter().map(|g| g.0).collect();
+        self.all.retain(|id| !ids.contains(id));
+        for (id, labels) in gone {
+            for (name, value) in labels.iter() {
+                self.remove_one(*id, name, value);
+            }
+        }
+    }
+
+    fn remove_one(&mut self, id: u32, name: &str, value: &str) {
+        let Some(values) = self.names.get_mut(name) else { return };
+        if let Some(ids) = values.get_mut(value) {
+            if let Ok(at) = ids.binary_search(&id) {
+                ids.remove(at);
+            }
+            if ids.is_empty() {
+                values.remove(value);
+            }
+        }
+        if values.is_empty() {
+            self.names.remove(name);
+        }
+    }
+
+    /// Gives all ids, sorted.
+    pub fn all(&self) -> &[u32] {
+        &self.all
+    }
+
+    /// Gives the label names, in no particular order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.keys().map(|n| &**n)
+    }
+
+    /// Gives the values of a label in order.
+    pub fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.names.get(name).into_iter().flat_map(|v| v.keys().map(|v| &**v))
+    }
+
+    /// Gives for each name how many values it has.
+    pub fn cardinalities(&self) -> Vec<(String, u64)> {
+        self.names.iter().map(|(n, v)| (n.to_string(), v.len() as u64)).collect()
+    }
+
+    /// Gives for each value of a label how many series carry it.
+    pub fn series_by_value(&self, name: &str) -> Vec<(String, u64)> {
+        let values = self.names.get(name).into_iter().flatten();
+        values.map(|(value, ids)| (value.to_string(), ids.len() as u64)).collect()
+    }
+}
+
+/// New ids are nearly always the highest.
+fn search(ids: &[u32], id: u32) -> Result<usize, usize> {
+    match ids.last() {
+        Some(last) if *last < id => Err(ids.len()),
+        _ => ids.binary_search(&id),
+    }
+}
+
+fn insert_sorted(ids: &mut Vec<u32>, id: u32) -> bool {
+    match search(ids, id) {
+        Ok(_) => false,
+        Err(at) => {
+            ids.insert(at, id);
+            true
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The store's slow work: windows into blocks, cutting the log, retention, forgetting idle series.
+//!
+//! A checkpoint goes: freeze (under the apply lock, so that it falls between two records) → blocks durable and
+//! published → series log and metadata durable → ledger durable → frozen chunks dropped → segments cut. A crash
+//! between any two leaves a log that holds more than it needs, never less.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use model::{Samples, TimeRange};
+
+use crate::attrs::SeriesAttrs;
+use crate::blocks::BlockInput;
+use crate::coding::write_sealed;
+use crate::core::Core;
+use crate::head::{FrozenSeries, Snapshot};
+use crate::series_log::SeriesLog;
+use crate::store::Store;
+use crate::wal::segment::file_name;
+
+/// How long forgetting series may hold up the submitters.
+const FORGET_WAIT: Duration = Duration::from_secs(2);
+
+/// When which slow work was last done.
+#[derive(Default)]
+pub struct Schedule {
+    last_late_flush_ms: Option<i64>,
+}
+
+/// What one round of slow work did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MaintenanceReport {
+    /// Blocks written.
+    pub blocks_written: u64,
+    /// Blocks removed because they are past the retention.
+    pub blocks_dropped: u64,
+    /// Segments of the log removed.
+    pub segments_cut: u64,
+    /// Series forgotten.
+    pub series_forgotten: u64,
+}
+
+/// Slow work that did not go well; nothing is lost, the next round tries again.
+#[derive(Debug, thiserror::Error)]
+pub enum MaintenanceError {
+    /// A block could not be written or removed.
+    #[error("blocks: {0}")]
+    Blocks(String),
+    /// A small file could not be written, or a segment not removed.
+    #[error("cannot {verb}: {error}")]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+fn failed(verb: &'static str) -> impl FnOnce(io::Error) -> MaintenanceError {
+    move |error| MaintenanceError::Io { verb, error }
+}
+
+impl Store {
+    /// Does what is due: windows that are over become blocks, the log is cut, what is past the retention goes.
+    /// Call it every few seconds.
+    pub fn maintain(&self) -> Result<MaintenanceReport, MaintenanceError> {
+        let mut schedule = self.schedule.lock();
+        let config = &self.core.config;
+        let now_ms = self.core.clock.now_ms();
+        let over_ms = now_ms.saturating_sub(config.window_grace_ms);
+        let closed_ms = over_ms.div_euclid(config.window_ms) * config.window_ms;
+        let done_ms = self.core.ledger.lock().before_ms;
+        let late_due = schedule.last_late_flush_ms.is_none_or(|last| now_ms - last >= config.late_flush_ms);
+        let mut report = MaintenanceReport::default();
+        if self.core.blocks.takes_windows() && (closed_ms > done_ms || late_due) {
+            report = self.checkpoint(closed_ms.max(done_ms))?;
+            schedule.last_late_flush_ms = Some(now_ms);
+        }
+        report.blocks_dropped =
+            self.core.blocks.drop_before(self.core.retention_start_ms()).map_err(MaintenanceError::Blocks)?;
+        Ok(report)
+    }
+
+    /// Writes everything to blocks, the window that is still open included.
+    pub fn flush_to_blocks(&self) -> Result<MaintenanceReport, MaintenanceError> {
+        let _schedule = self.schedule.lock();
+        let mut latest_ms = i64::MIN;
+        self.core.head.visit_all(|_, slot| latest_ms = latest_ms.max(slot.span().map_or(i64::MIN, |s| s.1)));
+        if latest_ms == i64::MIN || !self.core.blocks.takes_windows() {
+            return Ok(MaintenanceReport::default());
+        }
+        let window_ms = self.core.config.window_ms;
+        let edge_ms = latest_ms.div_euclid(window_ms).saturating_add(1).saturating_mul(window_ms);
+        let done_ms = self.core.ledger.lock().before_ms;
+        self.checkpoint(edge_ms.max(done_ms))
+    }
+
+    fn checkpoint(&self, before_ms: i64) -> Result<MaintenanceReport, MaintenanceError> {
+        let core = &self.core;
+        let mut report = MaintenanceReport::default();
+        let (seq, totals) = {
+            let applied = core.applied.lock();
+            core.head.freeze(before_ms);
+            (applied.seq, applied.totals)
+        };
+        let mut frozen = core.head.frozen();
+        frozen.sort_by(|a, b| a.labels.cmp(&b.labels));
+        report.blocks_written = core.write_blocks(&frozen)?;
+        drop(frozen);
+        core.sync_series_log().map_err(failed("sync the series log"))?;
+        let metadata = core.metadata.read().encode();
+        write_sealed(&*core.fs, &core.config.dir.join("metadata"), &metadata).map_err(failed("write the metadata"))?;
+        {
+            let mut ledger = core.ledger.lock();
+            let mut next = *ledger;
+            (next.seq, next.totals, next.before_ms, next.next_id) = (seq, totals, before_ms, core.registry.next_id());
+            next.store(&*core.fs, &core.config.dir).map_err(failed("write the ledger"))?;
+            *ledger = next;
+        }
+        core.head.drop_frozen();
+        report.segments_cut = self.cut_segments(seq, before_ms).map_err(failed("cut the write-ahead log"))?;
+        report.series_forgotten = self.forget_idle(before_ms).map_err(failed("rewrite the series log"))?;
+        Ok(report)
+    }
+
+    /// Removes the oldest segments whose samples are all in blocks.
+    fn cut_segments(&self, seq: u64, before_ms: i64) -> io::Result<u64> {
+        self.pipeline.roll();
+        let covered: Vec<u64> = self.pipeline.with_segments(|segments| {
+            // The last one may be growing.
+            let full = segments.split_last().map_or(&[][..], |s| s.1);
+            let covered = full.iter().take_while(|s| s.last_seq <= seq && s.max_ts_ms < before_ms);
+            covered.map(|s| s.number).collect()
+        });
+        let dir = self.core.config.dir.join("wal");
+        for number in &covered {
+            self.core.fs.remove_file(&dir.join(file_name(*number)))?;
+            self.pipeline.with_segments(|segments| segments.retain(|s| s.number != *number));
+        }
+        if !covered.is_empty() {
+            self.core.fs.sync_dir(&dir)?;
+        }
+        Ok(covered.len() as u64)
+    }
+
+    /// Forgets series without a sample for two windows; their ids lose their meaning.
+    fn forget_idle(&self, before_ms: i64) -> io::Result<u64> {
+        let core = &self.core;
+        let idle_ms = before_ms.saturating_sub(core.config.window_ms.saturating_mul(2));
+        if core.head.idle_since(idle_ms).is_empty() {
+            return Ok(0);
+        }
+        let _gate = self.gate.write();
+        if !self.pipeline.wait_until_idle(FORGET_WAIT) {
+            return Ok(0);
+        }
+        let gone = core.head.idle_since(idle_ms);
+        core.generation.fetch_add(1, Ordering::AcqRel);
+        core.index.write().remove(&gone);
+        core.registry.forget(&gone);
+        core.head.remove(&gone.iter().map(|g| g.0).collect::<Vec<_>>());
+        let mut applied = core.applied.lock();
+        if applied.series_log.as_ref().is_some_and(|log| log.entries() > core.registry.len() * 2 + 1000) {
+            applied.series_log = None;
+            applied.series_log = Some(core.rewrite_series_log()?);
+        }
+        Ok(gone.len() as u64)
+    }
+}
+
+impl Core {
+    /// Writes the frozen chunks, a block for each window; gives how many.
+    fn write_blocks(&self, frozen: &[FrozenSeries]) -> Result<u64, MaintenanceError> {
+        let window_ms = self.config.window_ms;
+        let windows: BTreeSet<i64> =
+            frozen.iter().flat_map(|s| s.chunks.iter().map(|c| c.min_ms.div_euclid(window_ms))).collect();
+        for window in &windows {
+            let start_ms = window.saturating_mul(window_ms);
+            let range = TimeRange { start_ms, end_ms: start_ms.saturating_add(window_ms - 1) };
+            let mut inputs = frozen.iter().filter_map(|series| self.block_input(series, range));
+            self.blocks.write(range, &mut inputs).map_err(MaintenanceError::Blocks)?;
+        }
+        Ok(windows.len() as u64)
+    }
+
+    fn block_input(&self, series: &FrozenSeries, range: TimeRange) -> Option<BlockInput> {
+        let inside = series.chunks.iter().filter(|c| range.contains(c.min_ms)).cloned().collect();
+        let mut samples = Samples::default();
+        Snapshot::of_chunks(inside).read(range, &mut samples);
+        let attrs = self.attrs.get(series.attrs)?;
+        (!samples.is_empty()).then(|| BlockInput { labels: series.labels.clone(), attrs, samples })
+    }
+
+    /// Makes all definitions durable outside the log that is about to be cut.
+    fn sync_series_log(&self) -> io::Result<()> {
+        let mut applied = self.applied.lock();
+        let synced = applied.series_log.as_mut().map(SeriesLog::sync);
+        if let Some(Ok(())) = synced {
+            return Ok(());
+        }
+        // After a failed sync nobody knows what the file holds: a new one is written.
+        applied.series_log = None;
+        applied.series_log = Some(self.rewrite_series_log()?);
+        Ok(())
+    }
+
+    /// Writes the series log anew from the series of the head.
+    pub fn rewrite_series_log(&self) -> io::Result<SeriesLog> {
+        let mut series: Vec<(u32, model::Labels, Arc<SeriesAttrs>)> = Vec::new();
+        self.head.visit_all(|id, slot| {
+            if let Some(attrs) = self.attrs.get(slot.attrs) {
+                series.push((id, slot.labels.clone(), attrs));
+            }
+        });
+        // Any number does that a sender of labels cannot know.
+        let nonce = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), self.epoch);
+        let entries = series.iter().map(|(id, labels, attrs)| (*id, labels, &**attrs));
+        SeriesLog::rewrite(&*self.fs, &self.config.dir, nonce, entries)
+    }
+}

@@ -1,0 +1,313 @@
+//! From the files of an earlier life to a running head.
+//!
+//! Invariants: 1. every record that checks is applied, in order; 2. what does not check is kept aside under
+//! `damaged/` and told in a sentence; 3. no sample that a block holds already is counted again.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use model::{CollectionReport, Counts};
+use parking_lot::{Mutex, RwLock};
+use sys::{Clock, Fs};
+
+use crate::attrs::{AttrsTable, SeriesAttrs};
+use crate::blocks::BlockSet;
+use crate::coding::open_sealed;
+use crate::config::{OpenError, StoreConfig};
+use crate::core::{Applied, Core};
+use crate::exemplars::Exemplars;
+use crate::head::Head;
+use crate::index::Index;
+use crate::ledger::Ledger;
+use crate::metadata::Metadata;
+use crate::registry::Registry;
+use crate::series_log::{self, SeriesLog};
+use crate::wal::frame::SEGMENT_HEADER_BYTES;
+use crate::wal::record;
+use crate::wal::scan::{Piece, scan};
+use crate::wal::segment::{SegmentInfo, SegmentWriter, is_no_space, parse_file_name};
+
+/// What a start found.
+#[derive(Clone, Debug, Default)]
+pub struct Recovery {
+    /// The reports of the records in the log, with their place; counts as they were decided.
+    pub reports: Vec<(u64, CollectionReport)>,
+    /// Records replayed.
+    pub records: u64,
+    /// Samples in them, those that were refused or in blocks already included.
+    pub samples: u64,
+    /// Whole sentences: which file, where, what was kept aside.
+    pub damaged: Vec<String>,
+    /// How long it took.
+    pub duration_ms: u64,
+}
+
+/// A head that is ready, and where the log goes on.
+pub struct Recovered {
+    pub core: Arc<Core>,
+    pub writer: SegmentWriter,
+    pub segments: Vec<SegmentInfo>,
+    pub seq: u64,
+    pub recovery: Recovery,
+}
+
+fn io(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> OpenError {
+    let path = path.display().to_string();
+    move |error| OpenError::Io { verb, path, error }
+}
+
+/// Reads everything and builds the head.
+pub fn recover(
+    fs: Arc<dyn Fs>,
+    clock: Arc<dyn Clock>,
+    config: StoreConfig,
+    blocks: Box<dyn BlockSet>,
+) -> Result<Recovered, OpenError> {
+    let started = clock.monotonic_ms();
+    let dir = config.dir.clone();
+    let wal_dir = dir.join("wal");
+    let mut recovery = Recovery::default();
+    let (mut ledger, damaged) = Ledger::load(&*fs, &dir).map_err(io("read the ledger in", &dir))?;
+    recovery.damaged.extend(damaged);
+    let known = series_log::load(&*fs, &dir).map_err(io("read the series log in", &dir))?;
+    recovery.damaged.extend(known.damaged);
+
+    let old_ledger = ledger;
+    let numbers = segment_numbers(&*fs, &wal_dir)?;
+    ledger.epoch = ledger.epoch.max(newest_epoch(&*fs, &wal_dir, &numbers)) + 1;
+    let metadata = load_metadata(&*fs, &dir, &mut recovery);
+    let core = Arc::new(Core {
+        registry: Registry::new(config.series_max, config.label_limits),
+        attrs: AttrsTable::default(),
+        head: Head::new(config.window_ms),
+        index: RwLock::new(Index::default()),
+        metadata: RwLock::new(metadata),
+        exemplars: RwLock::new(Exemplars::new(config.exemplars_max)),
+        applied: Mutex::new(Applied { seq: ledger.seq, totals: ledger.totals, records: 0, series_log: None }),
+        blocks,
+        epoch: ledger.epoch,
+        // Leaves room for as many changes as one start will ever see.
+        generation: AtomicU64::new(ledger.epoch << 24),
+        ledger: Mutex::new(ledger),
+        fs: fs.clone(),
+        clock: clock.clone(),
+        config,
+    });
+    core.registry.never_again(ledger.next_id.saturating_sub(1).max(known.max_id));
+    preload(&core, &known.known);
+
+    let mut replay = Replay { core: &core, ledger: old_ledger, wal_dir: &wal_dir, recovery: &mut recovery };
+    let mut segments = Vec::new();
+    for number in &numbers {
+        let newest = Some(number) == numbers.last();
+        segments.extend(replay.segment(*number, newest)?);
+    }
+    forget_empty(&core);
+    core.applied.lock().series_log = open_series_log(&core, &dir, &mut recovery);
+    store_epoch(&core, &dir, &mut recovery)?;
+
+    let seq = core.applied.lock().seq;
+    let next = numbers.last().map_or(1, |n| n + 1);
+    let writer = SegmentWriter::new(fs, &wal_dir, core.epoch, core.config.segment_bytes_max, next);
+    recovery.duration_ms = clock.monotonic_ms().saturating_sub(started);
+    Ok(Recovered { core, writer, segments, seq, recovery })
+}
+
+fn segment_numbers(fs: &dyn Fs, wal_dir: &Path) -> Result<Vec<u64>, OpenError> {
+    let names = fs.list(wal_dir).map_err(io("list", wal_dir))?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|n| parse_file_name(n)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Reads the epoch of the newest readable segment, in case the ledger is older than it.
+fn newest_epoch(fs: &dyn Fs, wal_dir: &Path, numbers: &[u64]) -> u64 {
+    let header = |number: &u64| {
+        let file = fs.open(&wal_dir.join(crate::wal::segment::file_name(*number))).ok()?;
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        file.read_at(&mut bytes, 0).ok()?;
+        crate::wal::frame::SegmentHeader::decode(&bytes)
+    };
+    numbers.iter().rev().find_map(header).map_or(0, |h| h.epoch)
+}
+
+fn load_metadata(fs: &dyn Fs, dir: &Path, recovery: &mut Recovery) -> Metadata {
+    let path = dir.join("metadata");
+    if !fs.exists(&path) {
+        return Metadata::default();
+    }
+    let bytes = fs.read(&path).unwrap_or_default();
+    match open_sealed(&bytes).map(Metadata::decode) {
+        Some(Ok(metadata)) => metadata,
+        _ => {
+            recovery.damaged.push(format!(
+                "{}: the checksum disagrees; help texts and types come back with the next scrapes",
+                path.display()
+            ));
+            Metadata::default()
+        }
+    }
+}
+
+fn preload(core: &Core, known: &hashbrown::HashMap<u32, (model::Labels, SeriesAttrs)>) {
+    let mut ids: Vec<u32> = known.keys().copied().collect();
+    ids.sort_unstable();
+    for id in ids {
+        if let Some((labels, attrs)) = known.get(&id) {
+            let attrs = core.attrs.intern(attrs.clone());
+            core.head.define(id, labels, attrs);
+            core.index.write().add(id, labels);
+            core.registry.mark_defined(labels, id, attrs);
+        }
+    }
+}
+
+/// Forgets series whose samples are all in blocks or expired.
+fn forget_empty(core: &Core) {
+    let gone = core.head.idle_since(i64::MAX);
+    core.index.write().remove(&gone);
+    core.registry.forget(&gone);
+    core.head.remove(&gone.iter().map(|g| g.0).collect::<Vec<_>>());
+}
+
+/// Writes the series log anew: what is alive, without what a crash or damage left behind.
+fn open_series_log(core: &Core, dir: &Path, recovery: &mut Recovery) -> Option<SeriesLog> {
+    match core.rewrite_series_log() {
+        Ok(log) => Some(log),
+        Err(error) => {
+            recovery
+                .damaged
+                .push(format!("{}: cannot write the series log ({error}); it is tried again", dir.display()));
+            None
+        }
+    }
+}
+
+fn store_epoch(core: &Core, dir: &Path, recovery: &mut Recovery) -> Result<(), OpenError> {
+    let mut ledger = core.ledger.lock();
+    ledger.next_id = core.registry.next_id();
+    match ledger.store(&*core.fs, dir) {
+        Ok(()) => Ok(()),
+        Err(error) if is_no_space(&error) => {
+            recovery.damaged.push(format!("{}: the disk is full, the ledger could not be renewed", dir.display()));
+            Ok(())
+        }
+        Err(error) => Err(io("write the ledger in", dir)(error)),
+    }
+}
+
+struct Replay<'a> {
+    core: &'a Core,
+    ledger: Ledger,
+    wal_dir: &'a Path,
+    recovery: &'a mut Recovery,
+}
+
+impl Replay<'_> {
+    /// Replays one segment; `None` when nothing of it is left.
+    fn segment(&mut self, number: u64, newest: bool) -> Result<Option<SegmentInfo>, OpenError> {
+        let name = crate::wal::segment::file_name(number);
+        let path = self.wal_dir.join(&name);
+        let bytes = self.core.fs.read(&path).map_err(io("read", &path))?;
+        let Some((_, pieces)) = scan(&bytes) else {
+            return self.headless(&name, &bytes).map(|()| None);
+        };
+        let mut info = SegmentInfo { number, bytes: bytes.len() as u64, last_seq: 0, max_ts_ms: i64::MIN };
+        for piece in pieces {
+            match piece {
+                Piece::Record { seq, payload } => {
+                    let payload = bytes.get(payload).unwrap_or_default();
+                    self.record(&name, seq, payload, &mut info);
+                }
+                Piece::Broken { range, why, at_end } => {
+                    let broken = bytes.get(range.clone()).unwrap_or_default();
+                    let torn = newest && at_end;
+                    self.broken(&name, range.start as u64, broken, why, torn)?;
+                    if torn {
+                        info.bytes = range.start as u64;
+                    }
+                }
+            }
+        }
+        Ok(Some(info))
+    }
+
+    fn record(&mut self, name: &str, seq: u64, payload: &[u8], info: &mut SegmentInfo) {
+        let Ok(record) = record::decode(payload) else {
+            self.recovery.damaged.push(format!("wal segment {name}: record {seq} checks but does not decode"));
+            return;
+        };
+        info.last_seq = info.last_seq.max(seq);
+        info.max_ts_ms = record.samples.iter().map(|s| s.ts_ms).fold(info.max_ts_ms, i64::max);
+        let (counts, orphans) = self.core.apply_record(&record, seq, &self.ledger);
+        if orphans > 0 {
+            self.recovery.damaged.push(format!(
+                "wal segment {name}: record {seq}: {orphans} samples belong to series whose definition is lost"
+            ));
+        }
+        self.recovery.records += 1;
+        self.recovery.samples += record.samples.len() as u64;
+        if let Some(mut report) = record.report {
+            report.counts = self.counts_for_report(seq, &record.decided, record.samples.len() as u64, counts);
+            self.recovery.reports.push((seq, report));
+        }
+    }
+
+    /// Of samples that went into blocks the head knows no verdict any more: they count as stored.
+    fn counts_for_report(&self, seq: u64, decided: &Counts, samples: u64, mut counts: Counts) -> Counts {
+        if seq <= self.ledger.seq {
+            let in_blocks = (decided.received + samples).saturating_sub(counts.received);
+            counts.received += in_blocks;
+            counts.stored += in_blocks;
+        }
+        counts
+    }
+
+    fn broken(&mut self, name: &str, at: u64, bytes: &[u8], why: &str, torn: bool) -> Result<(), OpenError> {
+        let len = bytes.len();
+        let aside = self.keep_aside(&format!("{name}-at-{at}.bin"), bytes);
+        let what = if torn { "torn tail, cut off" } else { "skipped" };
+        self.recovery.damaged.push(format!("wal segment {name}: {len} bytes at byte {at}: {why}: {what}; {aside}"));
+        if torn {
+            let path = self.wal_dir.join(name);
+            let cut = self.core.fs.open(&path).and_then(|file| {
+                file.truncate(at)?;
+                file.sync_data()
+            });
+            cut.map_err(io("cut the torn tail off", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Deals with a segment of which neither header checks.
+    fn headless(&mut self, name: &str, bytes: &[u8]) -> Result<(), OpenError> {
+        // Power went away while it was made: no record can be in it.
+        if bytes.len() > SEGMENT_HEADER_BYTES {
+            let aside = self.keep_aside(name, bytes);
+            self.recovery.damaged.push(format!("wal segment {name}: both headers are broken: taken out; {aside}"));
+            if aside.starts_with("could not") {
+                return Ok(());
+            }
+        }
+        let path = self.wal_dir.join(name);
+        self.core.fs.remove_file(&path).map_err(io("remove", &path))
+    }
+
+    /// Copies bytes to `damaged/`; gives the end of a sentence.
+    fn keep_aside(&self, name: &str, bytes: &[u8]) -> String {
+        let fs = &*self.core.fs;
+        let dir = self.core.config.dir.join("damaged");
+        let path = dir.join(name);
+        let written = fs.create_dir_all(&dir).and_then(|()| {
+            let file = fs.create(&path)?;
+            file.append(bytes)?;
+            file.sync_data()?;
+            fs.sync_dir(&dir)
+        });
+        match written {
+            Ok(()) => format!("kept aside as damaged/{name}"),
+            Err(error) => format!("could not be kept aside: {error}"),
+        }
+    }
+}

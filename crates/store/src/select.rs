@@ -1,0 +1,174 @@
+//! Head and blocks as one.
+
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use model::{Family, Labels, Matcher, Samples, Select, SelectError, SeriesReader, TimeRange};
+
+use crate::core::Core;
+use crate::head::Snapshot;
+use crate::store::Store;
+
+impl Core {
+    /// Finds the head's series that all matchers accept, sorted ids.
+    pub fn matching(&self, matchers: &[Matcher]) -> Vec<u32> {
+        let index = self.index.read();
+        index.matching(matchers, |ids, act| self.head.visit(ids, |id, slot| act(id, &slot.labels)))
+    }
+
+    /// Finds those with samples in a range and gives their labels.
+    fn labels_in(&self, matchers: &[Matcher], range: TimeRange) -> Vec<Labels> {
+        let mut out = Vec::new();
+        self.head.visit(&self.matching(matchers), |_, slot| {
+            let inside = |(start_ms, end_ms)| range.overlaps(&TimeRange { start_ms, end_ms });
+            if slot.span().is_some_and(inside) {
+                out.push(slot.labels.clone());
+            }
+        });
+        out
+    }
+
+    /// Tells whether looking at times would leave out next to nothing: the range reaches into the present.
+    fn is_recent(&self, range: TimeRange) -> bool {
+        range.end_ms >= self.clock.now_ms().saturating_sub(self.config.window_ms)
+    }
+
+    fn kept(&self, range: TimeRange) -> TimeRange {
+        TimeRange { start_ms: range.start_ms.max(self.retention_start_ms()), end_ms: range.end_ms }
+    }
+}
+
+struct HeadReader {
+    labels: Labels,
+    snapshot: Snapshot,
+    kept: TimeRange,
+}
+
+impl SeriesReader for HeadReader {
+    fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    fn read(&self, range: TimeRange, out: &mut Samples) -> Result<(), SelectError> {
+        self.snapshot.read(narrow(range, self.kept), out);
+        Ok(())
+    }
+}
+
+fn narrow(range: TimeRange, kept: TimeRange) -> TimeRange {
+    TimeRange { start_ms: range.start_ms.max(kept.start_ms), end_ms: range.end_ms.min(kept.end_ms) }
+}
+
+/// One label set from several places, first written first.
+struct MergedReader {
+    labels: Labels,
+    parts: Vec<Box<dyn SeriesReader>>,
+    kept: TimeRange,
+}
+
+impl SeriesReader for MergedReader {
+    fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    fn read(&self, range: TimeRange, out: &mut Samples) -> Result<(), SelectError> {
+        let mut merged = Samples::default();
+        for part in &self.parts {
+            let mut samples = Samples::default();
+            part.read(narrow(range, self.kept), &mut samples)?;
+            merged = merge(merged, samples);
+        }
+        out.ts_ms.extend_from_slice(&merged.ts_ms);
+        out.values.extend_from_slice(&merged.values);
+        Ok(())
+    }
+}
+
+/// Merges by time; of equal times the first argument's sample stays.
+fn merge(mut first: Samples, second: Samples) -> Samples {
+    match (first.ts_ms.last(), second.ts_ms.first()) {
+        (None, _) => return second,
+        (_, None) => return first,
+        (Some(last), Some(next)) if last < next => {
+            first.ts_ms.extend_from_slice(&second.ts_ms);
+            first.values.extend_from_slice(&second.values);
+            return first;
+        }
+        _ => {}
+    }
+    let mut out = Samples::default();
+    let mut left = first.ts_ms.into_iter().zip(first.values).peekable();
+    let mut right = second.ts_ms.into_iter().zip(second.values).peekable();
+    loop {
+        let next = match (left.peek(), right.peek()) {
+            (Some(a), Some(b)) if a.0 == b.0 => {
+                right.next();
+                left.next()
+            }
+            (Some(a), Some(b)) if a.0 < b.0 => left.next(),
+            (Some(_), None) => left.next(),
+            _ => right.next(),
+        };
+        let Some((ts_ms, value)) = next else { return out };
+        out.push(ts_ms, value);
+    }
+}
+
+impl Select for Store {
+    fn select(&self, matchers: &[Matcher], range: TimeRange) -> Result<Vec<Box<dyn SeriesReader>>, SelectError> {
+        let core = &self.core;
+        let kept = core.kept(range);
+        if kept.start_ms > kept.end_ms {
+            return Ok(Vec::new());
+        }
+        // The head first: what moves into a block meanwhile is then seen twice, never not at all.
+        let recent = core.head.snapshot(&core.matching(matchers), kept);
+        let older = core.blocks.select(matchers, kept)?;
+        let floor = TimeRange { start_ms: kept.start_ms, end_ms: i64::MAX };
+        let mut found: HashMap<Labels, Vec<Box<dyn SeriesReader>>> = HashMap::with_capacity(recent.len());
+        let recent = recent.into_iter().map(|s| {
+            Box::new(HeadReader { labels: s.labels, snapshot: s.snapshot, kept: floor }) as Box<dyn SeriesReader>
+        });
+        for reader in older.into_iter().chain(recent) {
+            match found.entry(reader.labels().clone()) {
+                Entry::Occupied(mut parts) => parts.get_mut().push(reader),
+                Entry::Vacant(place) => {
+                    place.insert(vec![reader]);
+                }
+            }
+        }
+        let merged = |(labels, parts)| Box::new(MergedReader { labels, parts, kept: floor }) as Box<dyn SeriesReader>;
+        Ok(found.into_iter().map(merged).collect())
+    }
+
+    fn label_names(&self, matchers: &[Matcher], range: TimeRange) -> Result<Vec<String>, SelectError> {
+        let core = &self.core;
+        let range = core.kept(range);
+        let mut names: BTreeSet<String> = if matchers.is_empty() && core.is_recent(range) {
+            core.index.read().names().map(str::to_owned).collect()
+        } else {
+            let labels = core.labels_in(matchers, range);
+            labels.iter().flat_map(|l| l.iter().map(|(n, _)| n.to_owned())).collect()
+        };
+        names.extend(core.blocks.label_names(matchers, range)?);
+        Ok(names.into_iter().collect())
+    }
+
+    fn label_values(&self, name: &str, matchers: &[Matcher], range: TimeRange) -> Result<Vec<String>, SelectError> {
+        let core = &self.core;
+        let range = core.kept(range);
+        let mut values: BTreeSet<String> = if matchers.is_empty() && core.is_recent(range) {
+            core.index.read().values(name).map(str::to_owned).collect()
+        } else {
+            let labels = core.labels_in(matchers, range);
+            labels.iter().filter_map(|l| l.get(name).map(str::to_owned)).collect()
+        };
+        values.extend(core.blocks.label_values(name, matchers, range)?);
+        Ok(values.into_iter().collect())
+    }
+
+    fn metadata(&self, family: Option<&str>) -> Vec<Family> {
+        self.core.metadata.read().get(family)
+    }
+}

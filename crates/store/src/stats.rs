@@ -1,0 +1,115 @@
+//! What the store can tell about itself.
+
+use model::{Append, Counts, LABEL_NAME};
+
+use crate::blocks::BlockTotals;
+use crate::store::Store;
+
+/// How many entries the lists of the status page have.
+const TOP: usize = 10;
+
+/// The store in numbers.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct StoreStats {
+    /// Series in the head.
+    pub series: u64,
+    /// Samples in the head.
+    pub head_samples: u64,
+    /// First sample time, head and blocks; `None` when there is none.
+    pub min_ms: Option<i64>,
+    /// Last sample time, head and blocks; `None` when there is none.
+    pub max_ms: Option<i64>,
+    /// First sample time in the head.
+    pub head_min_ms: Option<i64>,
+    /// Last sample time in the head.
+    pub head_max_ms: Option<i64>,
+    /// Bytes of the write-ahead log.
+    pub wal_bytes: u64,
+    /// Its segments.
+    pub wal_segments: u64,
+    /// Records applied since the start, replayed ones included.
+    pub records: u64,
+    /// Place of the last record.
+    pub seq: u64,
+    /// Rises with every start.
+    pub epoch: u64,
+    /// Calls of fdatasync on the log since the start.
+    pub fsyncs: u64,
+    /// See [`model::Append::generation`].
+    pub generation: u64,
+    /// The blocks.
+    pub blocks: BlockTotals,
+    /// Everything that ever came in, over all restarts.
+    pub totals: Counts,
+    /// Label names in the head.
+    pub label_names: u64,
+    /// Label pairs in the head.
+    pub label_pairs: u64,
+    /// Metric names with the most series.
+    pub top_metric_names: Vec<(String, u64)>,
+    /// Label names with the most values.
+    pub top_label_names: Vec<(String, u64)>,
+    /// Label pairs with the most series, as `name=value`.
+    pub top_label_pairs: Vec<(String, u64)>,
+}
+
+impl Store {
+    /// Counts everything. Walks over all series once: for status pages, not for every request.
+    pub fn stats(&self) -> StoreStats {
+        let core = &self.core;
+        let mut span: Option<(i64, i64)> = None;
+        core.head.visit_all(|_, slot| {
+            span = span.into_iter().chain(slot.span()).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+        });
+        let blocks = core.blocks.totals();
+        let (wal_bytes, wal_segments) =
+            self.pipeline.with_segments(|s| (s.iter().map(|s| s.bytes).sum(), s.len() as u64));
+        let mut stats = StoreStats {
+            series: core.index.read().all().len() as u64,
+            head_samples: core.head.samples(),
+            min_ms: span.map(|s| s.0).into_iter().chain(blocks.min_ms).min(),
+            max_ms: span.map(|s| s.1).into_iter().chain(blocks.max_ms).max(),
+            head_min_ms: span.map(|s| s.0),
+            head_max_ms: span.map(|s| s.1),
+            wal_bytes,
+            wal_segments,
+            epoch: core.epoch,
+            fsyncs: self.pipeline.fsyncs(),
+            generation: self.generation(),
+            blocks,
+            ..StoreStats::default()
+        };
+        {
+            let applied = core.applied.lock();
+            (stats.records, stats.seq, stats.totals) = (applied.records, applied.seq, applied.totals);
+        }
+        self.count_labels(&mut stats);
+        stats
+    }
+
+    /// Gives the totals over all restarts, and how many series there are, at hardly any cost.
+    pub fn totals(&self) -> (Counts, u64) {
+        (self.core.applied.lock().totals, self.core.registry.len())
+    }
+
+    fn count_labels(&self, stats: &mut StoreStats) {
+        let index = self.core.index.read();
+        let cardinalities = index.cardinalities();
+        stats.label_names = cardinalities.len() as u64;
+        stats.label_pairs = cardinalities.iter().map(|c| c.1).sum();
+        stats.top_metric_names = top(index.series_by_value(LABEL_NAME));
+        let mut pairs = Vec::new();
+        for (name, _) in &cardinalities {
+            let best = top(index.series_by_value(name)).into_iter();
+            pairs.extend(best.map(|(value, series)| (format!("{name}={value}"), series)));
+        }
+        stats.top_label_pairs = top(pairs);
+        stats.top_label_names = top(cardinalities);
+    }
+}
+
+fn top(mut list: Vec<(String, u64)>) -> Vec<(String, u64)> {
+    list.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    list.truncate(TOP);
+    list
+}

@@ -1,0 +1,270 @@
+//! The store as the rest of the house sees it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use model::{
+    Append, AppendDone, AppendError, Batch, Family, Labels, Matcher, MetricType, NO_FAMILY, Refusal, SeriesId,
+    SeriesIndex, TimeRange, Verdict,
+};
+use parking_lot::{Mutex, RwLock};
+use sys::{Clock, Fs, Lock};
+
+use crate::attrs::AttrsId;
+use crate::blocks::{BlockSet, HeadOnly};
+use crate::config::{OpenError, StoreConfig};
+use crate::core::Core;
+use crate::exemplars::Exemplar;
+use crate::maintain::Schedule;
+use crate::pipeline::{Item, Pipeline, Waiting};
+use crate::recover::{self, Recovery};
+use crate::wal::frame::{FRAME_BYTES, Frame};
+use crate::wal::record::{self, Definition};
+
+/// Durable samples in one directory. See [`Append`] and [`model::Select`] for what goes in and out.
+///
+/// **Promises** an append answered `Ok` is on disk and readable; dropping the store closes it.
+pub struct Store {
+    pub(crate) core: Arc<Core>,
+    pub(crate) pipeline: Pipeline,
+    /// Held for reading from the look-up of ids until their batch is queued; for writing while series are forgotten.
+    pub(crate) gate: RwLock<()>,
+    pub(crate) schedule: Mutex<Schedule>,
+    lock: Mutex<Option<Lock>>,
+    closed: AtomicBool,
+}
+
+impl Store {
+    /// Opens the directory, replays the log, starts the threads.
+    ///
+    /// **Errors** as [`Store::open_with`].
+    pub fn open(
+        fs: Arc<dyn Fs>,
+        clock: Arc<dyn Clock>,
+        config: StoreConfig,
+    ) -> Result<(Arc<Store>, Recovery), OpenError> {
+        Store::open_with(fs, clock, config, |_, _| Ok((Box::new(HeadOnly), Vec::new())))
+    }
+
+    /// Opens with a given kind of blocks.
+    ///
+    /// **Errors** when another server holds the directory or a file cannot be read; damage is no error, see
+    /// [`Recovery::damaged`].
+    pub fn open_with(
+        fs: Arc<dyn Fs>,
+        clock: Arc<dyn Clock>,
+        config: StoreConfig,
+        open_blocks: impl FnOnce(Arc<dyn Fs>, &Path) -> Result<(Box<dyn BlockSet>, Vec<String>), String>,
+    ) -> Result<(Arc<Store>, Recovery), OpenError> {
+        let dir = config.dir.clone();
+        prepare_dir(&*fs, &dir)?;
+        let lock = take_lock(&*fs, &dir)?;
+        let blocks_dir = dir.join("blocks");
+        let (blocks, damaged) = open_blocks(fs.clone(), &blocks_dir).map_err(OpenError::Blocks)?;
+        let mut opened = recover::recover(fs, clock, config, blocks)?;
+        opened.recovery.damaged.splice(0..0, damaged);
+        let pipeline = Pipeline::start(opened.core.clone(), opened.writer, opened.segments, opened.seq)
+            .map_err(|error| OpenError::Io { verb: "start the threads for", path: dir.display().to_string(), error })?;
+        let store = Store {
+            core: opened.core,
+            pipeline,
+            gate: RwLock::new(()),
+            schedule: Mutex::new(Schedule::default()),
+            lock: Mutex::new(Some(lock)),
+            closed: AtomicBool::new(false),
+        };
+        Ok((Arc::new(store), opened.recovery))
+    }
+
+    /// Takes nothing more, finishes what waits, gives the directory free. A second call does nothing.
+    pub fn close(&self) {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.pipeline.close();
+        if let Some(log) = self.core.applied.lock().series_log.as_mut()
+            && let Err(error) = log.sync()
+        {
+            tracing::warn!(%error, "cannot sync the series log; the write-ahead log has its entries");
+        }
+        self.lock.lock().take();
+    }
+
+    /// Gives the kept exemplars of matching series in a range, oldest first.
+    pub fn exemplars(&self, matchers: &[Matcher], range: TimeRange) -> Vec<(Labels, Vec<Exemplar>)> {
+        let ids = self.core.matching(matchers);
+        let mut found: hashbrown::HashMap<u32, Vec<Exemplar>> = hashbrown::HashMap::new();
+        for (id, exemplar) in self.core.exemplars.read().iter() {
+            if range.contains(exemplar.ts_ms) && ids.binary_search(id).is_ok() {
+                found.entry(*id).or_default().push(exemplar.clone());
+            }
+        }
+        let mut out = Vec::new();
+        self.core.head.visit(&ids, |id, slot| {
+            if let Some(mut exemplars) = found.remove(&id) {
+                exemplars.sort_by_key(|e| e.ts_ms);
+                out.push((slot.labels.clone(), exemplars));
+            }
+        });
+        out
+    }
+
+    fn prepare(&self, batch: &mut Batch) -> Result<Prepared, AppendError> {
+        let generation = self.generation();
+        let (definitions, refused) = self.resolve(batch, generation)?;
+        let max_ts_ms = self.decide_early(batch, &refused);
+        let mut framed = vec![0; FRAME_BYTES];
+        {
+            let metadata = self.core.metadata.read();
+            let news: Vec<&Family> = batch.families.iter().filter(|f| !metadata.knows(f)).collect();
+            record::encode(batch, &definitions, &news, &mut framed);
+        }
+        let payload = framed.get(FRAME_BYTES..).unwrap_or_default();
+        let too_large = AppendError::TooLarge { bytes: payload.len() as u64, limit: self.core.config.batch_bytes_max };
+        if payload.len() as u64 > self.core.config.batch_bytes_max {
+            return Err(too_large);
+        }
+        let frame = Frame::of(payload, 0).ok_or(too_large)?;
+        batch.generation = generation;
+        Ok(Prepared { framed, frame, definitions, max_ts_ms })
+    }
+
+    /// Gives every series an id; what has none is in the second list with its reason.
+    fn resolve(
+        &self,
+        batch: &mut Batch,
+        generation: u64,
+    ) -> Result<(Vec<Definition>, Vec<(usize, Refusal)>), AppendError> {
+        let current = batch.generation == generation;
+        let (mut definitions, mut refused) = (Vec::new(), Vec::new());
+        let mut attrs: [Option<AttrsId>; 256] = [None; 256];
+        for index in 0..batch.series.len() {
+            let series = batch.series[index];
+            let bytes = batch.label_bytes(SeriesIndex(index as u32));
+            if series.id.is_some() && (current || bytes.is_empty()) {
+                if !current || u32::try_from(series.id.0).is_err() {
+                    return Err(AppendError::StaleIds);
+                }
+                continue;
+            }
+            let metric_type = type_of(batch, series.family);
+            let attrs =
+                *attrs[metric_type as usize].get_or_insert_with(|| self.core.attrs.of(&batch.origin, metric_type));
+            match self.core.registry.resolve(bytes, attrs) {
+                Ok(resolved) => {
+                    if let Some(labels) = resolved.define {
+                        definitions.push(Definition { id: resolved.id, metric_type, labels });
+                    }
+                    batch.series[index].id = SeriesId(u64::from(resolved.id));
+                }
+                Err(reason) => {
+                    batch.series[index].id = SeriesId::NONE;
+                    refused.push((index, reason));
+                }
+            }
+        }
+        Ok((definitions, refused))
+    }
+
+    /// Refuses what no look at the head is needed for; gives the latest time of the rest.
+    fn decide_early(&self, batch: &mut Batch, refused: &[(usize, Refusal)]) -> i64 {
+        let now_ms = self.core.clock.now_ms();
+        let newest_ms = now_ms.saturating_add(self.core.config.future_limit_ms);
+        let oldest_ms = now_ms.saturating_sub(self.core.config.retention_ms);
+        let mut max_ts_ms = i64::MIN;
+        for (sample, verdict) in batch.samples.iter().zip(batch.verdicts.iter_mut()) {
+            if *verdict != Verdict::Pending {
+                continue;
+            }
+            if sample.ts_ms > newest_ms {
+                *verdict = Verdict::Refused(Refusal::TooNew);
+            } else if sample.ts_ms < oldest_ms {
+                *verdict = Verdict::Refused(Refusal::TooOld);
+            } else {
+                max_ts_ms = max_ts_ms.max(sample.ts_ms);
+            }
+        }
+        if refused.is_empty() {
+            return max_ts_ms;
+        }
+        for (sample, verdict) in batch.samples.iter().zip(batch.verdicts.iter_mut()) {
+            if *verdict == Verdict::Pending
+                && let Ok(at) = refused.binary_search_by_key(&(sample.series.0 as usize), |r| r.0)
+            {
+                *verdict = Verdict::Refused(refused[at].1);
+            }
+        }
+        max_ts_ms
+    }
+}
+
+struct Prepared {
+    framed: Vec<u8>,
+    frame: Frame,
+    definitions: Vec<Definition>,
+    max_ts_ms: i64,
+}
+
+impl Append for Store {
+    fn submit(&self, mut batch: Batch, done: AppendDone) {
+        if let Some(refusal) = self.pipeline.refusal() {
+            return done(batch, Err(refusal));
+        }
+        let _gate = self.gate.read();
+        match self.prepare(&mut batch) {
+            Ok(Prepared { framed, frame, definitions, max_ts_ms }) => {
+                let waiting = Waiting::new(batch, done);
+                let wait = Duration::from_millis(self.core.config.queue_wait_ms);
+                self.pipeline.enqueue(Item { framed, frame, definitions, max_ts_ms, waiting }, wait);
+            }
+            Err(error) => done(batch, Err(error)),
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        self.core.generation.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn type_of(batch: &Batch, family: u32) -> MetricType {
+    if family == NO_FAMILY {
+        return MetricType::Unknown;
+    }
+    batch.families.get(family as usize).map_or(MetricType::Unknown, |f| f.metric_type)
+}
+
+fn io_error(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> OpenError {
+    let path = path.display().to_string();
+    move |error| OpenError::Io { verb, path, error }
+}
+
+/// Makes the directories and their names durable.
+fn prepare_dir(fs: &dyn Fs, dir: &Path) -> Result<(), OpenError> {
+    let wal = dir.join("wal");
+    let missing: Vec<PathBuf> = wal.ancestors().take_while(|p| !fs.exists(p)).map(Path::to_path_buf).collect();
+    fs.create_dir_all(&wal).map_err(io_error("create", &wal))?;
+    for made in missing {
+        let above = match made.parent() {
+            Some(above) if !above.as_os_str().is_empty() => above,
+            _ => Path::new("."),
+        };
+        fs.sync_dir(above).map_err(io_error("sync", above))?;
+    }
+    Ok(())
+}
+
+fn take_lock(fs: &dyn Fs, dir: &Path) -> Result<Lock, OpenError> {
+    let path = dir.join("lock");
+    fs.lock(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => OpenError::Locked { dir: dir.display().to_string() },
+        _ => io_error("lock", &path)(error),
+    })
+}

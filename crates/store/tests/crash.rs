@@ -1,0 +1,260 @@
+//! What the store promises when the disk, the power or the process fails.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use common::*;
+use model::{AppendError, Labels};
+use store::{Store, StoreConfig};
+use sys::{Fault, Fs, Random, SimFs};
+
+const ENOSPC: i32 = 28;
+const EIO: i32 = 5;
+
+/// What was acknowledged, and what was tried without an answer of success.
+#[derive(Default)]
+struct Book {
+    acknowledged: BTreeMap<(Labels, i64), u64>,
+    tried: BTreeMap<(Labels, i64), Vec<u64>>,
+}
+
+impl Book {
+    fn append(&mut self, store: &Store, rows: &[(u64, i64, f64)]) -> bool {
+        for (series, ts, value) in rows {
+            self.tried.entry((labels(*series), *ts)).or_default().push(value.to_bits());
+        }
+        let (batch, result) = append(store, rows);
+        let Ok(appended) = result else { return false };
+        assert!(appended.counts.balances());
+        for ((series, ts, value), verdict) in rows.iter().zip(&batch.verdicts) {
+            if *verdict == model::Verdict::Stored {
+                self.acknowledged.entry((labels(*series), *ts)).or_insert(value.to_bits());
+            }
+        }
+        true
+    }
+
+    /// Every acknowledged sample is there with its bits; nothing is there that was never sent.
+    fn check(&self, contents: &Contents, what: &str) {
+        for ((labels, ts), bits) in &self.acknowledged {
+            let found = contents.get(labels).and_then(|rows| rows.get(ts));
+            assert_eq!(found, Some(bits), "{what}: {labels} at {ts}");
+        }
+        for (labels, rows) in contents {
+            for (ts, bits) in rows {
+                let tried = self.tried.get(&(labels.clone(), *ts));
+                assert!(tried.is_some_and(|t| t.contains(bits)), "{what}: {labels} at {ts} was made up");
+            }
+        }
+    }
+}
+
+/// Rows with new and old series, in and out of order, repeated and conflicting, over several windows.
+fn rows(random: &mut Random, now_ms: i64) -> Vec<(u64, i64, f64)> {
+    let count = 1 + random.below(6);
+    (0..count)
+        .map(|_| {
+            let back =
+                if random.below(4) == 0 { random.below(3 * WINDOW_MS as u64) as i64 } else { random.below(30) as i64 };
+            let value = [1.0, -0.0, f64::from_bits(0x7ff8_0000_0000_0042), 0.1][random.below(4) as usize];
+            (random.below(9), now_ms - back / 20_000 * 20_000 - back % 3, value)
+        })
+        .collect()
+}
+
+/// Works until the power goes or the work is done; gives whether the power went.
+fn work(fs: &SimFs, clock: &std::sync::Arc<sys::SimClock>, random: &mut Random, book: &mut Book, steps: u64) -> bool {
+    let Ok((store, recovery)) = open(fs, clock, config()) else { return true };
+    for sentence in &recovery.damaged {
+        assert!(sentence.contains("torn") || sentence.contains("twin"), "{sentence}");
+    }
+    book.check(&contents(&store), "after a start");
+    for _ in 0..steps {
+        clock.advance(random.below(600_000));
+        let now_ms = sys::Clock::now_ms(&**clock);
+        book.append(&store, &rows(random, now_ms));
+        if random.below(6) == 0 {
+            let _ = store.maintain();
+        }
+        if random.below(25) == 0 {
+            let _ = store.flush_to_blocks();
+        }
+        if fs.power_is_gone() {
+            return true;
+        }
+        if random.below(10) == 0 {
+            book.check(&contents(&store), "while running");
+        }
+    }
+    false
+}
+
+#[test]
+fn a_power_cut_at_any_change_loses_nothing_that_was_acknowledged() {
+    for seed in 0..120u64 {
+        let (fs, clock, mut random) = (SimFs::seeded(seed), clock(), Random::seeded(seed));
+        let mut book = Book::default();
+        for life in 0..5 {
+            fs.inject(Fault::PowerCut { after: random.below(if life == 0 { 400 } else { 150 }) });
+            work(&fs, &clock, &mut random, &mut book, 40);
+            fs.crash();
+        }
+        let (store, _) = open(&fs, &clock, config()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        book.check(&contents(&store), &format!("seed {seed}"));
+        assert!(store.stats().totals.balances());
+    }
+}
+
+#[test]
+fn a_power_cut_at_each_change_of_one_workload() {
+    let total = {
+        let (fs, clock) = (SimFs::seeded(5), clock());
+        work(&fs, &clock, &mut Random::seeded(5), &mut Book::default(), 25);
+        fs.changes()
+    };
+    for after in 0..total {
+        let (fs, clock, mut book) = (SimFs::seeded(after), clock(), Book::default());
+        fs.inject(Fault::PowerCut { after });
+        work(&fs, &clock, &mut Random::seeded(5), &mut book, 25);
+        fs.crash();
+        let (store, _) = open(&fs, &clock, config()).unwrap_or_else(|e| panic!("cut after {after}: {e}"));
+        book.check(&contents(&store), &format!("cut after {after}"));
+    }
+}
+
+#[test]
+fn replay_gives_the_same_head_and_the_same_totals() {
+    for seed in 0..20 {
+        let (fs, clock, mut random) = (SimFs::seeded(seed), clock(), Random::seeded(seed));
+        let (store, _) = open(&fs, &clock, config()).unwrap();
+        for _ in 0..60 {
+            clock.advance(random.below(300_000));
+            append(&store, &rows(&mut random, sys::Clock::now_ms(&*clock))).1.unwrap();
+            if random.below(10) == 0 {
+                store.maintain().unwrap();
+            }
+        }
+        let (before, totals) = (contents(&store), store.stats().totals);
+        fs.kill();
+        drop(store);
+        let (store, recovery) = open(&fs, &clock, config()).unwrap();
+        assert!(recovery.damaged.is_empty(), "{:?}", recovery.damaged);
+        assert_eq!(contents(&store), before, "seed {seed}");
+        assert_eq!(store.stats().totals, totals, "seed {seed}");
+    }
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_acknowledged_any_more_and_a_restart_heals() {
+    let (fs, clock, mut book) = (SimFs::seeded(3), clock(), Book::default());
+    let (store, _) = open(&fs, &clock, config()).unwrap();
+    assert!(book.append(&store, &[(1, START_MS, 1.0)]));
+    fs.inject(Fault::Sync { after: 0 });
+    let (_, result) = append(&store, &[(1, START_MS + 1, 2.0)]);
+    assert!(matches!(result, Err(AppendError::Failed(_))), "{result:?}");
+    assert!(matches!(append(&store, &[(1, START_MS + 2, 2.0)]).1, Err(AppendError::Failed(_))));
+    assert_eq!(contents(&store).values().map(|r| r.len()).sum::<usize>(), 1, "reading goes on");
+    drop(store);
+    fs.crash();
+    let (store, _) = open(&fs, &clock, config()).unwrap();
+    book.tried.insert((labels(1), START_MS + 1), vec![2.0f64.to_bits()]);
+    book.check(&contents(&store), "after the restart");
+    assert!(book.append(&store, &[(1, START_MS + 5, 2.0)]));
+}
+
+#[test]
+fn a_write_error_other_than_a_full_disk_is_final() {
+    let (fs, clock) = (SimFs::seeded(3), clock());
+    let (store, _) = open(&fs, &clock, config()).unwrap();
+    append(&store, &[(1, START_MS, 1.0)]).1.unwrap();
+    fs.inject(Fault::Append { after: 0, errno: EIO });
+    assert!(matches!(append(&store, &[(1, START_MS + 1, 1.0)]).1, Err(AppendError::Failed(_))));
+    assert!(matches!(append(&store, &[(1, START_MS + 2, 1.0)]).1, Err(AppendError::Failed(_))));
+}
+
+#[test]
+fn a_full_disk_is_told_and_taken_back_when_there_is_space() {
+    for seed in 0..20 {
+        let (fs, clock, mut book) = (SimFs::seeded(seed), clock(), Book::default());
+        let (store, _) = open(&fs, &clock, config()).unwrap();
+        let mut ts = START_MS;
+        let mut next = |book: &mut Book| {
+            ts += 1;
+            book.append(&store, &[(ts as u64 % 5, ts, 1.0)])
+        };
+        for round in 0..3 {
+            (0..10).for_each(|_| assert!(next(&mut book)));
+            fs.set_capacity_bytes(Some(fs.used_bytes() + seed * 7));
+            while next(&mut book) {}
+            let (_, result) = append(&store, &[(1, START_MS + 500_000 + round, 1.0)]);
+            assert!(matches!(result, Err(AppendError::NoSpace(_))), "{result:?}");
+            fs.set_capacity_bytes(None);
+            assert!(next(&mut book), "accepts as soon as there is space");
+        }
+        fs.inject(Fault::Append { after: 0, errno: ENOSPC });
+        assert!(!next(&mut book) && next(&mut book));
+        book.check(&contents(&store), "before the crash");
+        drop(store);
+        fs.crash();
+        for round in 0..3 {
+            book.tried.insert((labels(1), START_MS + 500_000 + round), vec![1.0f64.to_bits()]);
+        }
+        let (store, _) = open(&fs, &clock, config()).unwrap();
+        book.check(&contents(&store), "after the crash");
+    }
+}
+
+#[test]
+fn a_torn_tail_is_cut_off_and_told() {
+    let (fs, clock) = (SimFs::seeded(1), clock());
+    let big = StoreConfig { segment_bytes_max: 1 << 20, ..config() };
+    let (store, _) = open(&fs, &clock, big.clone()).unwrap();
+    (0..3).for_each(|n| assert!(append(&store, &[(n, START_MS, 1.0)]).1.is_ok()));
+    drop(store);
+    let segment = Path::new("/data/wal/00000001.wal");
+    let len = fs.read(segment).unwrap().len();
+    for cut in 1..40 {
+        let copy = fs.fork(cut);
+        copy.damage(segment, |bytes| bytes.truncate(len - cut as usize)).unwrap();
+        let (store, recovery) = open(&copy, &clock, big.clone()).unwrap();
+        assert_eq!(contents(&store).len(), 2);
+        assert_eq!(recovery.damaged.len(), 1, "{:?}", recovery.damaged);
+        assert!(recovery.damaged[0].contains("00000001.wal") && recovery.damaged[0].contains("torn tail"));
+        append(&store, &[(9, START_MS, 1.0)]).1.unwrap();
+        drop(store);
+        let (store, recovery) = open(&copy, &clock, big.clone()).unwrap();
+        assert!(recovery.damaged.is_empty(), "told once: {:?}", recovery.damaged);
+        assert_eq!(contents(&store).len(), 3);
+    }
+}
+
+#[test]
+fn any_flipped_byte_of_any_file_costs_at_most_one_record_and_never_a_wrong_value() {
+    let (fs, clock) = (SimFs::seeded(1), clock());
+    let big = StoreConfig { segment_bytes_max: 1 << 20, ..config() };
+    let mut book = Book::default();
+    let (store, _) = open(&fs, &clock, big.clone()).unwrap();
+    for n in 0..4 {
+        assert!(book.append(&store, &[(n % 3, START_MS + n as i64, n as f64), (7, START_MS + n as i64, 0.5)]));
+    }
+    drop(store);
+    for name in ["wal/00000001.wal", "series.1.log", "series.2.log", "ledger.1", "ledger.2"] {
+        let path = Path::new("/data").join(name);
+        for at in 0..fs.read(&path).unwrap().len() {
+            let copy = fs.fork(at as u64);
+            copy.damage(&path, |bytes| bytes[at] ^= 1 << (at % 8)).unwrap();
+            let (store, _) = open(&copy, &clock, big.clone()).unwrap_or_else(|e| panic!("{name} byte {at}: {e}"));
+            let found = contents(&store);
+            for (labels, rows) in &found {
+                for (ts, bits) in rows {
+                    assert_eq!(book.acknowledged.get(&(labels.clone(), *ts)), Some(bits), "{name} byte {at}");
+                }
+            }
+            let lost = book.acknowledged.len() - found.values().map(|r| r.len()).sum::<usize>();
+            let allowed = if name.starts_with("wal") { 2 } else { 0 };
+            assert!(lost <= allowed, "{name} byte {at}: {lost} samples lost");
+        }
+    }
+}
