@@ -132,11 +132,7 @@ impl Store {
     }
 
     /// Gives every series an id; what has none is in the second list with its reason.
-    fn resolve(
-        &self,
-        batch: &mut Batch,
-        generation: u64,
-    ) -> Result<(Vec<Definition>, Vec<(usize, Refusal)>), AppendError> {
+    fn resolve(&self, batch: &mut Batch, generation: u64) -> Result<(Vec<Definition>, RefusedSeries), AppendError> {
         let current = batch.generation == generation;
         let (mut definitions, mut refused) = (Vec::new(), Vec::new());
         let mut attrs: [Option<AttrsId>; 256] = [None; 256];
@@ -199,6 +195,9 @@ impl Store {
         max_ts_ms
     }
 }
+
+/// Series without an id, by their place in the batch, and why.
+type RefusedSeries = Vec<(usize, Refusal)>;
 
 struct Prepared {
     framed: Vec<u8>,

@@ -196,6 +196,10 @@ fn a_full_disk_is_told_and_taken_back_when_there_is_space() {
         fs.inject(Fault::Append { after: 0, errno: ENOSPC });
         assert!(!next(&mut book) && next(&mut book));
         book.check(&contents(&store), "before the crash");
+        fs.kill();
+        drop(store);
+        let (store, recovery) = open(&fs, &clock, config()).unwrap();
+        assert!(recovery.damaged.is_empty(), "what did not fit leaves nothing behind: {:?}", recovery.damaged);
         drop(store);
         fs.crash();
         for round in 0..3 {
@@ -204,6 +208,24 @@ fn a_full_disk_is_told_and_taken_back_when_there_is_space() {
         let (store, _) = open(&fs, &clock, config()).unwrap();
         book.check(&contents(&store), "after the crash");
     }
+}
+
+#[test]
+fn a_series_whose_first_record_did_not_fit_is_defined_by_its_next() {
+    let (fs, clock, mut book) = (SimFs::seeded(2), clock(), Book::default());
+    let (store, _) = open(&fs, &clock, config()).unwrap();
+    assert!(book.append(&store, &[(1, START_MS, 1.0)]));
+    fs.set_capacity_bytes(Some(fs.used_bytes()));
+    let (_, result) = append(&store, &[(2, START_MS, 1.0)]);
+    assert!(matches!(result, Err(AppendError::NoSpace(_))));
+    fs.set_capacity_bytes(None);
+    assert!(book.append(&store, &[(2, START_MS + 1, 2.0)]));
+    book.check(&contents(&store), "before the restart");
+    fs.kill();
+    drop(store);
+    let (store, recovery) = open(&fs, &clock, config()).unwrap();
+    assert!(recovery.damaged.is_empty(), "{:?}", recovery.damaged);
+    book.check(&contents(&store), "after the restart");
 }
 
 #[test]

@@ -89,6 +89,20 @@ fn known_ids_are_taken_until_the_generation_changes() {
 }
 
 #[test]
+fn ids_are_not_given_again_after_all_series_are_gone() {
+    let (fs, clock) = (SimFs::seeded(1), clock());
+    let (store, _) = open(&fs, &clock, config()).unwrap();
+    let (first, _) = append(&store, &[(1, START_MS, 1.0), (2, START_MS, 1.0)]);
+    clock.advance(4 * WINDOW_MS as u64);
+    assert_eq!(store.maintain().unwrap().series_forgotten, 2);
+    drop(store);
+    let (store, _) = open(&fs, &clock, config()).unwrap();
+    let (next, _) = append(&store, &[(3, START_MS + 4 * WINDOW_MS, 1.0)]);
+    assert!(next.series[0].id > first.series[1].id);
+    assert!(store.generation() > first.generation);
+}
+
+#[test]
 fn limits_refuse_the_series_alone() {
     let limited = StoreConfig { series_max: 2, ..config() };
     let (store, _) = open(&SimFs::seeded(1), &clock(), limited).unwrap();
@@ -159,11 +173,13 @@ fn closed_windows_become_blocks_the_log_is_cut_and_nothing_changes_for_the_reade
     assert_eq!(contents(&store), before);
     assert!(store.stats().wal_bytes < stats.wal_bytes && store.stats().head_samples < stats.head_samples);
     assert_eq!(store.maintain().unwrap(), store::MaintenanceReport::default(), "nothing is due any more");
+    let in_head = store.stats().head_samples;
     drop(store);
     let (store, recovery) = open(&fs, &clock, config()).unwrap();
     assert!(recovery.damaged.is_empty(), "{:?}", recovery.damaged);
     assert_eq!(contents(&store), before);
     assert_eq!(store.stats().totals, stats.totals, "totals survive the cut and count nothing twice");
+    assert_eq!(store.stats().head_samples, in_head, "what a block holds does not come back into the head");
     // A late sample of a closed window, one that a block has already with another value, and one with the same.
     let late = [(0, START_MS + 15_000, 9.0), (0, START_MS, 77.0), (1, START_MS, 0.0)];
     append(&store, &late).1.unwrap();

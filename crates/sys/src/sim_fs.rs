@@ -51,8 +51,20 @@ pub struct SimFs {
 struct Inode {
     live: Vec<u8>,
     durable: Vec<u8>,
-    /// Bytes of a failed append behind the logical end; they are on the medium.
+    /// Where the next append goes; behind it may lie a part of a failed one.
+    end: usize,
     clean_after_failed_sync: bool,
+}
+
+impl Inode {
+    /// Writes at the end without moving it.
+    fn put(&mut self, bytes: &[u8]) {
+        let to = self.end + bytes.len();
+        if self.live.len() < to {
+            self.live.resize(to, 0);
+        }
+        self.live[self.end..to].copy_from_slice(bytes);
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -175,6 +187,7 @@ impl SimFs {
         let id = disk.file_id(path)?;
         let inode = disk.inode(id)?;
         change(&mut inode.live);
+        inode.end = inode.live.len();
         inode.durable = inode.live.clone();
         Ok(())
     }
@@ -190,7 +203,8 @@ impl SimFs {
             to.next_inode = from.next_inode;
             for (id, inode) in &from.inodes {
                 let bytes = inode.live.clone();
-                let inode = Inode { live: bytes.clone(), durable: bytes, clean_after_failed_sync: false };
+                let end = bytes.len();
+                let inode = Inode { live: bytes.clone(), durable: bytes, end, clean_after_failed_sync: false };
                 to.inodes.insert(*id, inode);
             }
         }
@@ -227,6 +241,7 @@ impl Disk {
             if let Some(inode) = self.inodes.get_mut(&id) {
                 inode.durable = torn(&inode.live, &inode.durable, &mut self.random);
                 inode.live = inode.durable.clone();
+                inode.end = inode.live.len();
                 inode.clean_after_failed_sync = false;
             }
         }
@@ -267,6 +282,20 @@ impl Disk {
     fn used_bytes(&self) -> u64 {
         let linked = self.live.values().filter_map(|e| if let Entry::File(id) = e { Some(id) } else { None });
         linked.filter_map(|id| self.inodes.get(id)).map(|i| i.live.len() as u64).sum()
+    }
+
+    /// Tells how an append fails, if it does.
+    fn append_fault(&mut self, len: usize) -> Option<io::Error> {
+        if let Some((left, code)) = self.appends_until_fault.as_mut() {
+            if *left == 0 {
+                let code = *code;
+                self.appends_until_fault = None;
+                return Some(errno(code));
+            }
+            *left -= 1;
+        }
+        let full = self.capacity_bytes.is_some_and(|capacity| self.used_bytes() + len as u64 > capacity);
+        full.then(|| errno(ENOSPC))
     }
 
     fn file_id(&self, path: &Path) -> io::Result<u64> {
@@ -383,14 +412,18 @@ impl Fs for SimFs {
                 id
             }
         };
-        disk.inode(id)?.live.clear();
+        let inode = disk.inode(id)?;
+        inode.live.clear();
+        inode.end = 0;
         Ok(Box::new(SimFile { disk: self.disk.clone(), id, life: disk.life }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        let disk = self.disk.lock();
+        let mut disk = self.disk.lock();
         disk.powered()?;
         let id = disk.file_id(path)?;
+        let inode = disk.inode(id)?;
+        inode.end = inode.live.len();
         Ok(Box::new(SimFile { disk: self.disk.clone(), id, life: disk.life }))
     }
 
@@ -512,22 +545,17 @@ impl File for SimFile {
     fn append(&self, bytes: &[u8]) -> io::Result<u64> {
         self.with(|disk| {
             disk.change()?;
-            if let Some((left, code)) = disk.appends_until_fault.as_mut() {
-                if *left == 0 {
-                    let code = *code;
-                    disk.appends_until_fault = None;
-                    return Err(errno(code));
-                }
-                *left -= 1;
-            }
-            let used = disk.used_bytes();
-            if disk.capacity_bytes.is_some_and(|capacity| used + bytes.len() as u64 > capacity) {
-                return Err(errno(ENOSPC));
+            if let Some(error) = disk.append_fault(bytes.len()) {
+                let part = disk.random.below(bytes.len() as u64 + 1) as usize;
+                let (inode, part) = (disk.inode(self.id)?, bytes.get(..part).unwrap_or_default());
+                inode.put(part);
+                return Err(error);
             }
             let inode = disk.inode(self.id)?;
-            let offset = inode.live.len() as u64;
-            inode.live.extend_from_slice(bytes);
-            Ok(offset)
+            let offset = inode.end;
+            inode.put(bytes);
+            inode.end += bytes.len();
+            Ok(offset as u64)
         })
     }
 
@@ -542,14 +570,16 @@ impl File for SimFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.with(|disk| Ok(disk.inode(self.id)?.live.len() as u64))
+        self.with(|disk| Ok(disk.inode(self.id)?.end as u64))
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.with(|disk| {
             disk.change()?;
             let len = usize::try_from(len).map_err(|_| errno(EIO))?;
-            disk.inode(self.id)?.live.resize(len, 0);
+            let inode = disk.inode(self.id)?;
+            inode.live.resize(len, 0);
+            inode.end = len;
             Ok(())
         })
     }

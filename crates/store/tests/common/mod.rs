@@ -1,6 +1,7 @@
 //! A store on a simulated disk, plain blocks, and a book of what was acknowledged.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test's own helper")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
