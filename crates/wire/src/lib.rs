@@ -1,1 +1,28 @@
-//! wire
+//! Bytes of the outside to samples and back: one module per format.
+//!
+//! Pure functions: no I/O, no clocks, no threads. Every decoder bounds what it allocates by the bytes it was given or by
+//! a limit it was given, never by a length that the sender declares.
+//!
+//! * [`Parser`] walks a Prometheus text or OpenMetrics body entry by entry, without looking into labels.
+//! * [`openmetrics::validate`] holds a body against the whole of OpenMetrics 1.0.
+//! * [`remote_write`] reads and writes Prometheus remote write 1.0.
+//! * [`snappy`] and [`gzip`] inflate under a cap.
+//! * [`points`] counts metric points: a histogram of twelve samples is one.
+
+mod error;
+mod format;
+pub mod gzip;
+mod number;
+pub mod openmetrics;
+mod parser;
+pub mod points;
+pub mod remote_write;
+mod series;
+pub mod snappy;
+mod text;
+
+pub use error::ParseError;
+pub use format::Format;
+pub use number::{format_openmetrics_float, parse_go_float};
+pub use parser::{Entry, Parser, RawExemplar, check};
+pub use series::{normalize_float_label, series_labels, series_name};
