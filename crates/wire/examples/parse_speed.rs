@@ -1,0 +1,101 @@
+//! Prints what a sample costs to parse: the long way, the known way of a repeated scrape, and with all labels read.
+//!
+//! `cargo run --release -p wire --example parse_speed`
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use model::LabelsBuf;
+use wire::{Entry, Format, Parser, openmetrics};
+
+const SERIES: usize = 2_000;
+const ROUNDS: usize = 500;
+
+fn main() {
+    for (format, body) in [(Format::Text, body("")), (Format::OpenMetrics, body("# EOF\n"))] {
+        println!("{format:?}: {} bytes, {} bytes a line", body.len(), body.len() / SERIES);
+        print_row("next", || parse(format, body.as_bytes()));
+        let known = series_of(format, body.as_bytes());
+        print_row("next_known", || parse_known(format, body.as_bytes(), &known));
+        print_row("next + labels", || parse_with_labels(format, body.as_bytes()));
+    }
+    let body = body("# EOF\n");
+    print_row("validate", || openmetrics::validate(body.as_bytes()).map_or_else(|e| panic!("{e}"), |()| SERIES as f64));
+}
+
+/// A body like a node exporter's: five labels a series, about 150 bytes a line.
+fn body(end: &str) -> String {
+    let mut out = String::new();
+    for i in 0..SERIES {
+        if i % 50 == 0 {
+            let family = i / 50;
+            let _ = writeln!(out, "# HELP node_network_transmit_family{family} What family {family} is about.");
+            let _ = writeln!(out, "# TYPE node_network_transmit_family{family} gauge");
+        }
+        let (family, value) = (i / 50, (i * 7919) as f64 * 0.125);
+        let _ = writeln!(
+            out,
+            "node_network_transmit_family{family}{{device=\"enp{i}s0\",cpu=\"{}\",mode=\"user\",address=\"0000:00:1f.{i}\",operstate=\"up\"}} {value}",
+            i % 64
+        );
+    }
+    out + end
+}
+
+fn print_row(what: &str, mut round: impl FnMut() -> f64) {
+    let mut best = f64::INFINITY;
+    let mut sum = 0.0;
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        sum += round();
+        best = best.min(start.elapsed().as_nanos() as f64 / SERIES as f64);
+    }
+    println!("  {what:14} {best:6.1} ns/sample (checksum {sum})");
+}
+
+fn parse(format: Format, body: &[u8]) -> f64 {
+    let values = Parser::new(format, body).map(|entry| match entry {
+        Ok(Entry::Sample { value, .. }) => value,
+        Ok(_) => 0.0,
+        Err(e) => panic!("{e}"),
+    });
+    values.sum()
+}
+
+fn series_of(format: Format, body: &[u8]) -> Vec<String> {
+    let entries = Parser::new(format, body).filter_map(|entry| match entry {
+        Ok(Entry::Sample { series, .. }) => Some(series.to_owned()),
+        _ => None,
+    });
+    entries.collect()
+}
+
+fn parse_known(format: Format, body: &[u8], known: &[String]) -> f64 {
+    let mut parser = Parser::new(format, body);
+    let mut sum = 0.0;
+    for series in known {
+        loop {
+            if let Some((_, value)) = parser.next_known(series) {
+                sum += value;
+                break;
+            }
+            assert!(!matches!(parser.next(), None | Some(Err(_) | Ok(Entry::Sample { .. }))));
+        }
+    }
+    sum
+}
+
+fn parse_with_labels(format: Format, body: &[u8]) -> f64 {
+    let mut parser = Parser::new(format, body);
+    let mut labels = LabelsBuf::default();
+    let mut sum = 0.0;
+    while let Some(entry) = parser.next() {
+        if let Ok(Entry::Sample { value, .. }) = entry {
+            labels.clear();
+            parser.labels(&mut labels).unwrap_or_else(|e| panic!("{e}"));
+            labels.sort().unwrap_or_else(|e| panic!("{e}"));
+            sum += value + labels.len() as f64;
+        }
+    }
+    sum
+}
