@@ -1,1 +1,83 @@
-fn main() {}
+//! The `quiver` command: flags → configuration → `server::run` → exit code.
+//!
+//! Exit codes: 0 all went well, 1 it failed, 2 it was asked wrongly.
+
+mod args;
+mod check;
+mod client;
+mod query;
+mod serve;
+mod table;
+mod targets;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Why a command failed, in words that say what to do next.
+#[derive(Debug)]
+pub struct Failure {
+    /// 1 or 2.
+    pub code: u8,
+    /// What people read.
+    pub text: String,
+}
+
+impl Failure {
+    /// It was tried and failed.
+    pub fn failed(text: impl Into<String>) -> Failure {
+        Failure { code: 1, text: text.into() }
+    }
+
+    /// It was asked wrongly.
+    pub fn usage(text: impl Into<String>) -> Failure {
+        Failure { code: 2, text: text.into() }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::CheckConfig(args) => check::run(&args),
+        Command::Query(args) => query::run(&args),
+        Command::Targets(args) => targets::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "quiver", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man => man(),
+    };
+    result.unwrap_or_else(|failure| {
+        eprintln!("quiver: {}", failure.text);
+        ExitCode::from(failure.code)
+    })
+}
+
+fn man() -> Result<ExitCode, Failure> {
+    clap_mangen::Man::new(Cli::command())
+        .render(&mut std::io::stdout())
+        .map_err(|e| Failure::failed(format!("cannot write the man page: {e}")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

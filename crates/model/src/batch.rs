@@ -108,6 +108,19 @@ impl Batch {
         self.push_entry(start, family, SeriesId::NONE)
     }
 
+    /// Adds a series whose canonical encoding `encode` appends to what it is given; when it gives `false`, nothing is added.
+    ///
+    /// **Takes** what [`LabelsBuf::encode_into`] would write: names sorted and unique, no empty value, UTF-8.
+    pub fn push_encoded(&mut self, family: u32, encode: impl FnOnce(&mut Vec<u8>) -> bool) -> Option<SeriesIndex> {
+        let start = self.arena.len();
+        if !encode(&mut self.arena) {
+            self.arena.truncate(start);
+            return None;
+        }
+        debug_assert!(Labels::from_bytes(&self.arena[start..]).is_some());
+        Some(self.push_entry(start, family, SeriesId::NONE))
+    }
+
     /// Adds a series by the id an earlier append gave; no labels are copied.
     pub fn push_known(&mut self, id: SeriesId, family: u32) -> SeriesIndex {
         self.push_entry(self.arena.len(), family, id)

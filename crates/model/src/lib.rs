@@ -13,6 +13,7 @@ mod refusal;
 pub mod relabel;
 mod report;
 mod sample;
+mod target;
 
 pub use batch::{Batch, BatchExemplar, BatchSample, BatchSeries, NO_FAMILY, SeriesIndex};
 pub use doors::{
@@ -27,3 +28,4 @@ pub use matcher::{MatchOp, Matcher, MatcherError, compile_anchored};
 pub use refusal::{Counts, Refusal, Verdict};
 pub use report::{CollectionMethod, CollectionReport, Health, Origin, TypeCounts};
 pub use sample::{STALE_NAN_BITS, Sample, Samples, is_stale, stale_nan};
+pub use target::TargetGroup;

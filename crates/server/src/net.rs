@@ -158,7 +158,9 @@ mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    async fn started(connections_max: usize) -> (SocketAddr, watch::Sender<bool>, tokio::task::JoinHandle<()>, Arc<NetStats>) {
+    async fn started(
+        connections_max: usize,
+    ) -> (SocketAddr, watch::Sender<bool>, tokio::task::JoinHandle<()>, Arc<NetStats>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (tx, rx) = watch::channel(false);

@@ -1,12 +1,13 @@
-//! Prints what a sample costs to parse: the long way, the known way of a repeated scrape, and with all labels read.
+//! Prints what a sample costs to parse: the long way, the known way of a repeated scrape, with all labels read; and to
+//! read from a remote write request.
 //!
 //! `cargo run --release -p wire --example parse_speed`
 
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use model::LabelsBuf;
-use wire::{Entry, Format, Parser, openmetrics};
+use model::{Batch, LabelsBuf, Sample};
+use wire::{Entry, Format, Parser, openmetrics, remote_write, snappy};
 
 const SERIES: usize = 2_000;
 const ROUNDS: usize = 500;
@@ -21,6 +22,31 @@ fn main() {
     }
     let body = body("# EOF\n");
     print_row("validate", || openmetrics::validate(body.as_bytes()).map_or_else(|e| panic!("{e}"), |()| SERIES as f64));
+    let request = write_request(body.as_bytes());
+    println!("remote write: {} bytes a series of one sample", request.len() / SERIES);
+    let mut batch = Batch::default();
+    print_row("decode_v1", || {
+        batch.clear();
+        let stats = remote_write::decode_v1(&request, &mut batch, &remote_write::Limits::default());
+        stats.unwrap_or_else(|e| panic!("{e}")).samples as f64
+    });
+    let block = snappy::encode_block(&request).unwrap_or_else(|e| panic!("{e}"));
+    print_row("snappy", || snappy::decode_block(&block, request.len()).unwrap_or_else(|e| panic!("{e}")).len() as f64);
+}
+
+fn write_request(body: &[u8]) -> Vec<u8> {
+    let mut parser = Parser::new(Format::OpenMetrics, body);
+    let mut encoder = remote_write::Encoder::default();
+    let mut labels = LabelsBuf::default();
+    while let Some(entry) = parser.next() {
+        if let Ok(Entry::Sample { value, .. }) = entry {
+            labels.clear();
+            parser.labels(&mut labels).unwrap_or_else(|e| panic!("{e}"));
+            labels.sort().unwrap_or_else(|e| panic!("{e}"));
+            encoder.add_series(labels.iter(), [Sample { ts_ms: 1_700_000_000_000, value }]);
+        }
+    }
+    encoder.take()
 }
 
 /// A body like a node exporter's: five labels a series, about 150 bytes a line.

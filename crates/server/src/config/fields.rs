@@ -289,10 +289,7 @@ mod tests {
         let mut fields = Fields::open(&root, "global", &mut problems);
         fields.duration_ms("scrape_interval", &mut problems);
         fields.finish(&mut problems);
-        assert_eq!(
-            problems.0[0].text,
-            "unknown key \"scrape_intervall\" in global; did you mean \"scrape_interval\"?"
-        );
+        assert_eq!(problems.0[0].text, "unknown key \"scrape_intervall\" in global; did you mean \"scrape_interval\"?");
         assert_eq!((problems.0[0].at.line, problems.0[0].at.column), (1, 1));
         assert_eq!(problems.0[1].text, "unknown key \"zzz\" in global");
     }

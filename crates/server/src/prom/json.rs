@@ -199,8 +199,14 @@ mod tests {
 
     #[test]
     fn times_are_seconds_with_three_decimals_or_none() {
-        let known =
-            [(0, "0"), (1, "0.001"), (10, "0.010"), (1435781430781, "1435781430.781"), (20_000, "20"), (-1500, "-1.500")];
+        let known = [
+            (0, "0"),
+            (1, "0.001"),
+            (10, "0.010"),
+            (1435781430781, "1435781430.781"),
+            (20_000, "20"),
+            (-1500, "-1.500"),
+        ];
         for (ts_ms, expected) in known {
             assert_eq!(text(|out| timestamp(out, ts_ms)), expected);
         }
@@ -209,7 +215,10 @@ mod tests {
 
     #[test]
     fn strings_escape_as_go_does() {
-        assert_eq!(text(|out| string(out, "a\"b\\c\n\t\r\u{1}<é&>\u{2028}")), r#""a\"b\\c\n\t\r\u0001\u003cé\u0026\u003e\u2028""#);
+        assert_eq!(
+            text(|out| string(out, "a\"b\\c\n\t\r\u{1}<é&>\u{2028}")),
+            r#""a\"b\\c\n\t\r\u0001\u003cé\u0026\u003e\u2028""#
+        );
         assert_eq!(text(|out| plain_string(out, "<&>")), "\"<&>\"");
     }
 

@@ -57,9 +57,8 @@ impl Params {
     pub fn time_ms_or(&self, name: &str, default: i64) -> Result<i64, ApiError> {
         match self.get(name) {
             "" => Ok(default),
-            text => parse_time_ms(text).map_err(|e| {
-                ApiError::invalid_parameter(name, format!("invalid time value for '{name}': {e}"))
-            }),
+            text => parse_time_ms(text)
+                .map_err(|e| ApiError::invalid_parameter(name, format!("invalid time value for '{name}': {e}"))),
         }
     }
 
@@ -114,7 +113,8 @@ impl<S: Send + Sync> FromRequest<S> for Params {
 
 async fn read_form(body: Body) -> Result<axum::body::Bytes, Response> {
     axum::body::to_bytes(body, FORM_BYTES_MAX).await.map_err(|_| {
-        let mut response = ApiError::bad_data("error parsing form values: http: request body too large").into_response();
+        let mut response =
+            ApiError::bad_data("error parsing form values: http: request body too large").into_response();
         *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
         response
     })
@@ -185,7 +185,9 @@ mod tests {
         for (text, ms) in known {
             assert_eq!(parse_time_ms(text), Ok(ms), "{text}");
         }
-        for bad in ["", "foo", "30s", "2015-06-03", "2015-13-03T13:21:58Z", "NaN", "Inf", "1e300", "2015-06-03 13:21:58Z"] {
+        for bad in
+            ["", "foo", "30s", "2015-06-03", "2015-13-03T13:21:58Z", "NaN", "Inf", "1e300", "2015-06-03 13:21:58Z"]
+        {
             assert_eq!(parse_time_ms(bad), Err(format!("cannot parse {bad:?} to a valid timestamp")));
         }
     }

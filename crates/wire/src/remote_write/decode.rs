@@ -6,8 +6,8 @@ use model::{
     Batch, BatchExemplar, Family, LABEL_NAME, Labels, LabelsBuf, MetricType, NO_FAMILY, Refusal, SeriesIndex, Verdict,
 };
 
-use super::METRIC_TYPES;
 use super::proto::{Field, Message, WireError};
+use super::{METRIC_TYPES, plain};
 
 /// Label of the stand-in for a series that has no readable label at all, so that its samples can be counted as refused.
 const UNREADABLE: &str = "__unreadable__";
@@ -129,7 +129,11 @@ impl Decoder<'_> {
     fn read_series(&mut self, message: Message<'_>) -> Result<(), WireError> {
         let index = self.index;
         self.index += 1;
-        let (fault, mut rest, has_values) = self.read_labels(message)?;
+        if let Some((series, rest)) = self.read_plain_labels(message) {
+            self.stats.series += 1;
+            return self.read_values(rest, series, Verdict::Pending);
+        }
+        let (fault, rest, has_values) = self.read_labels(message)?;
         if !has_values {
             return Ok(());
         }
@@ -140,6 +144,10 @@ impl Decoder<'_> {
             self.stats.first_refused =
                 Some(RefusedSeries { index, reason: fault.reason, text: fault.text.into_owned() });
         }
+        self.read_values(rest, series, verdict)
+    }
+
+    fn read_values(&mut self, mut rest: Message<'_>, series: SeriesIndex, verdict: Verdict) -> Result<(), WireError> {
         while let Some(field) = rest.next_field()? {
             match field.number {
                 2 => self.read_sample(field.message()?, series, verdict)?,
@@ -149,6 +157,17 @@ impl Decoder<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Reads the labels in the shape that nearly all senders write: first in the message, short, sorted, ASCII, valid.
+    fn read_plain_labels<'m>(&mut self, message: Message<'m>) -> Option<(SeriesIndex, Message<'m>)> {
+        let mut rest = None;
+        let limits = self.limits;
+        let series = self.batch.push_encoded(NO_FAMILY, |out| {
+            rest = plain::copy_labels(message, limits, out);
+            rest.is_some()
+        });
+        series.zip(rest)
     }
 
     /// Reads the labels; gives what is wrong with them, the fields from the first other one on, and whether there are any

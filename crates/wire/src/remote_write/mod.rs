@@ -4,6 +4,7 @@
 
 mod decode;
 mod encode;
+mod plain;
 mod proto;
 
 pub use decode::{DecodeStats, Limits, RefusedSeries, decode_v1};

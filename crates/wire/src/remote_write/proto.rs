@@ -85,6 +85,17 @@ impl<'a> Message<'a> {
         Message { bytes: body, at: 0, offset: 0 }
     }
 
+    /// Gives what is not read yet.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        &self.bytes[self.at..]
+    }
+
+    /// Gives the message as it is after `len` more bytes.
+    pub(super) fn after(mut self, len: usize) -> Message<'a> {
+        self.at = self.bytes.len().min(self.at + len);
+        self
+    }
+
     /// Reads the next field; `None` at the end of the message.
     #[inline]
     pub(super) fn next_field(&mut self) -> Result<Option<Field<'a>>, WireError> {

@@ -1,0 +1,200 @@
+//! The flags of every command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+const EXAMPLES: &str = "\
+Examples:
+  quiver serve                                        start on 127.0.0.1:9740, data in ./data
+  quiver serve --config prometheus.yml                scrape what a prometheus.yml names
+  quiver targets add http://localhost:9100/metrics    scrape a node exporter
+  quiver query 'up'                                   ask what is there now
+  quiver query 'rate(node_cpu_seconds_total[5m])' --start 1h --step 1m
+
+Exit codes: 0 all went well, 1 it failed, 2 it was asked wrongly.";
+
+/// Collects metrics, loses none, answers PromQL.
+#[derive(Parser, Debug)]
+#[command(name = "quiver", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Start the server
+    Serve(ServeArgs),
+    /// Check a configuration file; say where it is wrong
+    CheckConfig(CheckArgs),
+    /// Ask a running server in PromQL
+    Query(QueryArgs),
+    /// List, add, remove or scrape targets of a running server
+    Targets(TargetsArgs),
+    /// Print shell completions
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+    /// Print the man page
+    Man,
+}
+
+/// Flags of `serve`. A flag wins over its variable, which wins over the file.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Configuration file; a prometheus.yml will do. Reloaded on SIGHUP and POST /-/reload
+    #[arg(long, alias = "config.file", value_name = "FILE", env = "QUIVER_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address for HTTP [default: 127.0.0.1:9740]
+    #[arg(long, alias = "web.listen-address", value_name = "ADDR", env = "QUIVER_LISTEN")]
+    pub listen: Option<String>,
+    /// Directory for all data; one server at a time [default: ./data]
+    #[arg(long, alias = "storage.tsdb.path", value_name = "DIR", env = "QUIVER_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// How long samples are kept, such as 15d [default: 15d]
+    #[arg(long, alias = "storage.tsdb.retention.time", value_name = "DURATION", env = "QUIVER_RETENTION")]
+    pub retention: Option<String>,
+    /// Start although the file has keys that are not supported yet; they are ignored with a warning
+    #[arg(long = "config.allow-unsupported", alias = "allow-unsupported")]
+    pub allow_unsupported: bool,
+    /// How much to log: error, warn, info, debug, trace, or a filter such as store=debug
+    #[arg(long, alias = "log.level", value_name = "LEVEL", env = "QUIVER_LOG", default_value = "info")]
+    pub log_level: String,
+    /// How to log
+    #[arg(long, alias = "log.format", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// The shape of log lines.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people.
+    #[value(alias = "logfmt")]
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Flags of `check-config`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The file
+    pub file: PathBuf,
+    /// Only warn of keys that are not supported yet
+    #[arg(long = "config.allow-unsupported", alias = "allow-unsupported")]
+    pub allow_unsupported: bool,
+    /// How to print
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    pub output: Output,
+}
+
+/// Where the running server is.
+#[derive(Args, Debug)]
+pub struct ServerArgs {
+    /// URL of the running server
+    #[arg(long, value_name = "URL", env = "QUIVER_SERVER", default_value = "http://127.0.0.1:9740", global = true)]
+    pub server: String,
+    /// How to print
+    #[arg(long, short, value_name = "FORMAT", default_value = "table", global = true)]
+    pub output: Output,
+}
+
+/// The shape of what is printed.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For machines: the server's own JSON.
+    Json,
+}
+
+/// Flags of `query`.
+#[derive(Args, Debug)]
+pub struct QueryArgs {
+    /// The query, in PromQL
+    pub expr: String,
+    /// Ask for this time: Unix seconds, RFC 3339, or a duration before now such as 5m
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["start", "end", "step"], allow_hyphen_values = true)]
+    pub time: Option<String>,
+    /// Start of a range: Unix seconds, RFC 3339, or a duration before now such as 1h
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub start: Option<String>,
+    /// End of a range [default: now]
+    #[arg(long, value_name = "TIME", requires = "start", allow_hyphen_values = true)]
+    pub end: Option<String>,
+    /// Distance between the points of a range [default: a sixtieth of it]
+    #[arg(long, value_name = "DURATION", requires = "start")]
+    pub step: Option<String>,
+    /// How long the query may take
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<String>,
+    /// Where to ask
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Flags of `targets`.
+#[derive(Args, Debug)]
+pub struct TargetsArgs {
+    /// What to do with targets
+    #[command(subcommand)]
+    pub command: TargetsCommand,
+    /// Where to ask
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// What can be done with targets.
+#[derive(Subcommand, Debug)]
+pub enum TargetsCommand {
+    /// Show all targets and how they are
+    #[command(alias = "ls")]
+    List {
+        /// Only targets in this state: healthy, degraded, unhealthy, unknown, disabled
+        #[arg(long, value_name = "HEALTH")]
+        health: Option<String>,
+    },
+    /// Register a target and scrape it at once
+    Add(AddArgs),
+    /// Remove a target; what was collected stays
+    #[command(alias = "remove")]
+    Rm {
+        /// The target's id
+        target_id: String,
+    },
+    /// Scrape a target now
+    Scrape {
+        /// The target's id
+        target_id: String,
+    },
+}
+
+/// Flags of `targets add`.
+#[derive(Args, Debug)]
+pub struct AddArgs {
+    /// Where the metrics are: http://host:port/metrics, or host:port
+    pub url: String,
+    /// Source of the metrics; becomes the label job
+    #[arg(long, value_name = "ID", default_value = "manual")]
+    pub source_id: String,
+    /// Id of the target [default: derived from source and URL]
+    #[arg(long, value_name = "ID")]
+    pub target_id: Option<String>,
+    /// How often to scrape
+    #[arg(long, value_name = "DURATION")]
+    pub interval: Option<String>,
+    /// How long a scrape may take
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<String>,
+    /// A label for all series of the target; may be repeated
+    #[arg(long = "label", short, value_name = "NAME=VALUE")]
+    pub labels: Vec<String>,
+    /// Try it and show what would come; register nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}

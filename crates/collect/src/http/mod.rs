@@ -1,0 +1,13 @@
+//! Asking a target over HTTP: settings, connections, negotiation, bodies.
+
+mod accept;
+mod body;
+mod connection;
+mod fetch;
+mod settings;
+
+pub(crate) use accept::{Negotiated, format_of};
+pub(crate) use body::{body_limit, inflate};
+pub(crate) use connection::Connection;
+pub(crate) use fetch::{Fetch, FetchTrace, Fetched};
+pub use settings::{Auth, HttpOptions, HttpSettings, HttpSettingsError, Secret, TlsOptions};

@@ -1,0 +1,153 @@
+//! Our own settings: the top-level key `quiver:`, with defaults that need no file.
+
+use std::path::PathBuf;
+
+use super::fields::{Fields, Problems};
+use super::yaml::Node;
+
+/// Where the server listens unless told otherwise.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:9740";
+const DAY_MS: i64 = 86_400_000;
+
+/// The settings of this server.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Settings {
+    /// Address for HTTP.
+    pub listen: String,
+    /// Directory of all data.
+    pub data_dir: PathBuf,
+    /// How long samples are kept, in milliseconds.
+    pub retention_ms: i64,
+    /// Limits of queries.
+    pub query: QuerySettings,
+    /// Limits of everything that comes in.
+    pub limits: LimitSettings,
+}
+
+/// Limits of queries.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct QuerySettings {
+    /// How long a query may take, in milliseconds.
+    pub timeout_ms: i64,
+    /// How many queries run at once; more of them wait.
+    pub concurrency: usize,
+    /// How many samples a query may hold in memory.
+    pub samples_max: u64,
+    /// How old the sample of an instant vector may be, in milliseconds.
+    pub lookback_ms: i64,
+}
+
+/// Limits of everything that comes in.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct LimitSettings {
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Bytes of one request body, after inflating.
+    pub body_bytes_max: usize,
+    /// Bytes of all request bodies that are being worked on, after inflating.
+    pub inflight_bytes_max: usize,
+    /// Active series; 0 means as many as memory holds.
+    pub series_max: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            listen: DEFAULT_LISTEN.to_owned(),
+            data_dir: PathBuf::from("./data"),
+            retention_ms: 15 * DAY_MS,
+            query: QuerySettings::default(),
+            limits: LimitSettings::default(),
+        }
+    }
+}
+
+impl Default for QuerySettings {
+    fn default() -> QuerySettings {
+        // Prometheus' defaults.
+        QuerySettings { timeout_ms: 120_000, concurrency: 20, samples_max: 50_000_000, lookback_ms: 300_000 }
+    }
+}
+
+impl Default for LimitSettings {
+    fn default() -> LimitSettings {
+        LimitSettings {
+            connections_max: 20_000,
+            body_bytes_max: 64 << 20,
+            inflight_bytes_max: 256 << 20,
+            series_max: 0,
+        }
+    }
+}
+
+/// What the key `quiver:` says; the rest keeps its default.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct SettingsText {
+    /// `listen`
+    pub listen: Option<String>,
+    /// `data_dir`
+    pub data_dir: Option<PathBuf>,
+    /// `retention`
+    pub retention_ms: Option<i64>,
+    /// `query`
+    pub query: QuerySettings,
+    /// `limits`
+    pub limits: LimitSettings,
+}
+
+/// Reads the value of `quiver:`.
+pub fn read(node: &Node, problems: &mut Problems) -> SettingsText {
+    let mut fields = Fields::open(node, "quiver", problems);
+    let mut text = SettingsText {
+        listen: fields.string("listen", problems),
+        data_dir: fields.string("data_dir", problems).map(PathBuf::from),
+        retention_ms: fields.duration_ms("retention", problems),
+        ..SettingsText::default()
+    };
+    if text.retention_ms == Some(0) {
+        problems.error(fields.place_of("retention"), "retention must be longer than 0");
+    }
+    if let Some(node) = fields.get("query") {
+        read_query(node, &mut text.query, problems);
+    }
+    if let Some(node) = fields.get("limits") {
+        read_limits(node, &mut text.limits, problems);
+    }
+    fields.finish(problems);
+    text
+}
+
+fn read_query(node: &Node, query: &mut QuerySettings, problems: &mut Problems) {
+    let mut fields = Fields::open(node, "quiver.query", problems);
+    if let Some(ms) = fields.duration_ms("timeout", problems) {
+        query.timeout_ms = ms;
+    }
+    if let Some(n) = fields.uint("concurrency", problems) {
+        query.concurrency = usize::try_from(n).unwrap_or(usize::MAX).clamp(1, 1024);
+    }
+    if let Some(n) = fields.uint("samples_max", problems) {
+        query.samples_max = n;
+    }
+    if let Some(ms) = fields.duration_ms("lookback_delta", problems) {
+        query.lookback_ms = ms;
+    }
+    fields.finish(problems);
+}
+
+fn read_limits(node: &Node, limits: &mut LimitSettings, problems: &mut Problems) {
+    let mut fields = Fields::open(node, "quiver.limits", problems);
+    let small = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    if let Some(n) = fields.uint("connections_max", problems) {
+        limits.connections_max = small(n).clamp(1, 1 << 20);
+    }
+    if let Some(n) = fields.size_bytes("body_size_max", problems) {
+        limits.body_bytes_max = small(n).clamp(1 << 10, 1 << 30);
+    }
+    if let Some(n) = fields.size_bytes("inflight_size_max", problems) {
+        limits.inflight_bytes_max = small(n).max(1 << 20);
+    }
+    if let Some(n) = fields.uint("series_max", problems) {
+        limits.series_max = n;
+    }
+    fields.finish(problems);
+}
