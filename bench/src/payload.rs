@@ -118,6 +118,19 @@ impl RemoteBody {
     }
 }
 
+/// Writes a number of hundredths with leading zeros; a few nanoseconds.
+fn write_hundredths(out: &mut [u8], mut hundredths: u64) {
+    let point = out.len() - 3;
+    for at in (0..out.len()).rev() {
+        if at == point {
+            out[at] = b'.';
+            continue;
+        }
+        out[at] = b'0' + (hundredths % 10) as u8;
+        hundredths /= 10;
+    }
+}
+
 /// The text body of one target: values of a fixed width, so that they can be patched.
 pub struct TextBody {
     bytes: Vec<u8>,
@@ -160,9 +173,42 @@ impl TextBody {
 
     pub fn render(&mut self, step: u64) -> &[u8] {
         for (at, n) in &self.values {
-            let text = format!("{:0>WIDTH$.2}", value(*n, step));
-            self.bytes[*at..at + WIDTH].copy_from_slice(&text.as_bytes()[..WIDTH]);
+            write_hundredths(&mut self.bytes[*at..at + WIDTH], (value(*n, step) * 100.0).round() as u64);
         }
         &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_says_the_value_of_its_step() {
+        let mut body = TextBody::new(3, 10);
+        for step in [0, 1, 12_345] {
+            let text = String::from_utf8(body.render(step).to_vec()).expect("text");
+            let lines: Vec<&str> = text.lines().filter(|l| !l.starts_with('#')).collect();
+            assert_eq!(lines.len(), 10);
+            for line in lines {
+                let slot = line.split("slot=\"").nth(1).and_then(|s| s.split('"').next()).expect("a slot");
+                let shown: f64 = line.rsplit(' ').next().and_then(|v| v.parse().ok()).expect("a number");
+                let wanted = value(slot.parse().expect("a number"), step);
+                assert!((shown - wanted).abs() < 0.006, "{line}: {wanted}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_decodes_to_what_was_patched_in() {
+        let mut body = RemoteBody::new(5..9, 1_700_000_000_000);
+        let bytes = body.render(1_700_000_000_123, 7).to_vec();
+        let plain = snap::raw::decompress_len(&bytes).expect("a length");
+        let mut out = vec![0; plain];
+        snap::raw::Decoder::new().decompress(&bytes, &mut out).expect("snappy");
+        let request = WriteRequest::decode(&out[..]).expect("protobuf");
+        for (n, series) in (5..9).zip(request.timeseries) {
+            assert_eq!(series.samples, [Sample { value: value(n, 7), timestamp: 1_700_000_000_123 }]);
+        }
     }
 }

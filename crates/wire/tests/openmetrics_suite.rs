@@ -8,15 +8,22 @@ struct Case {
     should_parse: bool,
 }
 
-fn suite() -> PathBuf {
-    let shared = std::env::var_os("QUIVER_SHARED")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
-    shared.join("data/openmetrics")
+/// Gives the folder of the cases; `None` in a clone that stands alone. A folder that was named has to be there.
+fn suite() -> Option<PathBuf> {
+    if let Some(shared) = std::env::var_os("QUIVER_SHARED") {
+        return Some(PathBuf::from(shared).join("data/openmetrics"));
+    }
+    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/openmetrics");
+    if beside.is_dir() {
+        return Some(beside);
+    }
+    eprintln!("NOT RUN: no OpenMetrics cases at {}; see CONTRIBUTING.md about QUIVER_SHARED", beside.display());
+    None
 }
 
 #[test]
 fn every_case_is_accepted_or_refused_as_it_says() {
-    let suite = suite();
+    let Some(suite) = suite() else { return };
     let entries = std::fs::read_dir(&suite).unwrap_or_else(|e| {
         panic!("the OpenMetrics cases are not at {}: {e}; set QUIVER_SHARED to the shared directory", suite.display())
     });

@@ -8,5 +8,6 @@ mod differential;
 mod kill;
 mod main_job;
 mod prometheus_api;
+mod readme;
 mod remote;
 mod support;
