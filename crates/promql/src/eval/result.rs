@@ -1,0 +1,70 @@
+//! What a query answers.
+
+use model::{Labels, Samples};
+
+/// The answer to a query.
+#[derive(Clone, PartialEq, Debug)]
+pub struct QueryResult {
+    /// The value.
+    pub value: Value,
+    /// What makes the answer doubtful, sorted.
+    pub warnings: Vec<String>,
+    /// What the asker may want to know, sorted.
+    pub infos: Vec<String>,
+    /// What it cost.
+    pub stats: QueryStats,
+}
+
+/// What a query cost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct QueryStats {
+    /// Samples looked at, counted once per step that used them.
+    pub total_queryable_samples: u64,
+    /// The most samples held in memory at once.
+    pub peak_samples: u64,
+}
+
+/// A value of PromQL. Instant queries give any of them, range queries give matrices.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Value {
+    /// A number.
+    Scalar {
+        /// When.
+        ts_ms: i64,
+        /// The number.
+        value: f64,
+    },
+    /// A text.
+    String {
+        /// When.
+        ts_ms: i64,
+        /// The text.
+        value: String,
+    },
+    /// A number per series; in order where the query asks for one, else in no particular order.
+    Vector(Vec<VectorSample>),
+    /// Samples per series, sorted by labels.
+    Matrix(Vec<MatrixSeries>),
+}
+
+/// One series at one time.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct VectorSample {
+    /// Which series.
+    pub labels: Labels,
+    /// When.
+    pub ts_ms: i64,
+    /// The value.
+    pub value: f64,
+}
+
+/// One series over time.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct MatrixSeries {
+    /// Which series.
+    pub labels: Labels,
+    /// Its samples.
+    pub samples: Samples,
+}
