@@ -7,6 +7,7 @@ mod batch;
 mod doors;
 mod duration;
 mod family;
+pub mod histogram;
 mod labels;
 mod matcher;
 mod refusal;

@@ -1,5 +1,9 @@
 //! Samples, one or a column of them, and the marker for "this series ended here".
 
+use std::sync::Arc;
+
+use crate::histogram::Histogram;
+
 /// The bits of the NaN that marks a series as stale (Prometheus `value.StaleNaN`).
 pub const STALE_NAN_BITS: u64 = 0x7ff0_0000_0000_0002;
 
@@ -22,13 +26,16 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// The samples of one series in two columns of equal length, times strictly rising.
+/// The samples of one series: doubles in two columns of equal length, native histograms beside them. Times rise strictly
+/// within each, and no time stands in both.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Samples {
     /// Milliseconds since 1970, UTC.
     pub ts_ms: Vec<i64>,
     /// The values that belong to the times.
     pub values: Vec<f64>,
+    /// Native histograms with their times.
+    pub histograms: Vec<(i64, Arc<Histogram>)>,
 }
 
 impl Samples {
@@ -36,6 +43,7 @@ impl Samples {
     pub fn clear(&mut self) {
         self.ts_ms.clear();
         self.values.clear();
+        self.histograms.clear();
     }
 
     /// Appends one sample.
@@ -44,13 +52,13 @@ impl Samples {
         self.values.push(value);
     }
 
-    /// Counts the samples.
+    /// Counts the doubles.
     pub fn len(&self) -> usize {
         self.ts_ms.len()
     }
 
-    /// Tells whether there are none.
+    /// Tells whether there is neither a double nor a histogram.
     pub fn is_empty(&self) -> bool {
-        self.ts_ms.is_empty()
+        self.ts_ms.is_empty() && self.histograms.is_empty()
     }
 }
