@@ -58,7 +58,7 @@ pub fn format_duration_ms(ms: i64) -> String {
     for (index, (unit, size)) in UNITS.iter().enumerate() {
         let size = *size as u64;
         // Years, weeks and days only when nothing is left over, as Prometheus does: 25h stays 1d1h, 8d stays 8d.
-        if index < 2 && rest % size != 0 {
+        if index < 2 && !rest.is_multiple_of(size) {
             continue;
         }
         if rest >= size {
