@@ -31,7 +31,9 @@ impl Cidr {
     /// Tells whether an address lies in the block; an IPv4 address in IPv6 clothes counts as IPv4.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.base, plain(ip)) {
-            (IpAddr::V4(base), IpAddr::V4(ip)) => same_prefix(base.to_bits().into(), ip.to_bits().into(), self.bits, 32),
+            (IpAddr::V4(base), IpAddr::V4(ip)) => {
+                same_prefix(base.to_bits().into(), ip.to_bits().into(), self.bits, 32)
+            }
             (IpAddr::V6(base), IpAddr::V6(ip)) => same_prefix(base.to_bits(), ip.to_bits(), self.bits, 128),
             _ => false,
         }
@@ -216,8 +218,8 @@ mod tests {
     #[test]
     fn lists_come_first() {
         let block = |text| Cidr::parse(text).unwrap_or_else(|| panic!("{text}"));
-        let policy =
-            AddressPolicy::strict(true).with_lists(vec![block("169.254.1.0/24")], vec![block("10.0.0.0/8"), block("::1")]);
+        let policy = AddressPolicy::strict(true)
+            .with_lists(vec![block("169.254.1.0/24")], vec![block("10.0.0.0/8"), block("::1")]);
         assert!(allowed(&policy, "169.254.1.7"));
         assert!(!allowed(&policy, "169.254.2.7"));
         assert!(!allowed(&policy, "10.200.0.1"));

@@ -298,10 +298,7 @@ mod tests {
             rule("", "(.*)", "__tmp_x", "gone"),
         ];
         let spec = one(&job, &[("__address__", "example.com")]).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(
-            spec.url.as_str(),
-            "https://127.0.0.1:9115/probe?module=http_2xx&module=second&target=example.com"
-        );
+        assert_eq!(spec.url.as_str(), "https://127.0.0.1:9115/probe?module=http_2xx&module=second&target=example.com");
         assert_eq!(spec.labels.to_string(), r#"{env="prod", instance="example.com", job="blackbox"}"#);
         assert_eq!((spec.interval_ms, spec.timeout_ms), (30_000, 5_000));
     }

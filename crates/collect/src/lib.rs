@@ -1,1 +1,29 @@
-//! collect
+//! Asks targets for their metrics and hands what they say to the store.
+//!
+//! Owns: the scheduler, the HTTP client, the scrape cache, staleness, limits, and the reports of collections.
+//! Not here: storage (seen only as [`model::Append`]), where targets come from, JSON.
+//! Start reading at [`Collector`]; one scrape from end to end is `scrape.rs`.
+
+mod address;
+mod cache;
+mod collector;
+mod http;
+mod intake;
+mod job;
+mod outcome;
+pub mod report;
+mod report_series;
+mod rules;
+mod schedule;
+mod scrape;
+mod slot;
+mod target;
+
+pub use address::{AddressPolicy, Cidr, ForbiddenAddress};
+pub use collector::Collector;
+pub use http::{Auth, HttpOptions, HttpSettings, HttpSettingsError, Secret, TlsOptions};
+pub use job::{DropReason, DroppedTarget, ScrapeJob, build_targets};
+pub use outcome::{
+    IgnoreReports, LabelCardinality, Observe, ScrapeError, ScrapeErrorKind, ScrapeOutcome, TargetStatus,
+};
+pub use target::{OnExceed, Protocol, ScrapeLimits, TargetOrigin, TargetSpec};

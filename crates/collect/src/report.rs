@@ -28,7 +28,8 @@ impl BatchIds {
         let number = {
             let mut last = self.last.lock();
             // A clock that is set back stays on the later day, else numbers could meet.
-            *last = if today > last.0 { (today, now_ms.rem_euclid(DAY_MS) as u64 * 1000) } else { (last.0, last.1 + 1) };
+            *last =
+                if today > last.0 { (today, now_ms.rem_euclid(DAY_MS) as u64 * 1000) } else { (last.0, last.1 + 1) };
             *last
         };
         let (year, month, day) = civil(number.0);

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use model::Labels;
 use model::relabel::Rule;
-use model::{Labels, MetricType};
 use url::Url;
 
 use crate::address::AddressPolicy;
@@ -175,16 +175,5 @@ impl TargetSpec {
         let mut bytes = self.labels.as_bytes().to_vec();
         bytes.extend_from_slice(self.url.as_str().as_bytes());
         xxhash_rust::xxh3::xxh3_64(&bytes)
-    }
-}
-
-/// Tells which group of the five a type counts for.
-pub(crate) fn count_type(counts: &mut model::TypeCounts, metric_type: MetricType) {
-    match metric_type {
-        MetricType::Counter => counts.counters += 1,
-        MetricType::Gauge => counts.gauges += 1,
-        MetricType::Histogram | MetricType::GaugeHistogram => counts.histograms += 1,
-        MetricType::Summary => counts.summaries += 1,
-        _ => counts.others += 1,
     }
 }

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, LOCATION, USER_AGENT,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Incoming};
@@ -49,11 +51,7 @@ pub(crate) struct Fetch<'a> {
 }
 
 impl<'a> Fetch<'a> {
-    pub(crate) fn new(
-        spec: &'a TargetSpec,
-        slot: &'a mut Option<Connection>,
-        trace: &'a mut FetchTrace,
-    ) -> Fetch<'a> {
+    pub(crate) fn new(spec: &'a TargetSpec, slot: &'a mut Option<Connection>, trace: &'a mut FetchTrace) -> Fetch<'a> {
         Fetch { spec, slot, trace }
     }
 
@@ -222,9 +220,7 @@ impl<'a> Fetch<'a> {
                 Some(value) => (AUTHORIZATION, value),
                 None => return Ok(headers),
             },
-            Auth::Basic { username, password } => {
-                (AUTHORIZATION, basic(username, &secret(password).await?))
-            }
+            Auth::Basic { username, password } => (AUTHORIZATION, basic(username, &secret(password).await?)),
             Auth::Bearer { kind, token } => (AUTHORIZATION, format!("{kind} {}", secret(token).await?)),
             Auth::ApiKey { header, key } => {
                 let name = HeaderName::from_bytes(header.as_bytes()).map_err(|e| bad(e.to_string()))?;

@@ -6,7 +6,7 @@ mod connection;
 mod fetch;
 mod settings;
 
-pub(crate) use accept::{Negotiated, format_of};
+pub(crate) use accept::format_of;
 pub(crate) use body::{body_limit, inflate};
 pub(crate) use connection::Connection;
 pub(crate) use fetch::{Fetch, FetchTrace, Fetched};

@@ -1,0 +1,511 @@
+//! What the last scrape of one target looked like, so that the next one is cheap.
+//!
+//! Owns: the text of each series and what it led to; the order in which the series stood; what must be marked stale.
+//! Invariants: 1. entries hold the series of the last scrape that was stored, and of no other; a series that one such
+//! scrape does not hold is forgotten with it. 2. Ids belong to `generation`. 3. Between [`SeriesCache::begin`] and
+//! [`SeriesCache::commit`] or [`SeriesCache::roll_back`] entries are only added, so that a failed answer of the store costs
+//! nothing. 4. An entry's labels follow from its text, its type and the rules in `mapping`.
+//! Limits: text and entries of one body; who reads the body bounds it.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use hashbrown::{HashSet, HashTable};
+use model::{Batch, Family, Labels, LabelsBuf, MetricType, NO_FAMILY, SeriesId, SeriesIndex, stale_nan};
+use wire::Format;
+use wire::points::Role;
+
+use crate::rules::{Mapped, map_labels};
+use crate::target::TargetSpec;
+
+/// Lines ahead that are compared before the table is asked: enough for a few series that vanished.
+const LOOK_AHEAD: usize = 4;
+const INDEX_BITS: u32 = 0x7fff_ffff;
+const TRACKED: u32 = 0x8000_0000;
+
+/// What the rules made of a series.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// It is stored.
+    Kept,
+    /// A relabel rule took it out.
+    Dropped,
+    /// A label limit keeps it out.
+    Refused,
+}
+
+/// One series of a body.
+#[derive(Clone, Debug)]
+pub(crate) struct CachedSeries {
+    start: u32,
+    len: u32,
+    /// The store's id; none as long as the store has not said it.
+    pub(crate) id: SeriesId,
+    /// Of the stored labels; two texts may lead to the same.
+    pub(crate) fingerprint: u64,
+    /// The family that `role` belongs to, by its place in [`SeriesCache::families`].
+    pub(crate) family: u32,
+    pub(crate) role: Role,
+    /// Whether its value is the start time of the point before.
+    pub(crate) created: bool,
+    pub(crate) kind: Kind,
+    /// The type that stood above it when its labels were read.
+    pub(crate) metric_type: MetricType,
+    /// The last scrape wrote it with the scrape's own time, so that its end must be marked.
+    live: bool,
+}
+
+/// A series whose text means nothing any more, but whose end is still to be marked.
+#[derive(Clone, Debug)]
+struct Orphan {
+    labels: Labels,
+    fingerprint: u64,
+}
+
+/// The cache of one target.
+#[derive(Debug, Default)]
+pub(crate) struct SeriesCache {
+    text: String,
+    entries: Vec<CachedSeries>,
+    /// The lines of the last scrape, as places in `entries`.
+    order: Vec<u32>,
+    /// Found by text; built when a line is not where it was.
+    index: Option<HashTable<u32>>,
+    hasher: foldhash::quality::RandomState,
+    /// The families of the last scrape, in order.
+    pub(crate) families: Vec<Family>,
+    orphans: Vec<Orphan>,
+    generation: u64,
+    mapping: Option<(Arc<TargetSpec>, Format)>,
+    /// A draft is open; if one is still open at the next start, its owner died.
+    drafting: bool,
+}
+
+/// What one scrape saw, not yet part of the cache.
+#[derive(Debug, Default)]
+pub(crate) struct Draft {
+    /// Per entry: nothing, or the batch's series plus one, and a bit for "written with the scrape's own time".
+    marks: Vec<u32>,
+    order: Vec<u32>,
+    entries_before: usize,
+    text_before: usize,
+    /// Entries that got a stale marker, and where their series begin in the batch.
+    stale: Vec<u32>,
+    stale_at: u32,
+    orphans_at: u32,
+    orphans_marked: Vec<u32>,
+    failed: bool,
+}
+
+impl Draft {
+    /// Gives the batch's series of an entry, if this scrape has one.
+    #[inline]
+    pub(crate) fn series(&self, entry: u32) -> Option<SeriesIndex> {
+        match self.marks.get(entry as usize).copied().unwrap_or(0) & INDEX_BITS {
+            0 => None,
+            index => Some(SeriesIndex(index - 1)),
+        }
+    }
+
+    /// Notes a sample of an entry.
+    #[inline]
+    pub(crate) fn see(&mut self, entry: u32, series: SeriesIndex, tracked: bool) {
+        self.order.push(entry);
+        if let Some(mark) = self.marks.get_mut(entry as usize) {
+            *mark |= (series.0 + 1) & INDEX_BITS | if tracked { TRACKED } else { 0 };
+        }
+    }
+
+    /// Gives how many stale markers were written.
+    pub(crate) fn stale_markers(&self) -> usize {
+        self.stale.len() + self.orphans_marked.len()
+    }
+}
+
+impl SeriesCache {
+    /// Prepares for a scrape under a target's rules.
+    ///
+    /// **Gives** the draft to fill; hand it back to `commit` or `roll_back`.
+    pub(crate) fn begin(&mut self, spec: &Arc<TargetSpec>, format: Option<Format>, generation: u64) -> Draft {
+        if std::mem::replace(&mut self.drafting, true) {
+            *self = SeriesCache { drafting: true, ..SeriesCache::default() };
+        }
+        let fits = self
+            .mapping
+            .as_ref()
+            .is_some_and(|(old, old_format)| old.maps_like(spec) && format.is_none_or(|format| format == *old_format));
+        if !fits {
+            self.orphan_all();
+            let format = format.or(self.mapping.as_ref().map(|m| m.1)).unwrap_or_default();
+            self.mapping = Some((spec.clone(), format));
+        }
+        if self.generation != generation {
+            self.forget_ids();
+            self.generation = generation;
+        }
+        Draft {
+            marks: vec![0; self.entries.len()],
+            order: Vec::with_capacity(self.order.len()),
+            entries_before: self.entries.len(),
+            text_before: self.text.len(),
+            ..Draft::default()
+        }
+    }
+
+    /// Gives how many series are known.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Counts the known series that are stored.
+    pub(crate) fn kept(&self) -> u64 {
+        self.entries.iter().filter(|e| e.kind == Kind::Kept).count() as u64
+    }
+
+    /// Gives the entry of the line at a place of the last scrape.
+    #[inline]
+    pub(crate) fn at_line(&self, line: usize) -> Option<(u32, &str)> {
+        let entry = *self.order.get(line)?;
+        Some((entry, self.text(entry)))
+    }
+
+    #[inline]
+    pub(crate) fn entry(&self, entry: u32) -> &CachedSeries {
+        &self.entries[entry as usize]
+    }
+
+    #[inline]
+    pub(crate) fn entry_mut(&mut self, entry: u32) -> &mut CachedSeries {
+        &mut self.entries[entry as usize]
+    }
+
+    #[inline]
+    pub(crate) fn text(&self, entry: u32) -> &str {
+        let e = &self.entries[entry as usize];
+        &self.text[e.start as usize..(e.start + e.len) as usize]
+    }
+
+    /// Looks for a series near the line where it is expected, then everywhere; moves the line behind it.
+    pub(crate) fn find(&mut self, series: &str, line: &mut usize) -> Option<u32> {
+        for ahead in 0..LOOK_AHEAD {
+            match self.at_line(*line + ahead) {
+                Some((entry, text)) if text == series => {
+                    *line += ahead + 1;
+                    return Some(entry);
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+        let hash = self.hasher.hash_one(series);
+        let index = self.index.take().unwrap_or_else(|| self.build_index());
+        let found = index.find(hash, |entry| self.text(*entry) == series).copied();
+        self.index = Some(index);
+        if let Some(entry) = found
+            && self.order.get(entry as usize) == Some(&entry)
+        {
+            *line = entry as usize + 1;
+        }
+        found
+    }
+
+    fn build_index(&self) -> HashTable<u32> {
+        let mut index = HashTable::with_capacity(self.entries.len());
+        for entry in 0..self.entries.len() as u32 {
+            index.insert_unique(self.hash_of(entry), entry, |e| self.hash_of(*e));
+        }
+        index
+    }
+
+    fn hash_of(&self, entry: u32) -> u64 {
+        self.hasher.hash_one(self.text(entry))
+    }
+
+    /// Adds a series that [`SeriesCache::find`] did not find.
+    pub(crate) fn add(
+        &mut self,
+        draft: &mut Draft,
+        series: &str,
+        kind: Kind,
+        fingerprint: u64,
+        metric_type: MetricType,
+    ) -> u32 {
+        let entry = self.entries.len() as u32;
+        self.entries.push(CachedSeries {
+            start: self.text.len() as u32,
+            len: series.len() as u32,
+            id: SeriesId::NONE,
+            fingerprint,
+            family: NO_FAMILY - 1,
+            role: Role::Stranger,
+            created: false,
+            kind,
+            metric_type,
+            live: false,
+        });
+        self.text.push_str(series);
+        draft.marks.push(0);
+        if let Some(mut index) = self.index.take() {
+            index.insert_unique(self.hash_of(entry), entry, |e| self.hash_of(*e));
+            self.index = Some(index);
+        }
+        entry
+    }
+
+    /// Reads the labels of an entry anew from its text.
+    ///
+    /// **Gives** `false` if the rules do not keep it.
+    pub(crate) fn read_labels(&self, entry: u32, out: &mut LabelsBuf) -> bool {
+        out.clear();
+        let Some((spec, format)) = &self.mapping else { return false };
+        let mut raw = LabelsBuf::default();
+        if wire::series_labels(*format, self.text(entry), &mut raw).is_err() {
+            return false;
+        }
+        let metric_type = self.entry(entry).metric_type;
+        for (name, value) in raw.iter() {
+            match wire::normalize_float_label(metric_type, name, value) {
+                Some(normal) => out.push(name, &normal),
+                None => out.push(name, value),
+            }
+        }
+        map_labels(spec, out) == Ok(Mapped::Kept)
+    }
+
+    /// Adds an entry to a batch: by its id, or by its labels if it has none.
+    #[inline]
+    pub(crate) fn push_series(
+        &self,
+        entry: u32,
+        family: u32,
+        batch: &mut Batch,
+        buf: &mut LabelsBuf,
+    ) -> Option<SeriesIndex> {
+        let id = self.entry(entry).id;
+        if id.is_some() {
+            return Some(batch.push_known(id, family));
+        }
+        self.read_labels(entry, buf).then(|| batch.push_series(buf, family))
+    }
+
+    /// Marks the end of every series that the last scrape had and the draft has not.
+    pub(crate) fn push_stale(&self, draft: &mut Draft, batch: &mut Batch, at_ms: i64) {
+        let is_gone =
+            |entry: usize| self.entries[entry].live && draft.marks.get(entry).is_none_or(|mark| mark & TRACKED == 0);
+        let gone: Vec<u32> = (0..self.entries.len()).filter(|e| is_gone(*e)).map(|e| e as u32).collect();
+        draft.stale_at = batch.series.len() as u32;
+        draft.orphans_at = draft.stale_at;
+        if gone.is_empty() && self.orphans.is_empty() {
+            return;
+        }
+        // Another text may lead to the same series, which then has not ended.
+        let mut taken: HashSet<u64> = self
+            .entries
+            .iter()
+            .zip(&draft.marks)
+            .filter(|(e, mark)| **mark & TRACKED != 0 && e.kind == Kind::Kept)
+            .map(|(e, _)| e.fingerprint)
+            .collect();
+        let mut buf = LabelsBuf::default();
+        for entry in gone {
+            if taken.insert(self.entry(entry).fingerprint)
+                && let Some(series) = self.push_series(entry, NO_FAMILY, batch, &mut buf)
+            {
+                batch.push_sample(series, at_ms, stale_nan());
+                draft.stale.push(entry);
+            }
+        }
+        draft.orphans_at = batch.series.len() as u32;
+        for (at, orphan) in self.orphans.iter().enumerate() {
+            if taken.insert(orphan.fingerprint) {
+                let series = batch.push_labels(&orphan.labels, NO_FAMILY);
+                batch.push_sample(series, at_ms, stale_nan());
+                draft.orphans_marked.push(at as u32);
+            }
+        }
+    }
+
+    /// Makes the draft one of a failed scrape: nothing was seen, so that everything ends.
+    pub(crate) fn fail(&mut self, draft: &mut Draft) {
+        self.entries.truncate(draft.entries_before);
+        self.text.truncate(draft.text_before);
+        self.index = None;
+        draft.marks.clear();
+        draft.marks.resize(self.entries.len(), 0);
+        draft.order.clear();
+        draft.failed = true;
+        self.forget_roles();
+    }
+
+    /// Gives every series of a batch its labels, for a store that knows the ids no more. Places stay as they are.
+    ///
+    /// **Takes** the batch as the store gave it back. Ids before `first` are the caller's business: `own` gives their labels.
+    pub(crate) fn restate(&self, draft: &Draft, batch: &mut Batch, own: &[Labels]) {
+        let mut entry_of: Vec<Option<u32>> = vec![None; batch.series.len()];
+        for entry in 0..self.entries.len() as u32 {
+            if let Some(series) = draft.series(entry).filter(|_| self.entry(entry).kind == Kind::Kept)
+                && let Some(slot) = entry_of.get_mut(series.0 as usize)
+            {
+                *slot = Some(entry);
+            }
+        }
+        for (at, entry) in draft.stale.iter().enumerate() {
+            if let Some(slot) = entry_of.get_mut(draft.stale_at as usize + at) {
+                *slot = Some(*entry);
+            }
+        }
+        let old = std::mem::replace(batch, Batch::new(batch.origin.clone()));
+        let mut buf = LabelsBuf::default();
+        for (at, series) in old.series.iter().enumerate() {
+            let bytes = old.label_bytes(SeriesIndex(at as u32));
+            if let Some(labels) = own.get(at) {
+                batch.push_labels(labels, series.family);
+            } else if !bytes.is_empty() {
+                batch.push_encoded(series.family, |arena| {
+                    arena.extend_from_slice(bytes);
+                    true
+                });
+            } else if let Some(entry) = entry_of[at]
+                && self.read_labels(entry, &mut buf)
+            {
+                batch.push_series(&buf, series.family);
+            } else {
+                batch.push_known(series.id, series.family);
+            }
+        }
+        batch.report = old.report;
+        batch.families = old.families;
+        batch.samples = old.samples;
+        batch.verdicts = old.verdicts;
+        batch.start_timestamps = old.start_timestamps;
+        batch.exemplars = old.exemplars;
+    }
+
+    /// Takes over what a stored scrape saw, with the ids that the store gave.
+    pub(crate) fn commit(&mut self, mut draft: Draft, batch: &mut Batch) {
+        self.drafting = false;
+        if batch.generation != self.generation {
+            self.forget_ids();
+            self.generation = batch.generation;
+        }
+        let id_at = |at: u32| batch.series.get(at as usize).map_or(SeriesId::NONE, |s| s.id);
+        self.orphans.clear();
+        if draft.failed {
+            for (at, entry) in draft.stale.iter().enumerate() {
+                self.entries[*entry as usize].id = id_at(draft.stale_at + at as u32);
+            }
+            for entry in &mut self.entries {
+                entry.live = false;
+            }
+            return;
+        }
+        for (entry, mark) in self.entries.iter_mut().zip(&draft.marks) {
+            let index = mark & INDEX_BITS;
+            entry.live = mark & TRACKED != 0 && entry.kind == Kind::Kept;
+            if index > 0 && entry.kind == Kind::Kept {
+                entry.id = id_at(index - 1);
+            }
+        }
+        if self.families != batch.families {
+            self.families = std::mem::take(&mut batch.families);
+        }
+        let mut next = 0;
+        let first_seen_in_order = draft.order.iter().all(|entry| {
+            let ok = *entry <= next;
+            next += u32::from(*entry == next);
+            ok
+        });
+        if first_seen_in_order && next as usize == self.entries.len() {
+            self.order = std::mem::take(&mut draft.order);
+        } else {
+            self.rebuild(&draft);
+        }
+    }
+
+    /// Keeps what the draft saw, numbered in the order in which it was seen.
+    fn rebuild(&mut self, draft: &Draft) {
+        let mut moved: Vec<u32> = vec![u32::MAX; self.entries.len()];
+        let mut entries = Vec::with_capacity(self.entries.len());
+        let mut text = String::with_capacity(self.text.len());
+        let mut order = Vec::with_capacity(draft.order.len());
+        for old in &draft.order {
+            if moved[*old as usize] == u32::MAX {
+                moved[*old as usize] = entries.len() as u32;
+                let entry = CachedSeries { start: text.len() as u32, ..self.entry(*old).clone() };
+                text.push_str(self.text(*old));
+                entries.push(entry);
+            }
+            order.push(moved[*old as usize]);
+        }
+        text.shrink_to_fit();
+        entries.shrink_to_fit();
+        (self.entries, self.text, self.order, self.index) = (entries, text, order, None);
+    }
+
+    /// Forgets a draft whose batch was not stored.
+    pub(crate) fn roll_back(&mut self, draft: &Draft) {
+        self.drafting = false;
+        self.entries.truncate(draft.entries_before);
+        self.text.truncate(draft.text_before);
+        self.index = None;
+        self.forget_roles();
+    }
+
+    /// Forgets everything: the target is gone or its series are marked as ended.
+    pub(crate) fn clear(&mut self) {
+        *self = SeriesCache::default();
+    }
+
+    /// Adds a series that is not from a body to those whose end is to be marked.
+    pub(crate) fn add_orphan(&mut self, labels: Labels) {
+        self.orphans.push(Orphan { fingerprint: labels.fingerprint().0, labels });
+    }
+
+    /// Counts different values of each label over the kept series; the labels with the most come first.
+    pub(crate) fn cardinalities(&self, max: usize) -> Vec<(String, u64)> {
+        let mut values: hashbrown::HashMap<String, HashSet<u64>> = hashbrown::HashMap::new();
+        let mut buf = LabelsBuf::default();
+        for entry in 0..self.entries.len() as u32 {
+            if self.entry(entry).kind == Kind::Kept && self.read_labels(entry, &mut buf) {
+                for (name, value) in buf.iter() {
+                    let hash = self.hasher.hash_one(value);
+                    match values.get_mut(name) {
+                        Some(set) => drop(set.insert(hash)),
+                        None => drop(values.insert(name.to_owned(), HashSet::from([hash]))),
+                    }
+                }
+            }
+        }
+        let mut list: Vec<(String, u64)> = values.into_iter().map(|(name, set)| (name, set.len() as u64)).collect();
+        list.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        list.truncate(max);
+        list
+    }
+
+    fn orphan_all(&mut self) {
+        let mut buf = LabelsBuf::default();
+        let mut orphans = std::mem::take(&mut self.orphans);
+        for entry in 0..self.entries.len() as u32 {
+            if self.entry(entry).live && self.read_labels(entry, &mut buf) {
+                let fingerprint = self.entry(entry).fingerprint;
+                orphans.push(Orphan { labels: buf.to_labels(), fingerprint });
+            }
+        }
+        let (generation, mapping) = (self.generation, self.mapping.take());
+        *self = SeriesCache { orphans, generation, mapping, drafting: true, ..SeriesCache::default() };
+    }
+
+    fn forget_ids(&mut self) {
+        for entry in &mut self.entries {
+            entry.id = SeriesId::NONE;
+        }
+    }
+
+    /// Roles belong to the families of a scrape that did not come to be.
+    fn forget_roles(&mut self) {
+        self.families.clear();
+        for entry in &mut self.entries {
+            entry.family = NO_FAMILY - 1;
+        }
+    }
+}

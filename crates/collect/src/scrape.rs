@@ -1,0 +1,509 @@
+//! One scrape of one target, from the request to the store's answer.
+//!
+//! Invariants: 1. whoever scrapes holds the target's scraper; 2. a scrape is one batch: samples, stale markers, report series
+//! and the report together; 3. the cache moves on only when the store has taken the batch; 4. a scrape that was cancelled
+//! writes nothing.
+//! Limits: [`Gates`].
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{
+    Append, AppendError, Appended, Batch, CollectionMethod, CollectionReport, Health, LedgerPosition, MetricType,
+    Origin, Refusal, Verdict,
+};
+use sys::Clock;
+use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wire::Format;
+
+use crate::cache::Draft;
+use crate::http::{Fetch, FetchTrace, Fetched, body_limit, format_of, inflate};
+use crate::intake::{Failure, Intake, Taken};
+use crate::outcome::{LabelCardinality, Observe, ScrapeError, ScrapeErrorKind, ScrapeOutcome};
+use crate::report::{BatchIds, event_id};
+use crate::report_series::{Facts, ReportSeries};
+use crate::schedule::{Tick, follow_drift, snap};
+use crate::slot::{Scraper, Slot};
+use crate::target::TargetSpec;
+
+/// Labels listed by their number of values.
+const TOP_LABELS: usize = 10;
+/// Past this part of its timeout a scrape is slow.
+const SLOW_PERCENT: u64 = 80;
+/// A scrape this soon after another gets the next free millisecond.
+const CLOSE_MS: i64 = 1_000;
+/// Taking over what a scrape saw is done off the async threads from this many series on.
+const COMMIT_INLINE_MAX: usize = 20_000;
+/// Bodies that wait or are read: this many units of memory in all, by the size that each had the last time.
+const MEMORY_UNITS: usize = 65_536;
+const MEMORY_UNIT_BYTES: u64 = 16 << 10;
+/// One target never takes more than this part.
+const MEMORY_UNITS_OF_ONE: u64 = MEMORY_UNITS as u64 / 4;
+
+/// What all scrapes share.
+pub(crate) struct Shop {
+    pub(crate) append: Arc<dyn Append>,
+    pub(crate) observer: Arc<dyn Observe>,
+    pub(crate) ids: Arc<BatchIds>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) gates: Gates,
+    /// Ends every running scrape.
+    pub(crate) abort: CancellationToken,
+}
+
+/// How much may go on at once.
+pub(crate) struct Gates {
+    /// Units of memory for bodies on their way.
+    memory: Semaphore,
+    /// Bodies being inflated, parsed and handed to the store: twice the cores.
+    bodies: Semaphore,
+}
+
+impl Default for Gates {
+    fn default() -> Gates {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Gates { memory: Semaphore::new(MEMORY_UNITS), bodies: Semaphore::new(2 * cores) }
+    }
+}
+
+/// Why a scrape runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Occasion {
+    /// It is time.
+    Tick(Tick),
+    /// Somebody wants to know.
+    Asked,
+}
+
+/// What one scrape works with.
+struct Run {
+    shop: Arc<Shop>,
+    spec: Arc<TargetSpec>,
+    started: Instant,
+    /// When the last byte of the body was there, or the fetch failed.
+    fetched_at: Instant,
+    asked: bool,
+    outcome: ScrapeOutcome,
+}
+
+/// A batch that is ready, and what it means for the cache.
+struct Built {
+    batch: Batch,
+    draft: Draft,
+    outcome: ScrapeOutcome,
+}
+
+type Answer = (Batch, Result<Appended, AppendError>);
+type Scraping = OwnedMutexGuard<Scraper>;
+
+/// Scrapes a target as a normal collection.
+///
+/// **Gives** `None` when the target is switched off or gone.
+pub(crate) async fn collect(
+    shop: Arc<Shop>,
+    slot: Arc<Slot>,
+    mut scraping: Scraping,
+    occasion: Occasion,
+) -> Option<ScrapeOutcome> {
+    let (spec, cancel) = {
+        let shared = slot.shared.lock();
+        if !shared.is_active() {
+            return None;
+        }
+        (shared.spec.clone(), shared.cancel.clone())
+    };
+    let _memory = shop.gates.memory.acquire_many(memory_units(scraping.body_bytes)).await.ok()?;
+    let started = Instant::now();
+    let scrape_ms = scrape_time(&shop, &slot, &scraping, occasion);
+    let asked = matches!(occasion, Occasion::Asked);
+    let outcome = ScrapeOutcome { scrape_ms, ..ScrapeOutcome::default() };
+    let mut run = Run { shop: shop.clone(), spec, started, fetched_at: started, asked, outcome };
+    let fetched = tokio::select! {
+        fetched = run.fetch(&mut scraping) => fetched,
+        () = cancel.cancelled() => return Some(cancelled(run.outcome)),
+        () = shop.abort.cancelled() => return Some(cancelled(run.outcome)),
+    };
+    let outcome = run.outcome.clone();
+    match run.store(&slot, scraping, fetched).await {
+        Some(outcome) => Some(outcome),
+        None => Some(cancelled(outcome)),
+    }
+}
+
+/// Scrapes without storing anything.
+pub(crate) async fn dry_run(shop: Arc<Shop>, spec: TargetSpec) -> ScrapeOutcome {
+    let spec = Arc::new(spec);
+    let started = Instant::now();
+    let outcome = ScrapeOutcome { scrape_ms: shop.clock.now_ms(), ..ScrapeOutcome::default() };
+    let mut scraper = Scraper::default();
+    let Ok(_memory) = shop.gates.memory.acquire_many(memory_units(0)).await else { return cancelled(outcome) };
+    let mut run = Run { shop: shop.clone(), spec, started, fetched_at: started, asked: true, outcome };
+    let fetched = tokio::select! {
+        fetched = run.fetch(&mut scraper) => fetched,
+        () = shop.abort.cancelled() => return cancelled(run.outcome),
+    };
+    let outcome = run.outcome.clone();
+    let Ok(_body) = shop.gates.bodies.acquire().await else { return cancelled(outcome) };
+    let built = tokio::task::spawn_blocking(move || run.build(&mut scraper, fetched)).await;
+    let Ok(Built { mut outcome, mut batch, .. }) = built else { return cancelled(outcome) };
+    if !outcome.ok {
+        return outcome;
+    }
+    // The report series stand at the end; the balance is about what the body held.
+    batch.verdicts.truncate(outcome.samples as usize);
+    for verdict in batch.verdicts.iter_mut().filter(|v| **v == Verdict::Pending) {
+        *verdict = Verdict::Stored;
+    }
+    outcome.counts = batch.counts();
+    outcome
+}
+
+/// Marks every series of a target as ended.
+///
+/// **Gives** how many markers the store took.
+pub(crate) async fn retire(shop: Arc<Shop>, slot: Arc<Slot>, now_ms: i64) -> u64 {
+    let mut scraping = slot.scraper.clone().lock_owned().await;
+    let spec = slot.shared.lock().spec.clone();
+    let at_ms = scraping.last_ms.map_or(now_ms, |last| now_ms.max(last + 1));
+    for _ in 0..2 {
+        let mut batch = Batch::new(origin(&spec, shop.clock.now_ms()));
+        batch.generation = shop.append.generation();
+        let scraper = &mut *scraping;
+        let mut draft = scraper.cache.begin(&spec, None, batch.generation);
+        scraper.cache.fail(&mut draft);
+        scraper.cache.push_stale(&mut draft, &mut batch, at_ms);
+        let markers = scraper.report.push_stale(&mut batch, at_ms) + draft.stale_markers() as u64;
+        scraper.cache.roll_back(&draft);
+        if markers == 0 {
+            break;
+        }
+        match submit(&shop, batch).await {
+            Some((_, Ok(_))) => {
+                scraping.cache.clear();
+                scraping.report = ReportSeries::default();
+                return markers;
+            }
+            Some((_, Err(AppendError::StaleIds))) => {}
+            Some((_, Err(error))) => {
+                tracing::warn!(target_id = spec.target_id, %error, "ends of series could not be marked");
+                break;
+            }
+            None => break,
+        }
+    }
+    scraping.cache.clear();
+    scraping.report = ReportSeries::default();
+    0
+}
+
+/// Hands a batch to the store from a thread that may wait, and waits for the answer.
+async fn submit(shop: &Arc<Shop>, batch: Batch) -> Option<Answer> {
+    let _body = shop.gates.bodies.acquire().await.ok()?;
+    let append = shop.append.clone();
+    let answer = tokio::task::spawn_blocking(move || hand_over(&*append, batch)).await.ok()?;
+    answer.await.ok()
+}
+
+fn hand_over(append: &dyn Append, batch: Batch) -> oneshot::Receiver<Answer> {
+    let (tx, rx) = oneshot::channel();
+    append.submit(batch, Box::new(move |batch, result| drop(tx.send((batch, result)))));
+    rx
+}
+
+fn cancelled(outcome: ScrapeOutcome) -> ScrapeOutcome {
+    let error = ScrapeError::new(ScrapeErrorKind::Cancelled, "the target was removed or changed, or the server stops");
+    ScrapeOutcome { ok: false, error: Some(error), ..outcome }
+}
+
+fn memory_units(body_bytes: u64) -> u32 {
+    (body_bytes / MEMORY_UNIT_BYTES + 1).min(MEMORY_UNITS_OF_ONE) as u32
+}
+
+fn origin(spec: &TargetSpec, received_at_ms: i64) -> Origin {
+    Origin {
+        target_id: spec.target_id.clone(),
+        source_id: spec.source_id.clone(),
+        method: CollectionMethod::PullScraping,
+        received_at_ms,
+    }
+}
+
+/// Decides which time the samples get.
+fn scrape_time(shop: &Shop, slot: &Slot, scraper: &Scraper, occasion: Occasion) -> i64 {
+    let now_ms = shop.clock.now_ms();
+    let mut at_ms = now_ms;
+    if let Occasion::Tick(tick) = occasion {
+        let late_ms = tick.due.elapsed().as_millis() as i64;
+        let mut shared = slot.shared.lock();
+        let (snapped, drift_ms) = snap(now_ms, late_ms, tick.planned_ms, shared.spec.interval_ms);
+        at_ms = snapped;
+        if drift_ms != 0 {
+            follow_drift(&mut shared, tick.epoch, drift_ms);
+        }
+    }
+    match scraper.last_ms {
+        Some(last) if at_ms <= last && last - at_ms < CLOSE_MS => last + 1,
+        _ => at_ms,
+    }
+}
+
+impl Run {
+    fn fetch<'a>(&'a mut self, scraper: &'a mut Scraper) -> impl Future<Output = Result<Fetched, ScrapeError>> + 'a {
+        async move {
+            let mut trace = FetchTrace::default();
+            let fetched = Fetch::new(&self.spec, &mut scraper.connection, &mut trace).run().await;
+            self.fetched_at = Instant::now();
+            let outcome = &mut self.outcome;
+            outcome.scrape_wait_ms = ms_between(self.started, self.fetched_at);
+            outcome.http_status = trace.http_status;
+            outcome.content_type = trace.content_type;
+            outcome.address = trace.address;
+            outcome.redirects = trace.redirects;
+            outcome.connection_reused = trace.reused;
+            outcome.bytes_wire = trace.bytes_wire;
+            fetched
+        }
+    }
+
+    /// Builds the batch, hands it to the store, and settles what the answer means.
+    async fn store(
+        mut self,
+        slot: &Slot,
+        mut scraping: Scraping,
+        fetched: Result<Fetched, ScrapeError>,
+    ) -> Option<ScrapeOutcome> {
+        let shop = self.shop.clone();
+        let spec = self.spec.clone();
+        let fetched_at = self.fetched_at;
+        let body = shop.gates.bodies.acquire().await.ok()?;
+        let work = tokio::task::spawn_blocking(move || {
+            let Built { batch, draft, outcome } = self.build(&mut scraping, fetched);
+            let answer = hand_over(&*self.shop.append, batch);
+            (scraping, draft, outcome, answer)
+        });
+        let (mut scraping, draft, mut outcome, answer) = work.await.ok()?;
+        drop(body);
+        let (mut batch, mut result) = lost(answer.await);
+        if result == Err(AppendError::StaleIds) {
+            let own = ReportSeries::labels(&spec.labels);
+            scraping.cache.restate(&draft, &mut batch, &own);
+            batch.generation = shop.append.generation();
+            (batch, result) = submit(&shop, batch).await?;
+        }
+        outcome.scrape_ingest_ms = ms_between(fetched_at, Instant::now());
+        let report = batch.report.take().unwrap_or_default();
+        if batch.series.len() > COMMIT_INLINE_MAX {
+            let spec = spec.clone();
+            let stored = result.is_ok();
+            let moved = tokio::task::spawn_blocking(move || {
+                settle_scraper(&mut scraping, &spec, draft, &mut batch, stored, outcome.scrape_ms);
+                (scraping, outcome)
+            });
+            (scraping, outcome) = moved.await.ok()?;
+        } else {
+            settle_scraper(&mut scraping, &spec, draft, &mut batch, result.is_ok(), outcome.scrape_ms);
+        }
+        settle(&shop, slot, &spec, report, &mut outcome, result);
+        drop(scraping);
+        Some(outcome)
+    }
+
+    /// Makes the batch: of the body, or of its failure.
+    fn build(&mut self, scraper: &mut Scraper, fetched: Result<Fetched, ScrapeError>) -> Built {
+        let spec = self.spec.clone();
+        let body = fetched.and_then(|fetched| self.body(fetched));
+        let mut batch = Batch::new(origin(&spec, self.shop.clock.now_ms()));
+        batch.generation = self.shop.append.generation();
+        let outdated = scraper.report.outdated(&spec);
+        let mut draft = scraper.cache.begin(&spec, body.as_ref().ok().map(|b| b.0), batch.generation);
+        for labels in outdated {
+            scraper.cache.add_orphan(labels);
+        }
+        scraper.report.push_series(&spec, &mut batch);
+        let own_series = batch.series.len();
+        let mut taken = Taken::default();
+        let error = match body {
+            Ok((format, text)) => {
+                let failure;
+                (taken, failure) =
+                    Intake::new(&spec, &mut scraper.cache, &mut draft, &mut batch, self.outcome.scrape_ms)
+                        .run(format, &text);
+                failure.map(|failure| self.refused(failure))
+            }
+            Err(error) => Some(error),
+        };
+        self.note(&taken, &batch);
+        if error.is_some() {
+            scraper.cache.fail(&mut draft);
+            batch.clear();
+            scraper.report.push_series(&spec, &mut batch);
+            debug_assert_eq!(batch.series.len(), own_series);
+        } else if self.asked {
+            let top = scraper.cache.cardinalities(TOP_LABELS).into_iter();
+            self.outcome.top_labels = top.map(|(name, values)| LabelCardinality { name, values }).collect();
+        }
+        scraper.cache.push_stale(&mut draft, &mut batch, self.outcome.scrape_ms);
+        self.close(&mut batch, &taken, error);
+        scraper.body_bytes = self.outcome.bytes_wire.max(self.outcome.bytes_body);
+        Built { batch, draft, outcome: self.outcome.clone() }
+    }
+
+    /// Gives the inflated body and its format.
+    fn body(&mut self, fetched: Fetched) -> Result<(Format, Vec<u8>), ScrapeError> {
+        let negotiated = format_of(self.outcome.content_type.as_deref(), self.spec.fallback_protocol)
+            .map_err(|text| ScrapeError::new(ScrapeErrorKind::ContentType, text))?;
+        self.outcome.format = Some(negotiated.name);
+        let limit = body_limit(self.spec.limits.body_bytes);
+        let body = if fetched.gzip { inflate(&fetched.wire, limit)? } else { fetched.wire };
+        self.outcome.bytes_body = body.len() as u64;
+        Ok((negotiated.format, body))
+    }
+
+    fn refused(&mut self, failure: Failure) -> ScrapeError {
+        match failure {
+            Failure::Rule(error) => error,
+            Failure::Syntax(error) => {
+                let text = error.to_string();
+                self.outcome.parse_error = Some(error);
+                ScrapeError::new(ScrapeErrorKind::Parse, text)
+            }
+        }
+    }
+
+    fn note(&mut self, taken: &Taken, batch: &Batch) {
+        let outcome = &mut self.outcome;
+        outcome.samples = taken.samples;
+        outcome.samples_post_relabeling = taken.kept;
+        outcome.series = taken.series;
+        outcome.series_added = taken.added;
+        let mut families = [0u64; 8];
+        for family in &batch.families {
+            families[family.metric_type as usize % 8] += 1;
+        }
+        outcome.families_by_type = by_type(&families);
+        outcome.series_by_type = by_type(&taken.series_by_type);
+        outcome.points = taken.points;
+    }
+
+    /// Adds report series and report. The duration ends here.
+    fn close(&mut self, batch: &mut Batch, taken: &Taken, error: Option<ScrapeError>) {
+        let elapsed = self.started.elapsed();
+        let outcome = &mut self.outcome;
+        outcome.duration_ms = elapsed.as_millis() as u64;
+        outcome.ok = error.is_none();
+        let facts = Facts {
+            up: outcome.ok,
+            duration_s: elapsed.as_secs_f64(),
+            samples: taken.samples,
+            kept: taken.kept,
+            added: taken.added,
+        };
+        ReportSeries::push_samples(batch, outcome.scrape_ms, &facts);
+        let slow = elapsed * 100 > Duration::from_millis(self.spec.timeout_ms.saturating_mul(SLOW_PERCENT));
+        let health = match &error {
+            Some(_) => Health::Unhealthy,
+            None if slow || taken.refused > 0 => Health::Degraded,
+            None => Health::Healthy,
+        };
+        let finished_at_ms = self.shop.clock.now_ms();
+        batch.report = Some(CollectionReport {
+            event_id: event_id(finished_at_ms),
+            batch_id: self.shop.ids.next(finished_at_ms),
+            finished_at_ms,
+            origin: batch.origin.clone(),
+            duration_ms: outcome.duration_ms,
+            health,
+            summary: if outcome.ok { taken.points } else { Default::default() },
+            samples_count: if outcome.ok { taken.samples } else { 0 },
+            counts: Default::default(),
+            error: error.as_ref().map(|e| e.message.clone()),
+        });
+        outcome.error = error;
+    }
+}
+
+fn by_type(counts: &[u64; 8]) -> Vec<(MetricType, u64)> {
+    (0u8..).zip(counts).filter(|(_, n)| **n > 0).map(|(t, n)| (MetricType::from_u8(t), *n)).collect()
+}
+
+fn ms_between(from: Instant, to: Instant) -> u64 {
+    to.duration_since(from).as_millis() as u64
+}
+
+/// A store that forgets to answer has failed.
+fn lost(answer: Result<Answer, oneshot::error::RecvError>) -> Answer {
+    answer.unwrap_or_else(|_| (Batch::default(), Err(AppendError::Closed)))
+}
+
+fn settle_scraper(
+    scraper: &mut Scraper,
+    spec: &TargetSpec,
+    draft: Draft,
+    batch: &mut Batch,
+    stored: bool,
+    scrape_ms: i64,
+) {
+    if stored {
+        scraper.report.commit(spec, batch);
+        scraper.cache.commit(draft, batch);
+        scraper.last_ms = Some(scrape_ms);
+    } else {
+        scraper.cache.roll_back(&draft);
+    }
+}
+
+/// Writes the answer into outcome, status and report, and tells the observer.
+fn settle(
+    shop: &Shop,
+    slot: &Slot,
+    spec: &TargetSpec,
+    mut report: CollectionReport,
+    outcome: &mut ScrapeOutcome,
+    result: Result<Appended, AppendError>,
+) {
+    let mut ledger = LedgerPosition::default();
+    match result {
+        Ok(appended) => {
+            ledger = appended.ledger;
+            report.counts = appended.counts;
+            outcome.counts = appended.counts;
+            outcome.new_series = appended.new_series;
+            let limits = [Refusal::SeriesLimit, Refusal::LabelLimit, Refusal::SampleLimit];
+            if report.health == Health::Healthy && limits.iter().any(|l| appended.counts.refused[*l as usize] > 0) {
+                report.health = Health::Degraded;
+            }
+        }
+        Err(error) => {
+            let message = format!("the store took nothing: {error}");
+            tracing::warn!(target_id = spec.target_id, %error, "a scrape could not be stored");
+            report.health = Health::Unhealthy;
+            report.error = Some(message.clone());
+            report.summary = Default::default();
+            report.samples_count = 0;
+            outcome.ok = false;
+            outcome.error = Some(ScrapeError::new(ScrapeErrorKind::Store, message));
+        }
+    }
+    let status = {
+        let mut shared = slot.shared.lock();
+        let active = shared.is_active();
+        let status = &mut shared.status;
+        status.scrapes += 1;
+        status.last_scrape_ms = Some(outcome.scrape_ms);
+        status.scrape_duration_ms = outcome.duration_ms;
+        status.samples_scraped = outcome.samples;
+        status.consecutive_failures = if outcome.ok { 0 } else { status.consecutive_failures + 1 };
+        status.last_error = outcome.error.clone();
+        if outcome.ok {
+            status.series_current = outcome.series;
+        }
+        if active {
+            shared.set_health(report.health, report.finished_at_ms);
+        }
+        shared.status.clone()
+    };
+    shop.observer.collected(report, status, ledger);
+}
