@@ -15,6 +15,8 @@ pub struct StoreStats {
     pub series: u64,
     /// Samples in the head.
     pub head_samples: u64,
+    /// Chunks in the head, open ones included.
+    pub head_chunks: u64,
     /// First sample time, head and blocks; `None` when there is none.
     pub min_ms: Option<i64>,
     /// Last sample time, head and blocks; `None` when there is none.
@@ -49,6 +51,8 @@ pub struct StoreStats {
     pub top_metric_names: Vec<(String, u64)>,
     /// Label names with the most values.
     pub top_label_names: Vec<(String, u64)>,
+    /// Label names with the most bytes of values, counted once per series.
+    pub top_label_bytes: Vec<(String, u64)>,
     /// Label pairs with the most series, as `name=value`.
     pub top_label_pairs: Vec<(String, u64)>,
 }
@@ -58,7 +62,9 @@ impl Store {
     pub fn stats(&self) -> StoreStats {
         let core = &self.core;
         let mut span: Option<(i64, i64)> = None;
+        let mut head_chunks = 0;
         core.head.visit_all(|_, slot| {
+            head_chunks += slot.chunks();
             span = span.into_iter().chain(slot.span()).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
         });
         let blocks = core.blocks.totals();
@@ -67,6 +73,7 @@ impl Store {
         let mut stats = StoreStats {
             series: core.index.read().all().len() as u64,
             head_samples: core.head.samples(),
+            head_chunks,
             min_ms: span.map(|s| s.0).into_iter().chain(blocks.min_ms).min(),
             max_ms: span.map(|s| s.1).into_iter().chain(blocks.max_ms).max(),
             head_min_ms: span.map(|s| s.0),
@@ -98,12 +105,15 @@ impl Store {
         stats.label_names = cardinalities.len() as u64;
         stats.label_pairs = cardinalities.iter().map(|c| c.1).sum();
         stats.top_metric_names = top(index.series_by_value(LABEL_NAME));
-        let mut pairs = Vec::new();
+        let (mut pairs, mut bytes) = (Vec::new(), Vec::new());
         for (name, _) in &cardinalities {
-            let best = top(index.series_by_value(name)).into_iter();
+            let by_value = index.series_by_value(name);
+            bytes.push((name.clone(), by_value.iter().map(|(value, series)| value.len() as u64 * series).sum()));
+            let best = top(by_value).into_iter();
             pairs.extend(best.map(|(value, series)| (format!("{name}={value}"), series)));
         }
         stats.top_label_pairs = top(pairs);
+        stats.top_label_bytes = top(bytes);
         stats.top_label_names = top(cardinalities);
     }
 }

@@ -25,6 +25,17 @@ pub enum SnappyError {
 /// **Errors** when it declares more than that or more than its own length could hold, before anything is allocated, and
 /// when it is damaged.
 pub fn decode_block(bytes: &[u8], max: usize) -> Result<Vec<u8>, SnappyError> {
+    let mut out = Vec::new();
+    let len = decode_block_into(bytes, max, &mut out)?.len();
+    out.truncate(len);
+    Ok(out)
+}
+
+/// Inflates a block into a buffer that is used again and again; gives the part that belongs to this block.
+///
+/// **Takes** and **errors** as [`decode_block`].
+/// **Cost** the buffer only grows, so that nothing is cleared or allocated once it is large enough.
+pub fn decode_block_into<'o>(bytes: &[u8], max: usize, out: &'o mut Vec<u8>) -> Result<&'o [u8], SnappyError> {
     let declared = snap::raw::decompress_len(bytes).map_err(damaged)?;
     if declared > max {
         return Err(SnappyError::TooLarge { declared: declared as u64, max });
@@ -33,10 +44,11 @@ pub fn decode_block(bytes: &[u8], max: usize) -> Result<Vec<u8>, SnappyError> {
         let text = format!("the block declares {declared} bytes, which {} bytes cannot hold", bytes.len());
         return Err(SnappyError::Damaged(text));
     }
-    let mut out = vec![0; declared];
-    let len = snap::raw::Decoder::new().decompress(bytes, &mut out).map_err(damaged)?;
-    out.truncate(len);
-    Ok(out)
+    if out.len() < declared {
+        out.resize(declared, 0);
+    }
+    let len = snap::raw::Decoder::new().decompress(bytes, &mut out[..declared]).map_err(damaged)?;
+    Ok(&out[..len])
 }
 
 /// Deflates bytes into one block.

@@ -1,5 +1,23 @@
 //! The Prometheus HTTP API.
 
+pub mod api;
+mod ast_json;
 pub mod error;
 pub mod json;
+mod lookup;
 pub mod params;
+mod point_kinds;
+mod query;
+pub mod service;
+pub mod status;
+mod targets;
+mod value_json;
+pub mod write;
+mod write_events;
+mod write_headers;
+mod write_pool;
+
+pub use api::{PromApi, PromParts, router};
+pub use service::{QueryLimits, QueryService};
+pub use status::{BuildInfo, RuntimeInfo};
+pub use write::WriteLimits;

@@ -76,6 +76,11 @@ impl Slot {
         }
     }
 
+    /// Counts the chunks, the open one included.
+    pub fn chunks(&self) -> u64 {
+        self.sealed.len() as u64 + u64::from(self.open.count() > 0)
+    }
+
     fn append_in_order(&mut self, ts_ms: i64, value: f64, window_ms: i64) {
         let full = self.open.count() >= CHUNK_SAMPLES_MAX;
         if full || (self.open.count() > 0 && window(self.open.last_ts(), window_ms) != window(ts_ms, window_ms)) {

@@ -1,0 +1,174 @@
+//! `series`, `labels`, `label/{name}/values`.
+
+use std::collections::BTreeSet;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use http::StatusCode;
+use model::{Labels, Matcher, Select, SelectError, TimeRange};
+
+use super::api::PromApi;
+use super::error::{ApiError, ErrorKind, json_response};
+use super::json;
+use super::params::{Params, TIME_MAX_MS, TIME_MIN_MS};
+use super::value_json::TRUNCATED;
+
+/// What all three ask for.
+struct LookUp {
+    limit: Option<usize>,
+    range: TimeRange,
+    sets: Vec<Vec<Matcher>>,
+}
+
+impl LookUp {
+    /// Only `series` names the parameter of a bad selector.
+    fn read(params: &Params, name_selector: bool) -> Result<LookUp, ApiError> {
+        let limit = params.limit()?;
+        let start_ms = params.time_ms_or("start", TIME_MIN_MS)?;
+        let end_ms = params.time_ms_or("end", TIME_MAX_MS)?;
+        let sets = params.all("match[]").map(promql::parse_selector).collect::<Result<Vec<_>, _>>();
+        let sets = sets.map_err(|e| match name_selector {
+            true => ApiError::invalid_parameter("match[]", e),
+            false => ApiError::bad_data(e.to_string()),
+        })?;
+        Ok(LookUp { limit, range: TimeRange { start_ms, end_ms }, sets })
+    }
+
+    /// Asks once per selector, or once without; joins and sorts what comes.
+    fn join(&self, ask: impl Fn(&[Matcher]) -> Result<Vec<String>, SelectError>) -> Result<Vec<String>, ApiError> {
+        match self.sets.as_slice() {
+            [] => ask(&[]).map_err(failed),
+            [one] => ask(one).map_err(failed),
+            many => {
+                let mut joined = BTreeSet::new();
+                for set in many {
+                    joined.extend(ask(set).map_err(failed)?);
+                }
+                Ok(joined.into_iter().collect())
+            }
+        }
+    }
+}
+
+fn failed(error: SelectError) -> ApiError {
+    ApiError::new(ErrorKind::Execution, error.to_string())
+}
+
+/// Writes a list, cut to `limit` with a warning.
+fn listed<T>(mut items: Vec<T>, limit: Option<usize>, write: impl FnMut(&mut Vec<u8>, T)) -> Vec<u8> {
+    let mut warnings = Vec::new();
+    if let Some(limit) = limit.filter(|limit| items.len() > *limit) {
+        items.truncate(limit);
+        warnings.push(TRUNCATED.to_owned());
+    }
+    let mut data = Vec::new();
+    json::list(&mut data, items, write);
+    json::success(&data, &warnings, &[])
+}
+
+/// `/api/v1/labels`
+pub async fn labels(State(api): State<PromApi>, params: Params) -> Result<Response, ApiError> {
+    let wanted = LookUp::read(&params, false)?;
+    let body = api.queries.look_up(move |select| {
+        let names = wanted.join(|matchers| select.label_names(matchers, wanted.range))?;
+        Ok(listed(names, wanted.limit, |out, name| json::string(out, &name)))
+    });
+    Ok(json_response(StatusCode::OK, body.await?))
+}
+
+/// `/api/v1/label/{name}/values`
+pub async fn label_values(
+    State(api): State<PromApi>,
+    name: Result<Path<String>, PathRejection>,
+    params: Params,
+) -> Result<Response, ApiError> {
+    let Path(name) = name.map_err(|_| ApiError::bad_data("invalid label name: not UTF-8"))?;
+    let name = unescape_name(&name).unwrap_or(name);
+    if name.is_empty() {
+        return Err(ApiError::bad_data("invalid label name: \"\""));
+    }
+    let wanted = LookUp::read(&params, false)?;
+    let body = api.queries.look_up(move |select| {
+        let values = wanted.join(|matchers| select.label_values(&name, matchers, wanted.range))?;
+        Ok(listed(values, wanted.limit, |out, value| json::string(out, &value)))
+    });
+    Ok(json_response(StatusCode::OK, body.await?))
+}
+
+/// `/api/v1/series`
+pub async fn series(State(api): State<PromApi>, params: Params) -> Result<Response, ApiError> {
+    if params.all("match[]").next().is_none() {
+        return Err(ApiError::bad_data("no match[] parameter provided"));
+    }
+    let wanted = LookUp::read(&params, true)?;
+    let body = api.queries.look_up(move |select| {
+        let found = find_series(select, &wanted)?;
+        Ok(listed(found, wanted.limit, |out, labels| json::labels(out, &labels)))
+    });
+    Ok(json_response(StatusCode::OK, body.await?))
+}
+
+fn find_series(select: &dyn Select, wanted: &LookUp) -> Result<Vec<Labels>, ApiError> {
+    let mut found = BTreeSet::new();
+    for matchers in &wanted.sets {
+        for reader in select.select(matchers, wanted.range).map_err(failed)? {
+            found.insert(reader.labels().clone());
+            // One more than asked for tells that there are more.
+            if wanted.limit.is_some_and(|limit| found.len() > limit.saturating_add(1)) {
+                found.pop_last();
+            }
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+/// `DELETE /api/v1/series`, which Prometheus has never built.
+pub async fn drop_series() -> ApiError {
+    ApiError::new(ErrorKind::Internal, "not implemented")
+}
+
+/// Turns `U__my_2e_name` into `my.name`; `None` when the name is not escaped so.
+fn unescape_name(name: &str) -> Option<String> {
+    let mut rest = name.strip_prefix("U__")?;
+    let mut out = String::with_capacity(rest.len());
+    while let Some(at) = rest.find('_') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('_') {
+            out.push('_');
+            rest = after;
+            continue;
+        }
+        // At most six digits make a character.
+        let (digits, after) = rest.split_once('_').filter(|(digits, _)| digits.len() < 6)?;
+        out.push(char::from_u32(u32::from_str_radix(digits, 16).ok()?)?);
+        rest = after;
+    }
+    out.push_str(rest);
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escaped_names_are_read_as_prometheus_reads_them() {
+        let known = [
+            ("U__http_2e_status", Some("http.status")),
+            ("U__a__b", Some("a_b")),
+            ("U___1F600_", Some("\u{1f600}")),
+            ("U__plain", Some("plain")),
+            ("U__open_2e", None),
+            ("U__bad_zz_", None),
+            ("U__surrogate_d800_", None),
+            ("U__long_0000000_", None),
+            ("U__end_", None),
+            ("plain", None),
+        ];
+        for (name, expected) in known {
+            assert_eq!(unescape_name(name).as_deref(), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Runs queries: on threads that may block, a bounded number at a time, each with a deadline, and only while somebody waits.
+//!
+//! Owns: the seats of running queries and their figures.
+//! Invariants: 1. a seat is held until its thread is done, also when the client has gone; 2. dropping the future of a
+//! query cancels it; 3. active + done = started.
+//! Limits: [`QueryLimits`]; who finds no seat until the deadline gets Prometheus' timeout.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::response::Response;
+use http::StatusCode;
+use model::Select;
+use promql::ast::{Expr, ValueType};
+use promql::{EvalError, ParseOptions, QueryOptions, QueryResult};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::error::{ApiError, ErrorKind, json_response};
+use super::params::{Params, parse_duration_ms};
+use super::value_json::{self, Timings};
+use crate::telemetry::{Exposition, Histogram};
+
+/// Points of one series that a range query may have.
+const POINTS_MAX: i64 = 11_000;
+/// Characters of a query that the log repeats.
+const LOGGED_CHARS_MAX: usize = 500;
+
+/// How much queries may use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueryLimits {
+    /// Queries at a time; also look-ups of labels and series at a time, which are counted apart.
+    pub concurrency: usize,
+    /// Longest time for one query, waiting for its turn included.
+    pub timeout: Duration,
+    /// Samples that one query may hold in memory.
+    pub samples_max: u64,
+    /// How far back a sample counts as current.
+    pub lookback_ms: i64,
+    /// The step of subqueries that name none.
+    pub default_step_ms: i64,
+    /// Queries that take longer are logged.
+    pub slow: Duration,
+    /// Whether experimental functions and syntax are understood.
+    pub experimental: bool,
+}
+
+impl Default for QueryLimits {
+    /// Prometheus' defaults.
+    fn default() -> QueryLimits {
+        QueryLimits {
+            concurrency: 20,
+            timeout: Duration::from_secs(120),
+            samples_max: 50_000_000,
+            lookback_ms: 300_000,
+            default_step_ms: 60_000,
+            slow: Duration::from_secs(10),
+            experimental: false,
+        }
+    }
+}
+
+/// What queries cost and were.
+#[derive(Default, Debug)]
+pub struct QueryStats {
+    active: AtomicU64,
+    waiting: AtomicU64,
+    slow: AtomicU64,
+    samples: AtomicU64,
+    outcomes: [AtomicU64; Outcome::ALL.len()],
+    seconds: Histogram,
+}
+
+/// How a query ended.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Success,
+    Failed,
+    Canceled,
+    Timeout,
+}
+
+impl Outcome {
+    const ALL: [(Outcome, &'static str); 4] = [
+        (Outcome::Success, "success"),
+        (Outcome::Failed, "failed"),
+        (Outcome::Canceled, "canceled"),
+        (Outcome::Timeout, "timeout"),
+    ];
+}
+
+impl QueryStats {
+    fn count(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives how many queries are running.
+    pub fn active(&self) -> u64 {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Writes the figures.
+    pub fn render(&self, page: &mut Exposition) {
+        page.gauge("quiver_queries_active", "Queries that are running.", self.active() as f64);
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        page.gauge("quiver_queries_waiting", "Queries that wait for their turn.", waiting as f64);
+        page.family("quiver_queries_total", "counter", "Queries answered, by how they ended.");
+        for (outcome, word) in Outcome::ALL {
+            page.sample(&[("outcome", word)], self.outcomes[outcome as usize].load(Ordering::Relaxed) as f64);
+        }
+        let (slow, samples) = (self.slow.load(Ordering::Relaxed), self.samples.load(Ordering::Relaxed));
+        page.counter("quiver_queries_slow_total", "Queries that were logged as slow.", slow);
+        page.counter("quiver_query_samples_total", "Samples that queries looked at.", samples);
+        page.family("quiver_query_duration_seconds", "histogram", "Time to compute and write an answer.");
+        page.histogram(&[], &self.seconds);
+    }
+}
+
+/// Answers PromQL. Cheap to clone.
+#[derive(Clone)]
+pub struct QueryService {
+    select: Arc<dyn Select>,
+    limits: QueryLimits,
+    now: Arc<dyn Fn() -> i64 + Send + Sync>,
+    seats: Arc<Semaphore>,
+    lookup_seats: Arc<Semaphore>,
+    stats: Arc<QueryStats>,
+}
+
+/// What is asked, apart from the expression.
+#[derive(Clone, Copy)]
+enum Times {
+    At(i64),
+    Range { start_ms: i64, end_ms: i64, step_ms: i64 },
+}
+
+/// What stands in the parameters beside query and times.
+struct Settings {
+    limit: Option<usize>,
+    timeout: Duration,
+    lookback_ms: i64,
+    with_stats: bool,
+}
+
+/// Says "nobody waits any more" when it is dropped.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Counts up, and down again when it is dropped.
+struct Gauge(Arc<QueryStats>, fn(&QueryStats) -> &AtomicU64);
+
+impl Gauge {
+    fn up(stats: &Arc<QueryStats>, which: fn(&QueryStats) -> &AtomicU64) -> Gauge {
+        which(stats).fetch_add(1, Ordering::Relaxed);
+        Gauge(Arc::clone(stats), which)
+    }
+}
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        (self.1)(&self.0).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl QueryService {
+    /// Makes a service; `now` gives milliseconds since 1970.
+    pub fn new(select: Arc<dyn Select>, limits: QueryLimits, now: Arc<dyn Fn() -> i64 + Send + Sync>) -> QueryService {
+        let seats = || Arc::new(Semaphore::new(limits.concurrency.max(1)));
+        QueryService { select, limits, now, seats: seats(), lookup_seats: seats(), stats: Arc::default() }
+    }
+
+    /// Gives the figures.
+    pub fn stats(&self) -> &QueryStats {
+        &self.stats
+    }
+
+    /// Tells whether experimental functions and syntax are understood.
+    pub fn is_experimental(&self) -> bool {
+        self.limits.experimental
+    }
+
+    /// Parses a query as this service understands it.
+    pub fn parse(&self, query: &str) -> Result<Expr, String> {
+        let on = self.limits.experimental;
+        let options = ParseOptions {
+            experimental_functions: on,
+            duration_expr: on,
+            extended_range_selectors: on,
+            fill_modifiers: on,
+        };
+        promql::parse_with(query, &options).map_err(|e| e.to_string())
+    }
+
+    /// Answers as `/api/v1/query`.
+    pub async fn instant(&self, params: &Params) -> Result<Response, ApiError> {
+        let limit = params.limit()?;
+        let ts_ms = params.time_ms_or("time", (self.now)())?;
+        let settings = self.settings(params, limit)?;
+        let expr = self.parse(params.get("query")).map_err(|e| ApiError::invalid_parameter("query", e))?;
+        self.answer(params.get("query"), expr, Times::At(ts_ms), settings).await
+    }
+
+    /// Answers as `/api/v1/query_range`.
+    pub async fn range(&self, params: &Params) -> Result<Response, ApiError> {
+        let limit = params.limit()?;
+        let start_ms = params.time_ms("start")?;
+        let end_ms = params.time_ms("end")?;
+        if end_ms < start_ms {
+            return Err(ApiError::invalid_parameter("end", "end timestamp must not be before start time"));
+        }
+        let step_ms = read_step(params.get("step"))?;
+        if (end_ms - start_ms) / step_ms > POINTS_MAX {
+            return Err(ApiError::bad_data(
+                "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)",
+            ));
+        }
+        let settings = self.settings(params, limit)?;
+        let expr = self.parse(params.get("query")).map_err(|e| ApiError::invalid_parameter("query", e))?;
+        let kind = promql::value_type(&expr);
+        if !matches!(kind, ValueType::Scalar | ValueType::Vector) {
+            let kind = kind.as_str();
+            let text = format!("invalid expression type {kind:?} for range query, must be Scalar or instant Vector");
+            return Err(ApiError::invalid_parameter("query", text));
+        }
+        self.answer(params.get("query"), expr, Times::Range { start_ms, end_ms, step_ms }, settings).await
+    }
+
+    fn settings(&self, params: &Params, limit: Option<usize>) -> Result<Settings, ApiError> {
+        let mut timeout = self.limits.timeout;
+        if !params.get("timeout").is_empty() {
+            let ms = parse_duration_ms(params.get("timeout")).map_err(|e| ApiError::invalid_parameter("timeout", e))?;
+            timeout = timeout.min(Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9)));
+        }
+        let mut lookback_ms = self.limits.lookback_ms;
+        if !params.get("lookback_delta").is_empty() {
+            let ms = parse_duration_ms(params.get("lookback_delta"))
+                .map_err(|e| ApiError::bad_data(format!("error parsing lookback delta duration: {e}")))?;
+            // As in Prometheus, what is not positive means the default.
+            if ms >= 1.0 {
+                lookback_ms = ms as i64;
+            }
+        }
+        Ok(Settings { limit, timeout, lookback_ms, with_stats: !params.get("stats").is_empty() })
+    }
+
+    async fn answer(&self, text: &str, expr: Expr, times: Times, settings: Settings) -> Result<Response, ApiError> {
+        let queued_at = Instant::now();
+        let deadline = queued_at + settings.timeout;
+        let cancel = Arc::new(AtomicBool::new(false));
+        let guard = CancelOnDrop(Arc::clone(&cancel));
+        let seat = self.seat(&self.seats, deadline).await?;
+        let options = QueryOptions {
+            lookback_ms: settings.lookback_ms,
+            samples_max: self.limits.samples_max,
+            points_max: POINTS_MAX as u64 + 1,
+            default_step_ms: self.limits.default_step_ms,
+            experimental: self.limits.experimental,
+            deadline: Some(deadline),
+            cancel,
+        };
+        let (service, text) = (self.clone(), text.to_owned());
+        let task = tokio::task::spawn_blocking(move || {
+            let _seat = seat;
+            let queued = queued_at.elapsed();
+            service.run(&text, &expr, times, &settings, &options, queued)
+        });
+        let answer = task.await;
+        drop(guard);
+        let body = answer.map_err(|_| ApiError::new(ErrorKind::Internal, "the query failed unexpectedly"))??;
+        Ok(json_response(StatusCode::OK, body))
+    }
+
+    /// Waits for a seat until the deadline.
+    async fn seat(&self, seats: &Arc<Semaphore>, deadline: Instant) -> Result<OwnedSemaphorePermit, ApiError> {
+        let _waiting = Gauge::up(&self.stats, |stats| &stats.waiting);
+        let seat = tokio::time::timeout_at(deadline.into(), Arc::clone(seats).acquire_owned()).await;
+        seat.ok().and_then(Result::ok).ok_or_else(|| {
+            self.stats.count(Outcome::Timeout);
+            ApiError::new(ErrorKind::Timeout, "query timed out in query queue")
+        })
+    }
+
+    fn run(
+        &self,
+        text: &str,
+        expr: &Expr,
+        times: Times,
+        settings: &Settings,
+        options: &QueryOptions,
+        queued: Duration,
+    ) -> Result<Vec<u8>, ApiError> {
+        let _active = Gauge::up(&self.stats, |stats| &stats.active);
+        let started = Instant::now();
+        let result = match times {
+            Times::At(ts_ms) => promql::instant(&*self.select, expr, ts_ms, options),
+            Times::Range { start_ms, end_ms, step_ms } => {
+                promql::range(&*self.select, expr, start_ms, end_ms, step_ms, options)
+            }
+        };
+        let timings = Timings { queued, evaluated: started.elapsed() };
+        let body = self.finish(result, settings, timings);
+        let took = started.elapsed();
+        self.stats.seconds.observe(took.as_secs_f64());
+        if took >= self.limits.slow {
+            self.stats.slow.fetch_add(1, Ordering::Relaxed);
+            let query: String = text.chars().take(LOGGED_CHARS_MAX).collect();
+            let outcome = body.as_ref().map_or_else(|e| e.text.as_str(), |_| "success");
+            tracing::warn!(query, outcome, duration_ms = took.as_millis() as u64, "slow query");
+        }
+        body
+    }
+
+    fn finish(
+        &self,
+        result: Result<QueryResult, EvalError>,
+        settings: &Settings,
+        timings: Timings,
+    ) -> Result<Vec<u8>, ApiError> {
+        match result {
+            Ok(result) => {
+                self.stats.count(Outcome::Success);
+                self.stats.samples.fetch_add(result.stats.total_queryable_samples, Ordering::Relaxed);
+                Ok(value_json::success(result, settings.limit, settings.with_stats.then_some(timings)))
+            }
+            Err(error) => {
+                self.stats.count(match &error {
+                    EvalError::Canceled => Outcome::Canceled,
+                    EvalError::Timeout => Outcome::Timeout,
+                    _ => Outcome::Failed,
+                });
+                Err(api_error(&error))
+            }
+        }
+    }
+
+    /// Runs a look-up (labels, series, metadata) where it may block.
+    ///
+    /// **Errors** when there is no seat within the time of a query.
+    pub async fn look_up<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Select) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let seat = self.seat(&self.lookup_seats, Instant::now() + self.limits.timeout).await?;
+        let select = Arc::clone(&self.select);
+        let task = tokio::task::spawn_blocking(move || {
+            let _seat = seat;
+            work(&*select)
+        });
+        task.await.map_err(|_| ApiError::new(ErrorKind::Internal, "the request failed unexpectedly"))?
+    }
+}
+
+fn read_step(text: &str) -> Result<i64, ApiError> {
+    let ms = parse_duration_ms(text).map_err(|e| ApiError::invalid_parameter("step", e))?;
+    if ms <= 0.0 {
+        let text = "zero or negative query resolution step widths are not accepted. Try a positive integer";
+        return Err(ApiError::invalid_parameter("step", text));
+    }
+    // Our times are milliseconds; a finer step would stand still.
+    Ok((ms as i64).max(1))
+}
+
+fn api_error(error: &EvalError) -> ApiError {
+    let kind = match error {
+        EvalError::Canceled => ErrorKind::Canceled,
+        EvalError::Timeout => ErrorKind::Timeout,
+        EvalError::Storage(_) => ErrorKind::Internal,
+        _ => ErrorKind::Execution,
+    };
+    ApiError::new(kind, error.to_string())
+}

@@ -1,0 +1,164 @@
+//! Answers to queries as Prometheus writes them, straight into a buffer.
+
+use std::time::Duration;
+
+use promql::{QueryResult, QueryStats, Value};
+
+use super::json;
+
+/// The warning of an answer that `limit` cut.
+pub const TRUNCATED: &str = "results truncated due to limit";
+/// What a written point takes, about: saves growing the buffer many times.
+const POINT_BYTES: usize = 28;
+const SERIES_BYTES: usize = 160;
+
+/// How long a query took; for `stats`.
+#[derive(Clone, Copy, Debug)]
+pub struct Timings {
+    /// Until it was its turn.
+    pub queued: Duration,
+    /// From there to the value.
+    pub evaluated: Duration,
+}
+
+/// Writes the whole answer; a vector or matrix is cut to `limit` series, with a warning.
+pub fn success(mut result: QueryResult, limit: Option<usize>, timings: Option<Timings>) -> Vec<u8> {
+    if cut(&mut result.value, limit) {
+        result.warnings.push(TRUNCATED.to_owned());
+    }
+    let mut data = Vec::with_capacity(size_of_value(&result.value));
+    data.extend_from_slice(b"{\"resultType\":\"");
+    data.extend_from_slice(kind(&result.value).as_bytes());
+    data.extend_from_slice(b"\",\"result\":");
+    write_value(&mut data, &result.value);
+    if let Some(timings) = timings {
+        data.extend_from_slice(b",\"stats\":");
+        write_stats(&mut data, timings, &result.stats);
+    }
+    data.push(b'}');
+    json::success(&data, &result.warnings, &result.infos)
+}
+
+fn cut(value: &mut Value, limit: Option<usize>) -> bool {
+    let Some(limit) = limit else { return false };
+    let len = match value {
+        Value::Vector(samples) => {
+            let len = samples.len();
+            samples.truncate(limit);
+            len
+        }
+        Value::Matrix(series) => {
+            let len = series.len();
+            series.truncate(limit);
+            len
+        }
+        _ => 0,
+    };
+    len > limit
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Scalar { .. } => "scalar",
+        Value::String { .. } => "string",
+        Value::Vector(_) => "vector",
+        Value::Matrix(_) => "matrix",
+    }
+}
+
+fn size_of_value(value: &Value) -> usize {
+    64 + match value {
+        Value::Vector(samples) => samples.len() * (SERIES_BYTES + POINT_BYTES),
+        Value::Matrix(series) => series.iter().map(|s| SERIES_BYTES + s.samples.len() * POINT_BYTES).sum(),
+        _ => 0,
+    }
+}
+
+fn write_value(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Scalar { ts_ms, value } => json::point(out, *ts_ms, *value),
+        Value::String { ts_ms, value } => {
+            out.push(b'[');
+            json::timestamp(out, *ts_ms);
+            out.push(b',');
+            json::string(out, value);
+            out.push(b']');
+        }
+        Value::Vector(samples) => json::list(out, samples, |out, sample| {
+            out.extend_from_slice(b"{\"metric\":");
+            json::labels(out, &sample.labels);
+            out.extend_from_slice(b",\"value\":");
+            json::point(out, sample.ts_ms, sample.value);
+            out.push(b'}');
+        }),
+        Value::Matrix(series) => json::list(out, series, |out, series| {
+            out.extend_from_slice(b"{\"metric\":");
+            json::labels(out, &series.labels);
+            out.extend_from_slice(b",\"values\":");
+            let points = series.samples.ts_ms.iter().zip(&series.samples.values);
+            json::list(out, points, |out, (ts_ms, value)| json::point(out, *ts_ms, *value));
+            out.push(b'}');
+        }),
+    }
+}
+
+fn write_stats(out: &mut Vec<u8>, timings: Timings, stats: &QueryStats) {
+    let evaluated = timings.evaluated.as_secs_f64();
+    let queued = timings.queued.as_secs_f64();
+    let fields = [
+        ("evalTotalTime", evaluated),
+        ("resultSortTime", 0.0),
+        ("queryPreparationTime", 0.0),
+        ("innerEvalTime", evaluated),
+        ("execQueueTime", queued),
+        ("execTotalTime", queued + evaluated),
+    ];
+    out.extend_from_slice(b"{\"timings\":{");
+    for (i, (name, seconds)) in fields.into_iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        json::string(out, name);
+        out.push(b':');
+        json::float(out, seconds);
+    }
+    let QueryStats { total_queryable_samples, peak_samples, .. } = stats;
+    let samples = format!(
+        "}},\"samples\":{{\"totalQueryableSamples\":{total_queryable_samples},\"peakSamples\":{peak_samples}}}}}"
+    );
+    out.extend_from_slice(samples.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(value: Value) -> QueryResult {
+        QueryResult { value, warnings: Vec::new(), infos: vec!["i".into()], stats: QueryStats::default() }
+    }
+
+    #[test]
+    fn scalars_and_strings_have_prometheus_shape() {
+        let scalar = success(answer(Value::Scalar { ts_ms: 1_500, value: f64::INFINITY }), Some(1), None);
+        assert_eq!(
+            String::from_utf8(scalar).unwrap(),
+            r#"{"status":"success","data":{"resultType":"scalar","result":[1.500,"+Inf"]},"infos":["i"]}"#
+        );
+        let text = success(answer(Value::String { ts_ms: 0, value: "a\"b".into() }), None, None);
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            r#"{"status":"success","data":{"resultType":"string","result":[0,"a\"b"]},"infos":["i"]}"#
+        );
+        let empty = success(answer(Value::Matrix(Vec::new())), None, None);
+        assert!(String::from_utf8(empty).unwrap().contains(r#"{"resultType":"matrix","result":[]}"#));
+    }
+
+    #[test]
+    fn stats_are_valid_json() {
+        let timings = Timings { queued: Duration::from_nanos(1), evaluated: Duration::from_millis(2) };
+        let body = success(answer(Value::Scalar { ts_ms: 0, value: 1.0 }), None, Some(timings));
+        let read: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(read["data"]["stats"]["timings"]["evalTotalTime"], 0.002);
+        assert_eq!(read["data"]["stats"]["samples"]["peakSamples"], 0);
+    }
+}

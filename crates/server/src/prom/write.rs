@@ -1,0 +1,429 @@
+//! `POST /api/v1/write`: remote write 1.0, answered when the samples are durable.
+//!
+//! Owns: the bytes in flight and the seats of decoders.
+//! Invariants: 1. 204 means that all samples are stored and fsynced; 2. of a 400 with counts the others are; 3. a client
+//! that goes away takes neither the batch nor its event along; 4. bytes in flight are counted before they are read and
+//! before they are inflated.
+//! Limits: [`WriteLimits`]. Who finds no room is answered 503 with `Retry-After`, which every sender tries again.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use collect::report::BatchIds;
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http_body_util::BodyExt;
+use model::{Append, AppendError, Appended, Batch, CollectionMethod, Origin, Refusal, Select, Verdict};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use wire::remote_write::{self, DecodeStats, Limits};
+use wire::snappy::{self, SnappyError};
+
+use super::api::{PromApi, Pushed, Source};
+use super::params::Params;
+use super::write_events::WriteEvents;
+use super::write_headers;
+use super::write_pool::{Buffers, Pool};
+use crate::telemetry::Exposition;
+
+/// Bytes in flight are counted in pieces of this size.
+const PIECE_BYTES: usize = 1024;
+/// Longest time for a body to arrive: it takes room meanwhile.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a sender that finds no room shall wait, in seconds.
+const RETRY_AFTER_S: u64 = 1;
+/// A full disk does not empty itself within a second.
+const RETRY_AFTER_NO_SPACE_S: u64 = 30;
+
+/// How much remote write may use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WriteLimits {
+    /// Bytes of one body on the wire.
+    pub body_bytes_max: usize,
+    /// Bytes of one body after inflating.
+    pub inflated_bytes_max: usize,
+    /// Bytes of all requests in flight, as they came and inflated.
+    pub inflight_bytes_max: usize,
+    /// Requests that are decoded at a time.
+    pub decoders: usize,
+    /// What one request may hold.
+    pub request: Limits,
+}
+
+impl Default for WriteLimits {
+    fn default() -> WriteLimits {
+        WriteLimits {
+            body_bytes_max: 32 << 20,
+            inflated_bytes_max: 64 << 20,
+            inflight_bytes_max: 256 << 20,
+            decoders: 2 * std::thread::available_parallelism().map_or(1, usize::from),
+            request: Limits::default(),
+        }
+    }
+}
+
+/// What a writer works with.
+pub struct WriterParts {
+    /// The way into the store.
+    pub append: Arc<dyn Append>,
+    /// Knows the types of families.
+    pub select: Arc<dyn Select>,
+    /// Numbers batches.
+    pub batch_ids: Arc<BatchIds>,
+    /// Hears of each source once per second.
+    pub pushed: Pushed,
+    /// Gives the time, in milliseconds since 1970.
+    pub now: Source<i64>,
+    /// Limits.
+    pub limits: WriteLimits,
+}
+
+/// What remote write brought.
+#[derive(Default, Debug)]
+pub struct WriteStats {
+    stored: AtomicU64,
+    refused_in_part: AtomicU64,
+    bad: AtomicU64,
+    busy: AtomicU64,
+    failed: AtomicU64,
+    body_bytes: AtomicU64,
+    inflated_bytes: AtomicU64,
+}
+
+impl WriteStats {
+    /// Writes the figures.
+    pub fn render(&self, page: &mut Exposition) {
+        page.family("quiver_remote_write_requests_total", "counter", "Remote write requests, by what became of them.");
+        let outcomes = [
+            ("stored", &self.stored),
+            ("refused_in_part", &self.refused_in_part),
+            ("bad", &self.bad),
+            ("busy", &self.busy),
+            ("failed", &self.failed),
+        ];
+        for (word, count) in outcomes {
+            page.sample(&[("outcome", word)], count.load(Ordering::Relaxed) as f64);
+        }
+        let bytes = [("wire", &self.body_bytes), ("inflated", &self.inflated_bytes)];
+        page.family("quiver_remote_write_bytes_total", "counter", "Bytes of remote write bodies that were read.");
+        for (word, count) in bytes {
+            page.sample(&[("as", word)], count.load(Ordering::Relaxed) as f64);
+        }
+    }
+
+    fn count(&self, status: StatusCode) {
+        let counter = match status.as_u16() {
+            204 => &self.stored,
+            503 => &self.busy,
+            500.. => &self.failed,
+            _ => &self.bad,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Takes remote write. Cheap to clone.
+#[derive(Clone)]
+pub struct Writer(Arc<Inner>);
+
+struct Inner {
+    parts: WriterParts,
+    pool: Pool,
+    events: WriteEvents,
+    stats: WriteStats,
+    /// All the room there is.
+    pieces: usize,
+    room: Arc<Semaphore>,
+    decoders: Arc<Semaphore>,
+}
+
+/// Why nothing of a request is stored.
+#[derive(Debug)]
+pub struct Refused {
+    status: StatusCode,
+    retry_after_s: Option<u64>,
+    text: String,
+}
+
+impl Refused {
+    pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Refused {
+        Refused { status, retry_after_s: None, text: text.into() }
+    }
+
+    fn busy(text: impl Into<String>) -> Refused {
+        Refused { retry_after_s: Some(RETRY_AFTER_S), ..Refused::new(StatusCode::SERVICE_UNAVAILABLE, text) }
+    }
+
+    fn too_large(text: impl Into<String>) -> Refused {
+        Refused::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, self.text + "\n").into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// One request on its way.
+struct Request {
+    source_id: String,
+    started: Instant,
+    received_at_ms: i64,
+    buffers: Buffers,
+    /// Held until the answer.
+    room: OwnedSemaphorePermit,
+}
+
+/// `POST /api/v1/write`
+pub async fn write(State(api): State<PromApi>, headers: HeaderMap, uri: Uri, body: Body) -> Response {
+    let response = match api.writer.take(&headers, &uri, body).await {
+        Ok(response) => response,
+        Err(refused) => refused.into_response(),
+    };
+    api.writer.stats().count(response.status());
+    response
+}
+
+impl Writer {
+    /// Makes a writer.
+    pub fn new(parts: WriterParts) -> Writer {
+        let limits = parts.limits;
+        let pieces = (limits.inflight_bytes_max / PIECE_BYTES).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        Writer(Arc::new(Inner {
+            pool: Pool::default(),
+            events: WriteEvents::new(Arc::clone(&parts.select)),
+            stats: WriteStats::default(),
+            pieces,
+            room: Arc::new(Semaphore::new(pieces)),
+            decoders: Arc::new(Semaphore::new(limits.decoders.max(1))),
+            parts,
+        }))
+    }
+
+    /// Gives the figures.
+    pub fn stats(&self) -> &WriteStats {
+        &self.0.stats
+    }
+
+    /// Reports each source once per second until the server stops, and a last time then.
+    pub async fn report_each_second(&self, mut stop: watch::Receiver<bool>) {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let stopped = tokio::select! {
+                _ = tick.tick() => false,
+                _ = stop.wait_for(|stopped| *stopped) => true,
+            };
+            self.report();
+            if stopped {
+                return;
+            }
+        }
+    }
+
+    /// Reports what came since the last time.
+    pub fn report(&self) {
+        let parts = &self.0.parts;
+        for report in self.0.events.report((parts.now)(), &parts.batch_ids) {
+            (parts.pushed)(report);
+        }
+    }
+
+    async fn take(&self, headers: &HeaderMap, uri: &Uri, body: Body) -> Result<Response, Refused> {
+        let started = Instant::now();
+        write_headers::check(headers)?;
+        let source_id = write_headers::source_id(headers, &Params::parse(uri.query().unwrap_or("")))?;
+        let limits = self.0.parts.limits;
+        let declared = write_headers::content_length(headers);
+        if declared.is_some_and(|len| len > limits.body_bytes_max as u64) {
+            return Err(body_too_large(limits.body_bytes_max));
+        }
+        let len = declared.map_or(limits.body_bytes_max, |len| len as usize);
+        let room = self.reserve(len)?;
+        let mut buffers = self.0.pool.buffers();
+        buffers.body.reserve(declared.map_or(0, |len| len as usize));
+        match tokio::time::timeout(BODY_TIMEOUT, read_body(body, limits.body_bytes_max, &mut buffers.body)).await {
+            Ok(read) => read?,
+            Err(_) => return Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+        }
+        let request = Request { source_id, started, received_at_ms: (self.0.parts.now)(), buffers, room };
+        let writer = self.clone();
+        // Spawned: a client that goes away must not leave a durable batch without its event.
+        let task = tokio::spawn(async move { writer.store(request).await });
+        task.await.unwrap_or_else(|_| Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed")))
+    }
+
+    /// Takes room for bytes, or says that there is none.
+    fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refused> {
+        self.acquire(pieces(bytes).min(self.0.pieces))
+    }
+
+    fn acquire(&self, pieces: usize) -> Result<OwnedSemaphorePermit, Refused> {
+        Arc::clone(&self.0.room)
+            .try_acquire_many_owned(u32::try_from(pieces).unwrap_or(u32::MAX))
+            .map_err(|_| Refused::busy("too many bytes of remote write are in flight; try again"))
+    }
+
+    /// Makes the room taken fit, now that the size is known. What is larger than all the room there is goes alone.
+    fn fit(&self, room: &mut OwnedSemaphorePermit, bytes: usize) -> Result<(), Refused> {
+        let (held, wanted) = (room.num_permits(), pieces(bytes).min(self.0.pieces));
+        if wanted > held {
+            room.merge(self.acquire(wanted - held)?);
+        } else {
+            drop(room.split(held - wanted));
+        }
+        Ok(())
+    }
+
+    async fn store(&self, mut request: Request) -> Result<Response, Refused> {
+        let inner = &self.0;
+        let body = &request.buffers.body;
+        // A length that is not allowed or no length at all is refused by the decoder, which takes no room.
+        let inflated = snap::raw::decompress_len(body).ok().filter(|n| *n <= inner.parts.limits.inflated_bytes_max);
+        self.fit(&mut request.room, body.len() + inflated.unwrap_or(0))?;
+        let Ok(seat) = Arc::clone(&inner.decoders).acquire_owned().await else {
+            return Err(Refused::busy("the server is stopping"));
+        };
+        let Request { source_id, started, received_at_ms, buffers, room } = request;
+        let origin =
+            Origin { target_id: source_id.clone(), source_id, method: CollectionMethod::Streaming, received_at_ms };
+        let (tx, rx) = oneshot::channel();
+        let writer = self.clone();
+        let handed = tokio::task::spawn_blocking(move || {
+            let (batch, stats) = writer.decode(origin, buffers)?;
+            // The store may make us wait for room; others can decode meanwhile.
+            drop(seat);
+            writer.0.parts.append.submit(batch, Box::new(move |batch, result| drop(tx.send((batch, result)))));
+            Ok(stats)
+        });
+        let failed = || Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed");
+        let stats = handed.await.map_err(|_| failed())??;
+        let (batch, result) = rx.await.map_err(|_| Refused::busy("the store is closed"))?;
+        inner.events.note(&batch.origin.source_id, started, &batch, &result);
+        let answer = match &result {
+            Ok(appended) => Ok(self.answer(&batch, &stats, appended)),
+            Err(error) => Err(refused_by_store(error)),
+        };
+        inner.pool.give_batch(batch);
+        drop(room);
+        answer
+    }
+
+    fn decode(&self, origin: Origin, mut buffers: Buffers) -> Result<(Batch, DecodeStats), Refused> {
+        let inner = &self.0;
+        let limits = &inner.parts.limits;
+        let mut batch = inner.pool.batch();
+        batch.origin = origin;
+        let Buffers { body, inflated } = &mut buffers;
+        let decoded = snappy::decode_block_into(body, limits.inflated_bytes_max, inflated)
+            .map_err(|error| match error {
+                SnappyError::TooLarge { .. } => Refused::too_large(error.to_string()),
+                SnappyError::Damaged(_) => Refused::new(StatusCode::BAD_REQUEST, error.to_string()),
+            })
+            .and_then(|bytes| {
+                inner.stats.inflated_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                remote_write::decode_v1(bytes, &mut batch, &limits.request).map_err(|error| match error {
+                    remote_write::WireError::TooManySamples { .. } => Refused::too_large(error.to_string()),
+                    _ => Refused::new(StatusCode::BAD_REQUEST, error.to_string()),
+                })
+            });
+        inner.stats.body_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
+        inner.pool.give_buffers(buffers);
+        match decoded {
+            Ok(stats) => Ok((batch, stats)),
+            Err(refused) => {
+                inner.pool.give_batch(batch);
+                Err(refused)
+            }
+        }
+    }
+
+    fn answer(&self, batch: &Batch, stats: &DecodeStats, appended: &Appended) -> Response {
+        let refused = appended.counts.refused_total();
+        let mut response = match refused {
+            0 => StatusCode::NO_CONTENT.into_response(),
+            _ => {
+                self.0.stats.refused_in_part.fetch_add(1, Ordering::Relaxed);
+                (StatusCode::BAD_REQUEST, refusal_text(batch, stats, appended)).into_response()
+            }
+        };
+        let written = [
+            ("x-prometheus-remote-write-samples-written", appended.counts.stored + appended.counts.duplicates),
+            ("x-prometheus-remote-write-histograms-written", 0),
+            ("x-prometheus-remote-write-exemplars-written", stats.exemplars as u64),
+        ];
+        for (name, count) in written {
+            response.headers_mut().insert(name, HeaderValue::from(count));
+        }
+        response
+    }
+}
+
+fn pieces(bytes: usize) -> usize {
+    bytes.div_ceil(PIECE_BYTES)
+}
+
+async fn read_body(mut body: Body, max: usize, into: &mut Vec<u8>) -> Result<(), Refused> {
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|e| Refused::new(StatusCode::BAD_REQUEST, format!("the body cannot be read: {e}")))?;
+        if let Some(bytes) = frame.data_ref() {
+            if into.len() + bytes.len() > max {
+                return Err(body_too_large(max));
+            }
+            into.extend_from_slice(bytes);
+        }
+    }
+    Ok(())
+}
+
+fn body_too_large(max: usize) -> Refused {
+    Refused::too_large(format!("the body is larger than {max} bytes"))
+}
+
+fn refused_by_store(error: &AppendError) -> Refused {
+    let (status, retry_after_s) = match error {
+        AppendError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, None),
+        AppendError::NoSpace(_) => (StatusCode::INSUFFICIENT_STORAGE, Some(RETRY_AFTER_NO_SPACE_S)),
+        AppendError::Busy { retry_after_ms } => {
+            (StatusCode::SERVICE_UNAVAILABLE, Some(retry_after_ms.div_ceil(1_000).max(1)))
+        }
+        AppendError::StaleIds | AppendError::Closed => (StatusCode::SERVICE_UNAVAILABLE, Some(RETRY_AFTER_S)),
+        AppendError::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, None),
+    };
+    Refused { status, retry_after_s, text: error.to_string() }
+}
+
+/// Says how many samples were refused for which reasons, and which was the first.
+fn refusal_text(batch: &Batch, stats: &DecodeStats, appended: &Appended) -> String {
+    let counts = &appended.counts;
+    let mut text =
+        format!("{} of {} samples were refused, the others are stored", counts.refused_total(), counts.received);
+    for (reason, count) in Refusal::ALL.iter().zip(counts.refused).filter(|(_, count)| *count > 0) {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "; {}: {count}", reason.as_str());
+    }
+    let first = batch.verdicts.iter().enumerate().find_map(|(i, verdict)| match verdict {
+        Verdict::Refused(reason) => Some((i, *reason)),
+        _ => None,
+    });
+    if let Some((index, reason)) = first
+        && let Some(sample) = batch.samples.get(index)
+    {
+        let labels: String = batch.labels(sample.series).unwrap_or_default().to_string().chars().take(500).collect();
+        let _ = write!(text, "; the first is sample {index} ({labels} at {}): {}", sample.ts_ms, reason.as_str());
+    }
+    if let Some(series) = &stats.first_refused {
+        let _ = write!(text, "; series {}: {}", series.index, series.text);
+    }
+    text.push('\n');
+    text
+}

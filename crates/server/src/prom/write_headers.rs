@@ -1,0 +1,124 @@
+//! The headers of remote write, judged as Prometheus judges them.
+
+use http::{HeaderMap, StatusCode, header};
+
+use super::params::Params;
+use super::write::Refused;
+use super::write_events::DEFAULT_SOURCE;
+
+const PROTO_TYPE: &str = "application/x-protobuf";
+const V1: &str = "prometheus.WriteRequest";
+const V2: &str = "io.prometheus.write.v2.Request";
+/// Longest source id: the specification's tables have room for no more.
+const SOURCE_CHARS_MAX: usize = 100;
+
+/// Checks content type, protobuf message and encoding; what is absent is taken for right.
+///
+/// **Errors** are 415.
+pub fn check(headers: &HeaderMap) -> Result<(), Refused> {
+    check_type(text(headers, header::CONTENT_TYPE)).map_err(unsupported)?;
+    let encoding = text(headers, header::CONTENT_ENCODING);
+    if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("snappy") {
+        let text =
+            format!("{encoding} encoding (compression) is not accepted by this server; only snappy is acceptable");
+        return Err(unsupported(text));
+    }
+    Ok(())
+}
+
+fn unsupported(text: String) -> Refused {
+    Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
+}
+
+fn check_type(content_type: &str) -> Result<(), String> {
+    if content_type.is_empty() {
+        return Ok(());
+    }
+    let mut parts = content_type.split(';').map(str::trim);
+    if !parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(PROTO_TYPE)) {
+        return Err(format!("expected {PROTO_TYPE} as the first (media) part, got {content_type} content-type"));
+    }
+    for parameter in parts {
+        let Some((name, value)) = parameter.split_once('=') else {
+            return Err(format!(
+                "as per https://www.rfc-editor.org/rfc/rfc9110#parameter expected parameters to be key-values, \
+                 got {parameter} in {content_type} content-type"
+            ));
+        };
+        match (name, value.trim_matches('"')) {
+            ("proto", V1) => return Ok(()),
+            ("proto", V2) => {
+                return Err(format!("{V2} protobuf message is not accepted by this server; accepted {V1}"));
+            }
+            ("proto", other) => {
+                return Err(format!(
+                    "got {content_type} content type; unknown remote write protobuf message {other}, supported: {V1}"
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Gives the source: `?source_id=`, else `X-Source-Id`, else the default.
+///
+/// **Errors** with 400 when it is longer than 100 characters or has control characters.
+pub fn source_id(headers: &HeaderMap, params: &Params) -> Result<String, Refused> {
+    let named = Some(params.get("source_id")).filter(|id| !id.is_empty());
+    let id = match (named, headers.get("x-source-id")) {
+        (Some(id), _) => id,
+        (None, Some(value)) => value
+            .to_str()
+            .map_err(|_| Refused::new(StatusCode::BAD_REQUEST, "X-Source-Id holds more than visible ASCII"))?,
+        (None, None) => "",
+    };
+    if id.chars().count() > SOURCE_CHARS_MAX || id.chars().any(char::is_control) {
+        let text = format!("the source id is longer than {SOURCE_CHARS_MAX} characters or has control characters");
+        return Err(Refused::new(StatusCode::BAD_REQUEST, text));
+    }
+    Ok(if id.is_empty() { DEFAULT_SOURCE } else { id }.to_owned())
+}
+
+/// Gives the declared length of the body.
+pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+    text(headers, header::CONTENT_LENGTH).parse().ok()
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
+    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_types_are_judged_as_prometheus_does() {
+        for good in [
+            "",
+            "application/x-protobuf",
+            "Application/X-Protobuf",
+            "application/x-protobuf; charset=utf-8",
+            "application/x-protobuf;proto=prometheus.WriteRequest",
+        ] {
+            assert_eq!(check_type(good), Ok(()), "{good}");
+        }
+        let bad = [
+            (
+                "application/json",
+                "expected application/x-protobuf as the first (media) part, got application/json content-type",
+            ),
+            (
+                "application/x-protobuf;proto=io.prometheus.write.v2.Request",
+                "io.prometheus.write.v2.Request protobuf message is not accepted by this server; accepted prometheus.WriteRequest",
+            ),
+        ];
+        for (content_type, text) in bad {
+            assert_eq!(check_type(content_type), Err(text.to_owned()));
+        }
+        for bad in ["application/x-protobuf;proto", "application/x-protobuf;proto=nothing"] {
+            assert!(check_type(bad).is_err(), "{bad}");
+        }
+    }
+}
