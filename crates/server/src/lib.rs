@@ -2,5 +2,7 @@
 
 pub mod config;
 pub mod net;
+pub mod observe;
 pub mod prom;
+pub mod rest;
 pub mod telemetry;

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::error::{ApiError, ErrorKind, json_response};
 use super::params::{Params, parse_duration_ms};
 use super::value_json::{self, Timings};
+use crate::rest::query::{Answer, Ask};
 use crate::telemetry::{Exposition, Histogram};
 
 /// Points of one series that a range query may have.
@@ -373,4 +374,16 @@ fn api_error(error: &EvalError) -> ApiError {
         _ => ErrorKind::Execution,
     };
     ApiError::new(kind, error.to_string())
+}
+
+impl Ask for QueryService {
+    fn instant(&self, params: Params) -> Answer {
+        let service = self.clone();
+        Box::pin(async move { QueryService::instant(&service, &params).await })
+    }
+
+    fn range(&self, params: Params) -> Answer {
+        let service = self.clone();
+        Box::pin(async move { QueryService::range(&service, &params).await })
+    }
 }
