@@ -1,4 +1,23 @@
 //! Configuration: text → meaning, once.
+//!
+//! A file is a `prometheus.yml`; what is ours stands under the one key `quiver:`. [`yaml`] reads the text, every key and
+//! value with its place; [`fields`] walks a mapping and notes what is wrong; the other modules know what the keys mean.
+//! Invariants: 1. an unknown key is an error with its place; 2. a known key that we do not serve yet is an error too,
+//! unless asked otherwise; 3. a file is taken whole or refused whole.
 
 pub mod fields;
+pub mod global;
+pub mod http_client;
+pub mod load;
+pub mod print;
+pub mod relabel;
+pub mod scrape;
+pub mod sd;
+pub mod settings;
+#[cfg(test)]
+mod tests;
 pub mod yaml;
+
+pub use load::{Config, LoadError, Located, load_file, load_text};
+pub use scrape::Job;
+pub use settings::{Overrides, Settings};

@@ -7,6 +7,8 @@ use super::yaml::Node;
 
 /// Where the server listens unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9740";
+/// Most exemplars that can be asked for; each holds a label set.
+const EXEMPLARS_MAX: usize = 10_000_000;
 const DAY_MS: i64 = 86_400_000;
 
 /// The settings of this server.
@@ -16,8 +18,12 @@ pub struct Settings {
     pub listen: String,
     /// Directory of all data.
     pub data_dir: PathBuf,
+    /// Name of this node; part of every batch id.
+    pub node: String,
     /// How long samples are kept, in milliseconds.
     pub retention_ms: i64,
+    /// Exemplars kept, over all series.
+    pub exemplars_max: usize,
     /// Limits of queries.
     pub query: QuerySettings,
     /// Limits of everything that comes in.
@@ -55,7 +61,9 @@ impl Default for Settings {
         Settings {
             listen: DEFAULT_LISTEN.to_owned(),
             data_dir: PathBuf::from("./data"),
+            node: "n1".to_owned(),
             retention_ms: 15 * DAY_MS,
+            exemplars_max: 100_000,
             query: QuerySettings::default(),
             limits: LimitSettings::default(),
         }
@@ -87,12 +95,45 @@ pub struct SettingsText {
     pub listen: Option<String>,
     /// `data_dir`
     pub data_dir: Option<PathBuf>,
-    /// `retention`
+    /// `node`
+    pub node: Option<String>,
+    /// `retention`, or Prometheus' `storage.tsdb.retention.time`
     pub retention_ms: Option<i64>,
+    /// Prometheus' `storage.exemplars.max_exemplars`
+    pub exemplars_max: Option<u64>,
     /// `query`
     pub query: QuerySettings,
     /// `limits`
     pub limits: LimitSettings,
+}
+
+/// What flags say; they win over the file.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Overrides {
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--data-dir`
+    pub data_dir: Option<PathBuf>,
+    /// `--retention`
+    pub retention_ms: Option<i64>,
+}
+
+impl Settings {
+    /// Puts flags, file and defaults together.
+    pub fn of(text: &SettingsText, flags: &Overrides) -> Settings {
+        let defaults = Settings::default();
+        Settings {
+            listen: flags.listen.clone().or(text.listen.clone()).unwrap_or(defaults.listen),
+            data_dir: flags.data_dir.clone().or(text.data_dir.clone()).unwrap_or(defaults.data_dir),
+            node: text.node.clone().unwrap_or(defaults.node),
+            retention_ms: flags.retention_ms.or(text.retention_ms).unwrap_or(defaults.retention_ms),
+            exemplars_max: text
+                .exemplars_max
+                .map_or(defaults.exemplars_max, |n| usize::try_from(n).unwrap_or(EXEMPLARS_MAX).min(EXEMPLARS_MAX)),
+            query: text.query,
+            limits: text.limits,
+        }
+    }
 }
 
 /// Reads the value of `quiver:`.
@@ -101,6 +142,7 @@ pub fn read(node: &Node, problems: &mut Problems) -> SettingsText {
     let mut text = SettingsText {
         listen: fields.string("listen", problems),
         data_dir: fields.string("data_dir", problems).map(PathBuf::from),
+        node: fields.parsed("node", problems, parse_node),
         retention_ms: fields.duration_ms("retention", problems),
         ..SettingsText::default()
     };
@@ -115,6 +157,15 @@ pub fn read(node: &Node, problems: &mut Problems) -> SettingsText {
     }
     fields.finish(problems);
     text
+}
+
+/// Node names stand in batch ids, which have 100 characters.
+fn parse_node(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if !text.is_empty() && text.len() <= 40 && text.chars().all(good) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is not a node name: 1 to 40 letters, digits or dashes"))
 }
 
 fn read_query(node: &Node, query: &mut QuerySettings, problems: &mut Problems) {
@@ -150,4 +201,37 @@ fn read_limits(node: &Node, limits: &mut LimitSettings, problems: &mut Problems)
         limits.series_max = n;
     }
     fields.finish(problems);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::yaml;
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let root =
+            yaml::parse("{listen: '0.0.0.0:1', retention: 1h, node: a-1, limits: {connections_max: 5}}").unwrap();
+        let mut problems = Problems::default();
+        let text = read(&root, &mut problems);
+        assert!(problems.0.is_empty(), "{problems:?}");
+        let flags = Overrides { listen: Some("127.0.0.1:2".into()), ..Overrides::default() };
+        let settings = Settings::of(&text, &flags);
+        assert_eq!(
+            (settings.listen.as_str(), settings.retention_ms, settings.node.as_str()),
+            ("127.0.0.1:2", 3_600_000, "a-1")
+        );
+        assert_eq!((settings.limits.connections_max, settings.data_dir), (5, PathBuf::from("./data")));
+    }
+
+    #[test]
+    fn wrong_settings_are_said() {
+        let root =
+            yaml::parse("{node: 'a b', retention: 0s, query: {timeoutt: 1s}, limits: {body_size_max: much}}").unwrap();
+        let mut problems = Problems::default();
+        read(&root, &mut problems);
+        let texts: Vec<&str> = problems.0.iter().map(|p| p.text.as_str()).collect();
+        assert_eq!(texts.len(), 4, "{texts:?}");
+        assert!(texts.iter().any(|t| t.contains("did you mean \"timeout\"?")), "{texts:?}");
+    }
 }

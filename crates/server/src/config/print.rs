@@ -1,0 +1,164 @@
+//! A configuration printed anew, as `/api/v1/status/config` shows it.
+//!
+//! Invariant: no secret is in it. A key that may hold one is masked whatever it holds.
+
+use super::yaml::{Kind, Node};
+
+const MASK: &str = "<secret>";
+/// Keys whose values are secrets, wherever they stand.
+const SECRET_KEYS: [&str; 20] = [
+    "access_key",
+    "access_token",
+    "account_key",
+    "api_token",
+    "application_credential_secret",
+    "auth_token",
+    "bearer_token",
+    "client_secret",
+    "consumer_key",
+    "credentials",
+    "key",
+    "password",
+    "routing_key",
+    "secret",
+    "secret_key",
+    "secrets",
+    "service_key",
+    "session_token",
+    "slack_api_url",
+    "token",
+];
+
+/// Prints a tree as YAML, secrets masked.
+pub fn without_secrets(root: &Node) -> String {
+    let mut out = String::new();
+    match &root.kind {
+        Kind::Null => {}
+        Kind::Scalar(text) => out.push_str(&scalar(text)),
+        Kind::List(_) | Kind::Map(_) => block(root, 0, &mut out),
+    }
+    out
+}
+
+fn block(node: &Node, indent: usize, out: &mut String) {
+    match &node.kind {
+        Kind::List(items) => {
+            for item in items {
+                pad(indent, out);
+                out.push('-');
+                // The first line of an inner block follows the dash.
+                let start = out.len();
+                value(item, indent + 2, out);
+                if matches!(&item.kind, Kind::Map(e) if !e.is_empty())
+                    || matches!(&item.kind, Kind::List(i) if !i.is_empty())
+                {
+                    out.replace_range(start..start + 1 + indent + 2, " ");
+                }
+            }
+        }
+        Kind::Map(entries) => {
+            for entry in entries {
+                pad(indent, out);
+                out.push_str(&scalar(&entry.key));
+                out.push(':');
+                if SECRET_KEYS.contains(&entry.key.as_str()) && entry.value.holds_something() {
+                    out.push_str(&format!(" {MASK}\n"));
+                } else {
+                    value(&entry.value, indent + 2, out);
+                }
+            }
+        }
+        Kind::Null | Kind::Scalar(_) => {}
+    }
+}
+
+/// Prints what follows a key or a dash.
+fn value(node: &Node, indent: usize, out: &mut String) {
+    match &node.kind {
+        Kind::Null => out.push_str(" null\n"),
+        Kind::Scalar(text) => out.push_str(&format!(" {}\n", scalar(&without_password(text)))),
+        Kind::List(items) if items.is_empty() => out.push_str(" []\n"),
+        Kind::Map(entries) if entries.is_empty() => out.push_str(" {}\n"),
+        Kind::List(_) | Kind::Map(_) => {
+            out.push('\n');
+            block(node, indent, out);
+        }
+    }
+}
+
+fn pad(indent: usize, out: &mut String) {
+    out.extend(std::iter::repeat_n(' ', indent));
+}
+
+/// Masks the password of a URL.
+fn without_password(text: &str) -> String {
+    if let Some((scheme, rest)) = text.split_once("://")
+        && let Some((login, host)) = rest.split_once('@')
+        && let Some((user, _)) = login.split_once(':')
+        && !login.contains('/')
+    {
+        return format!("{scheme}://{user}:xxxxx@{host}");
+    }
+    text.to_owned()
+}
+
+/// Quotes a text unless it reads the same without quotes.
+fn scalar(text: &str) -> String {
+    let first = text.chars().next().unwrap_or(' ');
+    let plain = !matches!(text, "" | "~" | "null" | "Null" | "NULL" | "<<")
+        && (first.is_alphanumeric() || matches!(first, '_' | '/' | '.' | '(' | '$' | '<'))
+        && text.chars().all(|c| !c.is_control() && c != '\u{feff}')
+        && !text.contains(": ")
+        && !text.contains(" #")
+        && !text.ends_with([':', ' '])
+        && !text.contains(['[', ']', '{', '}', ',']);
+    if plain { text.to_owned() } else { serde_json::to_string(text).unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::yaml;
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_print_reads_back_and_holds_no_secret() {
+        let text = "global: {scrape_interval: 15s}\nscrape_configs:\n- job_name: a\n  basic_auth: {username: u, password: \
+                    hunter2}\n  http_headers:\n    X: {secrets: [hunter2]}\n  proxy_url: http://u:hunter2@p:1/\n  \
+                    params: {m: [a, 'b: c'], n: [[], {}, [[1]]]}\n  x: ~\n";
+        let printed = without_secrets(&yaml::parse(text).unwrap());
+        assert!(!printed.contains("hunter2"), "{printed}");
+        assert!(printed.contains("    password: <secret>\n"), "{printed}");
+        assert!(
+            printed.starts_with("global:\n  scrape_interval: 15s\nscrape_configs:\n  - job_name: a\n"),
+            "{printed}"
+        );
+        let again = without_secrets(&yaml::parse(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}")));
+        assert_eq!(again, printed);
+    }
+
+    fn tree() -> impl Strategy<Value = String> {
+        // JSON is YAML: any value, printed as JSON, is a text to read.
+        let leaf = prop_oneof![Just("null".to_owned()), "[ -~é\n\t]{0,12}".prop_map(|s| format!("{s:?}"))];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(|v| format!("[{}]", v.join(","))),
+                prop::collection::btree_map("[a-z :#-]{1,6}", inner, 0..4).prop_map(|m| {
+                    let pairs: Vec<String> = m.iter().map(|(k, v)| format!("{k:?}: {v}")).collect();
+                    format!("{{{}}}", pairs.join(","))
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn printing_is_stable(text in tree()) {
+            if let Ok(root) = yaml::parse(&text) {
+                let printed = without_secrets(&root);
+                let again = yaml::parse(&printed).map_err(|e| TestCaseError::fail(format!("{e}: {printed:?}")))?;
+                prop_assert_eq!(without_secrets(&again), printed);
+            }
+        }
+    }
+}
