@@ -1,11 +1,14 @@
 //! Everything that one collection delivered, in columns.
 //!
 //! Owns: an arena of label encodings, the series that point into it, the samples that point to the series.
-//! Invariants: 1. every `sample.series` is an index into `series`; 2. a series has an id or an encoding in the arena,
+//! Invariants: 1. the `series` of every sample and histogram is an index into `series`; 2. a series has an id or an encoding in the arena,
 //! or both; 3. verdicts run parallel to the samples.
 //! Limits: 2^32 - 1 bytes of label text, series and samples each; who fills a batch bounds its body long before.
 
+use std::sync::Arc;
+
 use crate::family::Family;
+use crate::histogram::Histogram;
 use crate::labels::{Labels, LabelsBuf, SeriesId};
 use crate::refusal::{Counts, Verdict};
 use crate::report::{CollectionReport, Origin};
@@ -39,6 +42,19 @@ pub struct BatchSample {
     pub value: f64,
 }
 
+/// One native histogram of a batch.
+#[derive(Clone, Debug)]
+pub struct BatchHistogram {
+    /// Which series.
+    pub series: SeriesIndex,
+    /// Milliseconds since 1970.
+    pub ts_ms: i64,
+    /// The histogram.
+    pub histogram: Arc<Histogram>,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
 /// An exemplar of a batch.
 #[derive(Clone, Debug)]
 pub struct BatchExemplar {
@@ -69,6 +85,8 @@ pub struct Batch {
     pub samples: Vec<BatchSample>,
     /// What became of each sample. Parallel to `samples`; who marks a row refused or filtered does it here, the store decides the rest.
     pub verdicts: Vec<Verdict>,
+    /// The native histograms, in order of arrival.
+    pub histograms: Vec<BatchHistogram>,
     /// Start ("created") timestamps: series and milliseconds since 1970.
     pub start_timestamps: Vec<(SeriesIndex, i64)>,
     /// Exemplars.
@@ -89,6 +107,7 @@ impl Batch {
         self.series.clear();
         self.samples.clear();
         self.verdicts.clear();
+        self.histograms.clear();
         self.start_timestamps.clear();
         self.exemplars.clear();
         self.arena.clear();
@@ -144,6 +163,11 @@ impl Batch {
         self.verdicts.push(verdict);
     }
 
+    /// Adds a native histogram that has passed [`Histogram::check`].
+    pub fn push_histogram(&mut self, series: SeriesIndex, ts_ms: i64, histogram: Arc<Histogram>) {
+        self.histograms.push(BatchHistogram { series, ts_ms, histogram, verdict: Verdict::Pending });
+    }
+
     /// Gives the label encoding of a series; empty when it was added by id.
     pub fn label_bytes(&self, series: SeriesIndex) -> &[u8] {
         let s = &self.series[series.0 as usize];
@@ -159,8 +183,8 @@ impl Batch {
     /// Counts the verdicts.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
-        for verdict in &self.verdicts {
-            counts.add(*verdict);
+        for verdict in self.verdicts.iter().copied().chain(self.histograms.iter().map(|h| h.verdict)) {
+            counts.add(verdict);
         }
         counts
     }

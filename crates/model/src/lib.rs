@@ -16,7 +16,7 @@ mod report;
 mod sample;
 mod target;
 
-pub use batch::{Batch, BatchExemplar, BatchSample, BatchSeries, NO_FAMILY, SeriesIndex};
+pub use batch::{Batch, BatchExemplar, BatchHistogram, BatchSample, BatchSeries, NO_FAMILY, SeriesIndex};
 pub use doors::{
     Append, AppendDone, AppendError, Appended, LedgerPosition, Select, SelectError, SeriesReader, TimeRange,
 };
