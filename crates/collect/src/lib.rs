@@ -11,6 +11,7 @@ mod http;
 mod intake;
 mod job;
 mod outcome;
+mod reader;
 pub mod report;
 mod report_series;
 mod rules;
@@ -26,4 +27,5 @@ pub use job::{DropReason, DroppedTarget, ScrapeJob, build_targets};
 pub use outcome::{
     IgnoreReports, LabelCardinality, Observe, ScrapeError, ScrapeErrorKind, ScrapeOutcome, TargetStatus,
 };
+pub use reader::BodyReader;
 pub use target::{OnExceed, Protocol, ScrapeLimits, TargetOrigin, TargetSpec};

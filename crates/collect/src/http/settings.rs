@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use http::{HeaderName, HeaderValue};
 use hyper_rustls::ConfigBuilderExt;
@@ -14,6 +14,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 /// Where Debian and its kin keep the certificates that the system trusts.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// The system's certificates, read once: a thousand targets with default settings share them.
+static SYSTEM: LazyLock<Option<Arc<RootCertStore>>> =
+    LazyLock::new(|| std::fs::read(SYSTEM_ROOTS).ok().and_then(|pem| roots_from(&pem).ok()).map(Arc::new));
 
 /// A credential: given, or read from a file before each scrape.
 #[derive(Clone, PartialEq, Eq)]
@@ -240,9 +244,9 @@ fn client_config(options: &HttpOptions) -> Result<ClientConfig, HttpSettingsErro
     } else if let Some(pem) = &tls.ca_pem {
         builder.with_root_certificates(roots_from(pem.as_bytes()).map_err(HttpSettingsError::Ca)?)
     } else {
-        match std::fs::read(SYSTEM_ROOTS).map_err(|e| e.to_string()).and_then(|pem| roots_from(&pem)) {
-            Ok(roots) => builder.with_root_certificates(roots),
-            Err(_) => builder.with_webpki_roots(),
+        match &*SYSTEM {
+            Some(roots) => builder.with_root_certificates(roots.clone()),
+            None => builder.with_webpki_roots(),
         }
     };
     let mut config = match (&tls.cert_pem, &tls.key_pem) {

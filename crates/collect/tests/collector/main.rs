@@ -1,0 +1,11 @@
+//! The collector against a real HTTP server and a store in memory.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod failures;
+mod limits;
+mod mapping;
+mod scraping;
+mod staleness;
+mod support;
+mod targets;
