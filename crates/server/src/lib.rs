@@ -5,4 +5,5 @@ pub mod net;
 pub mod observe;
 pub mod prom;
 pub mod rest;
+pub mod run;
 pub mod telemetry;

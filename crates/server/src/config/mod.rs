@@ -18,6 +18,8 @@ pub mod settings;
 mod tests;
 pub mod yaml;
 
+pub use discover::Mechanism;
 pub use load::{Config, LoadError, Located, load_file, load_text};
+pub use model::{format_duration_ms, parse_duration_ms};
 pub use scrape::Job;
 pub use settings::{Overrides, Settings};

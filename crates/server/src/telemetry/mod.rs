@@ -3,6 +3,7 @@
 pub mod exposition;
 pub mod http;
 pub mod intake;
+pub mod own;
 pub mod process;
 
 pub use exposition::{Exposition, Histogram};

@@ -1,0 +1,150 @@
+//! `quiver serve`: flags → configuration → `server::run` → exit code.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use server::config::Overrides;
+use server::run::{self, Options};
+use tracing_subscriber::EnvFilter;
+
+use crate::Failure;
+use crate::args::{LogFormat, ServeArgs};
+
+/// What still runs when the server has stopped, such as a file that a hung disk does not give, gets this long.
+const RUNTIME_GRACE: Duration = Duration::from_millis(500);
+
+/// Runs the server until it is told to stop.
+pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
+    start_log(&args)?;
+    let options = options(&args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("quiver")
+        .build()
+        .map_err(|e| Failure::failed(format!("cannot start threads: {e}")))?;
+    let with_config = args.config.is_some();
+    let result = runtime.block_on(run::run(options, |address| greet(address, with_config)));
+    runtime.shutdown_timeout(RUNTIME_GRACE);
+    result.map_err(|e| Failure::failed(e.to_string()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says where to look; the log says the rest.
+fn greet(address: SocketAddr, with_config: bool) {
+    let url = format!("http://{}", reachable(address));
+    println!("Quiver {} is ready at {url}", env!("CARGO_PKG_VERSION"));
+    println!("  API:          {url}/openapi");
+    println!("  Add a target: quiver targets add http://localhost:9100/metrics{}", server_flag(&url));
+    println!("  Ask:          quiver query up{}", server_flag(&url));
+    if !with_config {
+        println!("  Scrape jobs:  quiver serve --config prometheus.yml");
+    }
+}
+
+/// The address to show: "all addresses" is none to connect to.
+fn reachable(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() { format!("localhost:{}", address.port()) } else { address.to_string() }
+}
+
+/// Commands find the default address by themselves.
+fn server_flag(url: &str) -> String {
+    if url == "http://127.0.0.1:9740" { String::new() } else { format!(" --server {url}") }
+}
+
+fn options(args: &ServeArgs) -> Result<Options, Failure> {
+    let retention_ms = args.retention.as_deref().map(retention_ms).transpose()?;
+    Ok(Options {
+        config_file: args.config.clone(),
+        overrides: Overrides { listen: args.listen.clone(), data_dir: args.data_dir.clone(), retention_ms },
+        allow_unsupported: args.allow_unsupported,
+        flags: flags(args),
+    })
+}
+
+fn retention_ms(text: &str) -> Result<i64, Failure> {
+    match server::config::parse_duration_ms(text) {
+        Ok(ms) if ms > 0 => Ok(ms),
+        _ => Err(Failure::usage(format!("--retention wants a duration such as 15d, not {text:?}"))),
+    }
+}
+
+/// The flags as `/api/v1/status/flags` shows them.
+fn flags(args: &ServeArgs) -> Vec<(String, String)> {
+    let path = |p: &Option<std::path::PathBuf>| p.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
+    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    [
+        ("config", path(&args.config)),
+        ("config.allow-unsupported", args.allow_unsupported.to_string()),
+        ("data-dir", path(&args.data_dir)),
+        ("listen", text(&args.listen)),
+        ("log-format", format!("{:?}", args.log_format).to_lowercase()),
+        ("log-level", args.log_level.clone()),
+        ("retention", text(&args.retention)),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+/// The log goes to standard error; standard output is for the greeting.
+fn start_log(args: &ServeArgs) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&args.log_level).map_err(|e| {
+        let text =
+            format!("--log-level wants error, warn, info, debug, trace or a filter, not {:?}: {e}", args.log_level);
+        Failure::usage(text)
+    })?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match args.log_format {
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
+    };
+    started.map_err(|e| Failure::failed(format!("cannot start the log: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    fn parsed(words: &[&str]) -> ServeArgs {
+        let all = ["quiver", "serve"].iter().chain(words);
+        match Cli::try_parse_from(all).unwrap_or_else(|e| panic!("{e}")).command {
+            Command::Serve(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn prometheus_spellings_are_understood() {
+        let args = parsed(&[
+            "--config.file=p.yml",
+            "--web.listen-address=:9090",
+            "--storage.tsdb.path=/d",
+            "--storage.tsdb.retention.time=30d",
+            "--log.level=debug",
+            "--log.format=json",
+        ]);
+        let options = options(&args).unwrap();
+        assert_eq!(options.config_file, Some("p.yml".into()));
+        assert_eq!(options.overrides.listen.as_deref(), Some(":9090"));
+        assert_eq!(options.overrides.data_dir, Some("/d".into()));
+        assert_eq!(options.overrides.retention_ms, Some(30 * 86_400_000));
+        assert!(options.flags.contains(&("log-format".into(), "json".into())));
+    }
+
+    #[test]
+    fn a_wrong_retention_is_a_wrong_question() {
+        assert_eq!(options(&parsed(&["--retention", "soon"])).unwrap_err().code, 2);
+        assert_eq!(options(&parsed(&["--retention", "0s"])).unwrap_err().code, 2);
+    }
+
+    #[test]
+    fn the_greeting_names_an_address_that_can_be_reached() {
+        assert_eq!(reachable(SocketAddr::from(([0, 0, 0, 0], 9740))), "localhost:9740");
+        assert_eq!(server_flag("http://127.0.0.1:9740"), "");
+        assert_eq!(server_flag("http://127.0.0.1:1"), " --server http://127.0.0.1:1");
+    }
+}

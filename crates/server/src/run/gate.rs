@@ -1,0 +1,116 @@
+//! Stands before the routes while the server starts and stops.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::{StatusCode, header};
+use parking_lot::Mutex;
+use tower::ServiceExt;
+
+/// Lets requests through once there is something behind it.
+pub struct Gate {
+    app: OnceLock<Router>,
+    closed: AtomicBool,
+    progress: Mutex<String>,
+    started: Instant,
+}
+
+impl Gate {
+    /// Starts shut.
+    pub fn new() -> Gate {
+        Gate {
+            app: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            progress: Mutex::new("starting".to_owned()),
+            started: Instant::now(),
+        }
+    }
+
+    /// Says what the start is doing now.
+    pub fn progress(&self, text: impl Into<String>) {
+        *self.progress.lock() = text.into();
+    }
+
+    /// Opens; a second call does nothing.
+    pub fn open(&self, app: Router) {
+        let _ = self.app.set(app);
+    }
+
+    /// Says that the server stops; requests under way go on.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Makes the outermost routes.
+    pub fn router(self: &Arc<Gate>) -> Router {
+        Router::new()
+            .route("/-/healthy", get(|| async { "Quiver is healthy.\n" }))
+            .route("/-/ready", get(ready))
+            .fallback(pass)
+            .with_state(self.clone())
+    }
+
+    /// Tells why not, if not.
+    fn shut(&self) -> Option<String> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Some("stopping".to_owned());
+        }
+        if self.app.get().is_some() {
+            return None;
+        }
+        Some(format!("{}, for {:.1} s", self.progress.lock(), self.started.elapsed().as_secs_f64()))
+    }
+}
+
+async fn ready(State(gate): State<Arc<Gate>>) -> Response {
+    match gate.shut() {
+        None => "Quiver is ready.\n".into_response(),
+        Some(why) => unavailable(&why),
+    }
+}
+
+async fn pass(State(gate): State<Arc<Gate>>, request: Request) -> Response {
+    match gate.app.get() {
+        // A router never fails.
+        Some(app) => app.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
+        None => unavailable(&gate.shut().unwrap_or_default()),
+    }
+}
+
+fn unavailable(why: &str) -> Response {
+    let text = format!("Quiver is not ready: {why}.\n");
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+
+    async fn status(gate: &Arc<Gate>, path: &str) -> u16 {
+        let request = http::Request::get(path).body(Body::empty()).unwrap();
+        gate.router().oneshot(request).await.unwrap().status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn ready_only_between_opening_and_closing() {
+        let gate = Arc::new(Gate::new());
+        for (path, expected) in [("/-/healthy", 200), ("/-/ready", 503), ("/x", 503)] {
+            assert_eq!(status(&gate, path).await, expected, "{path}");
+        }
+        gate.open(Router::new().route("/x", get(|| async { "x" })));
+        for (path, expected) in [("/-/healthy", 200), ("/-/ready", 200), ("/x", 200), ("/y", 404)] {
+            assert_eq!(status(&gate, path).await, expected, "{path}");
+        }
+        gate.close();
+        for (path, expected) in [("/-/healthy", 200), ("/-/ready", 503), ("/x", 200)] {
+            assert_eq!(status(&gate, path).await, expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! From options to a running server, and back.
+//!
+//! Start: configuration → listener (it answers 503 with the progress) → store, replayed → event log, completed from the
+//! store's log → catalog → collector → discovery → routes → ready. Stop: no new connections → requests and scrapes under
+//! way → last reports → event log → catalog → store.
+//! Invariants: 1. `/-/ready` is 200 only while everything above stands; 2. a reload takes the whole file or nothing;
+//! 3. stopping takes at most [`parts::SCRAPES_GRACE`] and what the disk needs.
+//! Fails how: whatever keeps the server from starting is one [`RunError`] with a sentence that says what to do.
+
+mod gate;
+mod inflight;
+mod jobs;
+mod landing;
+mod parts;
+mod reload;
+mod routes;
+mod signals;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::config::{self, Config, LoadError, Overrides, Settings};
+use crate::net::{self, NetStats};
+use gate::Gate;
+pub use jobs::{JobFigures, Jobs};
+use parts::Parts;
+pub use reload::Reloader;
+pub use routes::build_info;
+use signals::{Signal, Signals};
+
+/// Requests under way get this long when the server stops.
+const REQUESTS_GRACE: Duration = Duration::from_secs(2);
+
+/// What the command line says.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The configuration file; without one the defaults are used and there are no scrape jobs.
+    pub config_file: Option<PathBuf>,
+    /// Settings that win over the file's.
+    pub overrides: Overrides,
+    /// Known keys that are not served yet are warnings.
+    pub allow_unsupported: bool,
+    /// All flags as they are in force, for `/api/v1/status/flags`.
+    pub flags: Vec<(String, String)>,
+}
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration.
+    #[error("{0}")]
+    Config(#[from] LoadError),
+    /// The address.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// As it was given.
+        address: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The store.
+    #[error("{0}")]
+    Store(#[from] store::OpenError),
+    /// The event log.
+    #[error("{0}")]
+    Events(#[from] events::EventError),
+    /// The catalog.
+    #[error("{0}")]
+    Catalog(#[from] catalog::CatalogError),
+    /// The system refused something that every process gets.
+    #[error("cannot {what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A panic on the way; its text is in the log.
+    #[error("the start was broken off by a bug; the log says more")]
+    Bug,
+}
+
+/// Runs a server until SIGTERM or SIGINT; SIGHUP reloads the configuration.
+///
+/// **Takes** `ready`: called once, with the address, when the server answers everything.
+/// **Errors** say in one sentence why it did not start.
+pub async fn run(options: Options, ready: impl FnOnce(SocketAddr)) -> Result<(), RunError> {
+    let mut signals = Signals::listen().map_err(|error| RunError::System { what: "listen for signals", error })?;
+    let mut server = Server::bind(options).await?;
+    {
+        let mut opening = std::pin::pin!(server.open());
+        loop {
+            tokio::select! {
+                opened = opening.as_mut() => break opened?,
+                // A reload now reads what is being read anyway.
+                signal = signals.next() => if signal == Signal::Stop { return Ok(()) },
+            }
+        }
+    }
+    ready(server.address());
+    loop {
+        match signals.next().await {
+            Signal::Stop => break,
+            Signal::Reload => {
+                // The reloader logs how it went.
+                let _ = server.reload().await;
+            }
+        }
+    }
+    tracing::info!("stopping");
+    server.stop().await;
+    Ok(())
+}
+
+/// A server in this process.
+pub struct Server {
+    options: Options,
+    settings: Settings,
+    /// Taken by [`Server::open`].
+    config: Option<Config>,
+    address: SocketAddr,
+    gate: Arc<Gate>,
+    net: Arc<NetStats>,
+    stop: watch::Sender<bool>,
+    http: JoinHandle<()>,
+    parts: Option<Parts>,
+}
+
+impl Server {
+    /// Reads the configuration and listens; everything but `/-/healthy` answers 503 until [`Server::open`] is through.
+    pub async fn bind(options: Options) -> Result<Server, RunError> {
+        let config = load(&options).await?;
+        let settings = Settings::of(&config.settings, &options.overrides);
+        let listener = listen(&settings.listen).await?;
+        let address =
+            listener.local_addr().map_err(|error| RunError::System { what: "read the own address", error })?;
+        if !address.ip().is_loopback() {
+            tracing::warn!(
+                "listening on {address}, which is reachable from other machines: there is no access control yet, so \
+                 whoever reaches the port can read, write and remove"
+            );
+        }
+        let (gate, net) = (Arc::new(Gate::new()), Arc::new(NetStats::default()));
+        let (stop, stopped) = watch::channel(false);
+        let connections_max = settings.limits.connections_max;
+        let http = tokio::spawn(net::serve(listener, gate.router(), connections_max, net.clone(), stopped));
+        Ok(Server { options, settings, config: Some(config), address, gate, net, stop, http, parts: None })
+    }
+
+    /// Opens the data directory and starts all parts. Call it once.
+    pub async fn open(&mut self) -> Result<(), RunError> {
+        let config = self.config.take().unwrap_or_default();
+        let opening = parts::Opening {
+            options: self.options.clone(),
+            settings: self.settings.clone(),
+            address: self.address,
+            gate: self.gate.clone(),
+            net: self.net.clone(),
+            stop: self.stop.subscribe(),
+        };
+        self.parts = Some(opening.open(config).await?);
+        Ok(())
+    }
+
+    /// Gives the address that the server listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Reads the configuration again; see [`Reloader::reload`].
+    pub async fn reload(&self) -> Result<(), LoadError> {
+        match &self.parts {
+            Some(parts) => parts.reloader.reload().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Stops in order and gives the data directory free.
+    pub async fn stop(mut self) {
+        self.gate.close();
+        self.stop.send_replace(true);
+        let parts = self.parts.take();
+        let http = async {
+            if tokio::time::timeout(REQUESTS_GRACE, &mut self.http).await.is_err() {
+                tracing::warn!("requests were still under way at shutdown");
+            }
+        };
+        match parts {
+            None => http.await,
+            Some(parts) => {
+                tokio::join!(http, parts.stop_scraping());
+                parts.close().await;
+            }
+        }
+    }
+}
+
+/// Reads the configuration where disks may block.
+async fn load(options: &Options) -> Result<Config, RunError> {
+    let Some(path) = options.config_file.clone() else { return Ok(Config::default()) };
+    let allow_unsupported = options.allow_unsupported;
+    let loaded = tokio::task::spawn_blocking(move || config::load_file(&path, allow_unsupported)).await;
+    let config = loaded.map_err(|_| RunError::Bug)??;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}; it is ignored");
+    }
+    Ok(config)
+}
+
+async fn listen(address: &str) -> Result<TcpListener, RunError> {
+    let refused = |reason: String| RunError::Listen { address: address.to_owned(), reason };
+    // Go writes ":9090" for all addresses.
+    let full = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.to_owned() };
+    if !full.contains(':') {
+        return Err(refused("it needs a port, such as 127.0.0.1:9740".to_owned()));
+    }
+    TcpListener::bind(&full).await.map_err(|error| {
+        refused(match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "the address is in use; is another server running? Choose another one with --listen".to_owned()
+            }
+            io::ErrorKind::PermissionDenied => "ports below 1024 are not for everybody".to_owned(),
+            io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
+            _ => error.to_string(),
+        })
+    })
+}

@@ -1,0 +1,327 @@
+//! Everything behind the gate: opened in order, closed in order.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use catalog::Catalog;
+use collect::report::BatchIds;
+use collect::{AddressPolicy, Collector};
+use events::EventLog;
+use model::Append;
+use store::{Recovery, Store, StoreConfig};
+use sys::{Clock, RealClock, RealFs};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, timeout};
+
+use super::gate::Gate;
+use super::jobs::Jobs;
+use super::reload::Reloader;
+use super::routes::{self, App};
+use super::{Options, RunError};
+use crate::config::{Config, Settings};
+use crate::net::NetStats;
+use crate::observe::Observer;
+use crate::prom::{PromApi, PromParts, QueryLimits, QueryService, RuntimeInfo, WriteLimits};
+use crate::rest::{Rest, RestParts};
+use crate::telemetry::own::{Own, OwnParts};
+use crate::telemetry::{HttpMetrics, Intake, Metered};
+
+/// Scrapes under way get this long when the server stops.
+pub const SCRAPES_GRACE: Duration = Duration::from_secs(3);
+/// How often windows that are over are looked for.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// What opening needs.
+pub struct Opening {
+    pub options: Options,
+    pub settings: Settings,
+    pub address: SocketAddr,
+    pub gate: Arc<Gate>,
+    pub net: Arc<NetStats>,
+    pub stop: watch::Receiver<bool>,
+}
+
+/// The parts that have to be closed.
+pub struct Parts {
+    pub reloader: Arc<Reloader>,
+    collector: Arc<Collector>,
+    catalog: Arc<Catalog>,
+    events: EventLog,
+    store: Arc<Store>,
+    prom: PromApi,
+    clock: Arc<dyn Clock>,
+}
+
+impl Opening {
+    /// Opens all parts and the gate.
+    pub async fn open(self, config: Config) -> Result<Parts, RunError> {
+        let clock: Arc<dyn Clock> = Arc::new(RealClock::default());
+        let now = {
+            let clock = clock.clone();
+            Arc::new(move || clock.now_ms()) as Arc<dyn Fn() -> i64 + Send + Sync>
+        };
+        let started_at_ms = now();
+        let dir = self.settings.data_dir.clone();
+        let (store, recovery) = self.open_store(clock.clone()).await?;
+        let corruptions = Arc::new(AtomicU64::new(recovery.damaged.len() as u64));
+        // The store's lock is held: nobody else writes in the directory from here on.
+        let events = self.open_events(&dir, recovery).await?;
+        self.gate.progress("opening the catalog of targets");
+        let catalog = Arc::new(Catalog::open(&dir.join("catalog.db")).await?);
+
+        let intake = Arc::new(Intake::default());
+        let append: Arc<dyn Append> = Arc::new(Metered::new(store.clone(), intake.clone()));
+        let batch_ids = Arc::new(BatchIds::new(self.settings.node.clone()));
+        let observer = Arc::new(Observer::new(catalog.clone(), events.clone()));
+        let collector = Arc::new(Collector::new(append.clone(), observer.clone(), batch_ids.clone()));
+        let queries = QueryService::new(store.clone(), self.query_limits(), now.clone());
+        let rest = Rest::new(RestParts {
+            node: self.settings.node.clone(),
+            catalog: catalog.clone(),
+            events: events.clone(),
+            collector: collector.clone(),
+            append: append.clone(),
+            batch_ids: batch_ids.clone(),
+            observer: observer.clone(),
+            totals: source(&store, |store| store.totals().0),
+            now: now.clone(),
+            ask: Arc::new(queries.clone()),
+            address_policy: AddressPolicy::strict(self.address.ip().is_loopback()),
+            body_bytes_max: self.settings.limits.body_bytes_max,
+            stop: self.stop.clone(),
+        });
+        let jobs = {
+            let rest = rest.clone();
+            Arc::new(Jobs::new(collector.clone(), Box::new(move |target_id| rest.is_muted(target_id))))
+        };
+        let (options, settings) = (self.options.clone(), self.settings.clone());
+        let reloader = Arc::new(Reloader::new(options, settings, jobs.clone(), now.clone()));
+        let prom = PromApi::new(PromParts {
+            append,
+            select: store.clone(),
+            queries,
+            targets: source(&collector, |collector| {
+                let with_spec = |status: collect::TargetStatus| Some((collector.spec(&status.target_id)?, status));
+                collector.statuses().into_iter().filter_map(with_spec).collect()
+            }),
+            dropped: source(&jobs, |jobs| jobs.dropped()),
+            exemplars: {
+                let store = store.clone();
+                Arc::new(move |matchers, range| store.exemplars(matchers, range))
+            },
+            store_stats: source(&store, |store| store.stats()),
+            config_text: source(&reloader, |reloader| reloader.printed()),
+            flags: source(&Arc::new(self.options.flags.clone()), |flags| flags.to_vec()),
+            runtime: self.runtime_source(&reloader, corruptions.clone(), started_at_ms),
+            build: super::routes::build_info(),
+            external_host: self.external_host(),
+            now: now.clone(),
+            write_limits: self.write_limits(),
+            batch_ids,
+            pushed: {
+                let observer = observer.clone();
+                Arc::new(move |report| observer.pushed(report))
+            },
+        });
+
+        self.gate.progress("loading targets");
+        let loaded = rest.load_targets();
+        reloader.apply(config).await;
+        tracing::info!(registered = loaded, targets = collector.len(), "targets loaded");
+        let http = Arc::new(HttpMetrics::default());
+        let own = Arc::new(Own::new(OwnParts {
+            intake,
+            http: http.clone(),
+            net: self.net.clone(),
+            store: store.clone(),
+            collector: collector.clone(),
+            events: events.clone(),
+            jobs: jobs.clone(),
+            reloader: reloader.clone(),
+            prom: prom.clone(),
+            corruptions,
+            started_at_ms,
+        }));
+        tokio::spawn(rest.clone().housekeeping(self.stop.clone()));
+        tokio::spawn(prom.clone().report_writes(self.stop.clone()));
+        tokio::spawn(jobs.follow(self.stop.clone()));
+        tokio::spawn(upkeep(store.clone(), events.clone(), self.stop.clone()));
+        let app = App { rest, prom: prom.clone(), reloader: reloader.clone(), own, collector: collector.clone() };
+        self.gate.open(routes::router(app, http, &self.settings.limits));
+        Ok(Parts { reloader, collector, catalog, events, store, prom, clock })
+    }
+
+    /// Replays the log on a thread that may block.
+    async fn open_store(&self, clock: Arc<dyn Clock>) -> Result<(Arc<Store>, Recovery), RunError> {
+        let dir = &self.settings.data_dir;
+        let config = StoreConfig {
+            dir: dir.clone(),
+            retention_ms: self.settings.retention_ms,
+            series_max: match self.settings.limits.series_max {
+                0 => StoreConfig::default().series_max,
+                n => n,
+            },
+            exemplars_max: self.settings.exemplars_max,
+            ..StoreConfig::default()
+        };
+        let wal_bytes = folder_bytes(&dir.join("wal"));
+        self.gate.progress(format!("replaying {:.1} MiB of write-ahead log", wal_bytes as f64 / f64::from(1 << 20)));
+        let opened = tokio::task::spawn_blocking(move || Store::open(Arc::new(RealFs), clock, config)).await;
+        let (store, recovery) = opened.map_err(|_| RunError::Bug)??;
+        tracing::info!(
+            dir = %dir.display(),
+            records = recovery.records,
+            samples = recovery.samples,
+            duration_ms = recovery.duration_ms,
+            "store open"
+        );
+        for damage in &recovery.damaged {
+            tracing::error!("damage found: {damage}");
+        }
+        Ok((store, recovery))
+    }
+
+    /// Opens the event log; collections that the store knows and the log does not are published now.
+    async fn open_events(&self, dir: &Path, recovery: Recovery) -> Result<EventLog, RunError> {
+        self.gate.progress("completing the event log");
+        let dir = dir.join("events");
+        let opened = tokio::task::spawn_blocking(move || {
+            let log = EventLog::open(&dir)?;
+            let restored = log.restore(recovery.reports.into_iter().map(|(_, report)| report))?;
+            Ok::<_, events::EventError>((log, restored))
+        });
+        let (log, restored) = opened.await.map_err(|_| RunError::Bug)??;
+        if restored > 0 {
+            tracing::info!(restored, "events published that an earlier run did not get to");
+        }
+        Ok(log)
+    }
+
+    fn query_limits(&self) -> QueryLimits {
+        let query = self.settings.query;
+        QueryLimits {
+            concurrency: query.concurrency,
+            timeout: Duration::from_millis(query.timeout_ms.max(1).unsigned_abs()),
+            samples_max: query.samples_max,
+            lookback_ms: query.lookback_ms,
+            ..QueryLimits::default()
+        }
+    }
+
+    fn write_limits(&self) -> WriteLimits {
+        let limits = self.settings.limits;
+        WriteLimits {
+            body_bytes_max: limits.body_bytes_max,
+            inflated_bytes_max: limits.body_bytes_max,
+            inflight_bytes_max: limits.inflight_bytes_max.max(2 * limits.body_bytes_max),
+            ..WriteLimits::default()
+        }
+    }
+
+    /// Says under which name others reach this server.
+    fn external_host(&self) -> String {
+        let (ip, port) = (self.address.ip(), self.address.port());
+        if ip.is_unspecified() { format!("{}:{port}", hostname()) } else { self.address.to_string() }
+    }
+
+    fn runtime_source(
+        &self,
+        reloader: &Arc<Reloader>,
+        corruptions: Arc<AtomicU64>,
+        started_at_ms: i64,
+    ) -> Arc<dyn Fn() -> RuntimeInfo + Send + Sync> {
+        let retention = model::format_duration_ms(self.settings.retention_ms);
+        source(reloader, move |reloader| {
+            let last = reloader.last();
+            RuntimeInfo {
+                started_at_ms,
+                cwd: std::env::current_dir().map(|p| p.display().to_string()).unwrap_or_default(),
+                hostname: hostname(),
+                reload_ok: last.ok,
+                reloaded_at_ms: last.taken_at_ms,
+                corruptions: corruptions.load(Ordering::Relaxed),
+                threads: std::fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count() as u64),
+                retention: retention.clone(),
+            }
+        })
+    }
+}
+
+impl Parts {
+    /// Ends the scrapes; no new one begins.
+    pub async fn stop_scraping(&self) {
+        if timeout(SCRAPES_GRACE, self.collector.shutdown()).await.is_err() {
+            tracing::warn!("scrapes were still under way at shutdown");
+        }
+    }
+
+    /// Writes the last reports, then closes event log, catalog and store.
+    pub async fn close(self) {
+        self.prom.writer.report();
+        let events = self.events.clone();
+        let synced = tokio::task::spawn_blocking(move || events.sync()).await;
+        if let Ok(Err(error)) = synced {
+            tracing::error!("{error}");
+        }
+        if let Err(error) = self.catalog.flush(self.clock.now_ms(), true).await {
+            tracing::error!("{error}");
+        }
+        let store = self.store.clone();
+        if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
+            tracing::error!("the store did not close in order; its log has everything that was acknowledged");
+        }
+    }
+}
+
+/// Turns windows into blocks and cuts the log, which must not happen before the events in it are on disk.
+async fn upkeep(store: Arc<Store>, events: EventLog, mut stop: watch::Receiver<bool>) {
+    let mut tick = tokio::time::interval(UPKEEP_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = stop.wait_for(|stopped| *stopped) => return,
+        }
+        let (store, events) = (store.clone(), events.clone());
+        let round = tokio::task::spawn_blocking(move || {
+            events.sync().map_err(|e| e.to_string())?;
+            store.maintain().map_err(|e| e.to_string())
+        });
+        match round.await {
+            Ok(Ok(done)) if done.blocks_written + done.blocks_dropped > 0 => {
+                tracing::info!(
+                    written = done.blocks_written,
+                    dropped = done.blocks_dropped,
+                    segments_cut = done.segments_cut,
+                    "blocks"
+                );
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!("upkeep: {error}; it is tried again"),
+            Err(error) => tracing::error!(%error, "upkeep broke off; it is tried again"),
+        }
+    }
+}
+
+/// Makes a source that asks one part.
+fn source<P, T>(part: &Arc<P>, ask: impl Fn(&P) -> T + Send + Sync + 'static) -> Arc<dyn Fn() -> T + Send + Sync>
+where
+    P: Send + Sync + 'static,
+{
+    let part = part.clone();
+    Arc::new(move || ask(&part))
+}
+
+fn folder_bytes(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}

@@ -1,0 +1,97 @@
+//! Reading the configuration again: whole or not at all.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::jobs::Jobs;
+use super::{Options, RunError, load};
+use crate::config::{Config, LoadError, Settings};
+
+/// Knows the configuration in force and how to replace it.
+pub struct Reloader {
+    options: Options,
+    started_with: Settings,
+    jobs: Arc<Jobs>,
+    now: Arc<dyn Fn() -> i64 + Send + Sync>,
+    printed: ArcSwap<String>,
+    last: Mutex<LastReload>,
+    /// One reload at a time.
+    reloading: tokio::sync::Mutex<()>,
+}
+
+/// How the last reading went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LastReload {
+    /// Whether it was taken.
+    pub ok: bool,
+    /// When the configuration in force was read; milliseconds since 1970.
+    pub taken_at_ms: i64,
+}
+
+impl Reloader {
+    /// Starts with the settings that cannot change while the server runs.
+    pub fn new(
+        options: Options,
+        started_with: Settings,
+        jobs: Arc<Jobs>,
+        now: Arc<dyn Fn() -> i64 + Send + Sync>,
+    ) -> Reloader {
+        let last = LastReload { ok: true, taken_at_ms: now() };
+        let (printed, last, reloading) = (ArcSwap::default(), Mutex::new(last), tokio::sync::Mutex::default());
+        Reloader { options, started_with, jobs, now, printed, last, reloading }
+    }
+
+    /// Reads the file again and puts it in force.
+    ///
+    /// **Errors** leave everything as it was.
+    pub async fn reload(&self) -> Result<(), LoadError> {
+        let _one = self.reloading.lock().await;
+        match load(&self.options).await {
+            Ok(config) => {
+                self.apply(config).await;
+                tracing::info!("configuration reloaded");
+                Ok(())
+            }
+            Err(error) => {
+                self.last.lock().ok = false;
+                tracing::error!("configuration not reloaded, the one before stays in force: {error}");
+                Err(match error {
+                    RunError::Config(error) => error,
+                    other => LoadError::Refused(vec![self.bug(&other)]),
+                })
+            }
+        }
+    }
+
+    fn bug(&self, error: &RunError) -> crate::config::Located {
+        crate::config::Located {
+            file: self.options.config_file.clone().unwrap_or_default(),
+            at: crate::config::yaml::Place { line: 1, column: 1 },
+            severity: crate::config::fields::Severity::Error,
+            text: error.to_string(),
+        }
+    }
+
+    /// Puts a configuration in force.
+    pub async fn apply(&self, config: Config) {
+        let settings = Settings::of(&config.settings, &self.options.overrides);
+        if settings != self.started_with {
+            tracing::warn!("settings under `quiver:` or `storage:` have changed; they count from the next start on");
+        }
+        self.jobs.apply(config.jobs).await;
+        self.printed.store(Arc::new(config.printed));
+        *self.last.lock() = LastReload { ok: true, taken_at_ms: (self.now)() };
+    }
+
+    /// Gives the configuration in force as YAML without secrets.
+    pub fn printed(&self) -> String {
+        String::clone(&self.printed.load())
+    }
+
+    /// Tells how the last reading went.
+    pub fn last(&self) -> LastReload {
+        *self.last.lock()
+    }
+}

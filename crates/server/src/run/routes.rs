@@ -1,0 +1,122 @@
+//! All routes of a server that is open.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{FromRef, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use collect::Collector;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+
+use super::inflight::{self, Inflight};
+use super::landing;
+use super::reload::Reloader;
+use crate::config::settings::LimitSettings;
+use crate::prom::{self, BuildInfo, PromApi};
+use crate::rest::problem::Problem;
+use crate::rest::{self, Rest};
+use crate::telemetry::HttpMetrics;
+use crate::telemetry::http::count;
+use crate::telemetry::own::Own;
+
+/// The state of all routes. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    pub rest: Rest,
+    pub prom: PromApi,
+    pub reloader: Arc<Reloader>,
+    pub own: Arc<Own>,
+    pub collector: Arc<Collector>,
+}
+
+impl FromRef<App> for Rest {
+    fn from_ref(app: &App) -> Rest {
+        app.rest.clone()
+    }
+}
+
+impl FromRef<App> for PromApi {
+    fn from_ref(app: &App) -> PromApi {
+        app.prom.clone()
+    }
+}
+
+/// Puts all routes together.
+pub fn router(app: App, http: Arc<HttpMetrics>, limits: &LimitSettings) -> Router {
+    let own = app.own.clone();
+    let inflight = Inflight::new(limits.inflight_bytes_max, limits.body_bytes_max);
+    Router::new()
+        .route("/", get(landing::page))
+        .route("/metrics", get(metrics))
+        .route("/-/reload", post(reload).put(reload))
+        .merge(rest::router::<App>())
+        .merge(prom::router::<App>())
+        .fallback(no_such_path)
+        .layer(from_fn_with_state(inflight, inflight::bound))
+        .layer(CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| broken(&own, &*panic)))
+        .layer(CompressionLayer::new())
+        .layer(map_response(no_sniffing))
+        .layer(from_fn_with_state(http, count))
+        .with_state(app)
+}
+
+/// What this binary is.
+pub fn build_info() -> BuildInfo {
+    BuildInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: option_env!("QUIVER_REVISION").unwrap_or("unknown").to_owned(),
+        branch: option_env!("QUIVER_BRANCH").unwrap_or("unknown").to_owned(),
+        build_user: String::new(),
+        build_date: option_env!("QUIVER_BUILD_DATE").unwrap_or_default().to_owned(),
+        rust_version: env!("CARGO_PKG_RUST_VERSION").to_owned(),
+    }
+}
+
+/// `/metrics`
+async fn metrics(State(app): State<App>) -> Response {
+    let own = app.own.clone();
+    // Counting a large head takes a while.
+    match tokio::task::spawn_blocking(move || own.page()).await {
+        Ok(page) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response(),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the page could not be made\n").into_response(),
+    }
+}
+
+/// `/-/reload`: 200, or 500 with every place that is wrong.
+async fn reload(State(app): State<App>) -> Response {
+    // Spawned: a client that goes away must not leave a configuration half in force.
+    match tokio::spawn(async move { app.reloader.reload().await }).await {
+        Ok(Ok(())) => StatusCode::OK.into_response(),
+        Ok(Err(error)) => {
+            let text = format!("failed to reload config: {error}\n");
+            (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed to reload config\n").into_response(),
+    }
+}
+
+async fn no_such_path() -> Response {
+    (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
+}
+
+/// What we send is what we say it is.
+async fn no_sniffing(mut response: Response) -> Response {
+    let name = header::X_CONTENT_TYPE_OPTIONS;
+    response.headers_mut().entry(name).or_insert(header::HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// A panic costs its request alone.
+fn broken(own: &Own, panic: &(dyn Any + Send)) -> Response<Body> {
+    own.count_panic();
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    tracing::error!(panic = text.unwrap_or("unknown"), "a request broke off; this is a bug");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request met a bug; the log says more")
+        .into_response()
+}

@@ -1,0 +1,205 @@
+//! The page `/metrics`: everything that this server counts of itself.
+//!
+//! Invariant: the page reads without an error under our own parser.
+//! Cost: the store is counted at most every [`STORE_AGE`]; the rest is loads of atomics and a walk over the targets.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use collect::{Collector, TargetOrigin};
+use events::EventLog;
+use model::{Health, Refusal};
+use parking_lot::Mutex;
+use store::{Store, StoreStats};
+
+use super::exposition::Exposition;
+use super::http::HttpMetrics;
+use super::intake::Intake;
+use super::process;
+use crate::net::NetStats;
+use crate::prom::PromApi;
+use crate::run::{Jobs, Reloader};
+
+/// How old the figures of the store may be.
+const STORE_AGE: Duration = Duration::from_secs(10);
+
+/// What the page is made from.
+pub struct OwnParts {
+    /// Samples and batches.
+    pub intake: Arc<Intake>,
+    /// Requests.
+    pub http: Arc<HttpMetrics>,
+    /// Connections.
+    pub net: Arc<NetStats>,
+    /// The store.
+    pub store: Arc<Store>,
+    /// Targets and scrapes.
+    pub collector: Arc<Collector>,
+    /// Events.
+    pub events: EventLog,
+    /// Scrape jobs and discovery.
+    pub jobs: Arc<Jobs>,
+    /// The configuration.
+    pub reloader: Arc<Reloader>,
+    /// Queries and remote write.
+    pub prom: PromApi,
+    /// Damaged records and files found.
+    pub corruptions: Arc<AtomicU64>,
+    /// When the process started; milliseconds since 1970.
+    pub started_at_ms: i64,
+}
+
+/// The server's view of itself.
+pub struct Own {
+    parts: OwnParts,
+    panics: AtomicU64,
+    store: Mutex<Option<(Instant, StoreStats)>>,
+}
+
+impl Own {
+    /// Takes the parts.
+    pub fn new(parts: OwnParts) -> Own {
+        Own { parts, panics: AtomicU64::new(0), store: Mutex::default() }
+    }
+
+    /// Counts a request that broke off.
+    pub fn count_panic(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Writes the whole page. May take a while: never on a thread of the runtime.
+    pub fn page(&self) -> String {
+        let mut page = Exposition::default();
+        let parts = &self.parts;
+        build(&mut page);
+        parts.intake.render(&mut page);
+        self.store(&mut page);
+        self.targets(&mut page);
+        self.discovery(&mut page);
+        self.events(&mut page);
+        parts.prom.render(&mut page);
+        parts.http.render(&mut page);
+        self.connections(&mut page);
+        self.configuration(&mut page);
+        process::render(&mut page, parts.started_at_ms);
+        page.finish()
+    }
+
+    fn store_stats(&self) -> StoreStats {
+        let mut cached = self.store.lock();
+        match &*cached {
+            Some((at, stats)) if at.elapsed() < STORE_AGE => stats.clone(),
+            _ => {
+                let stats = self.parts.store.stats();
+                *cached = Some((Instant::now(), stats.clone()));
+                stats
+            }
+        }
+    }
+
+    fn store(&self, page: &mut Exposition) {
+        let stats = self.store_stats();
+        // Totals are cheap and must not lag.
+        let (totals, series) = self.parts.store.totals();
+        page.gauge("quiver_head_series", "Series in the head.", series as f64);
+        page.gauge("quiver_head_samples", "Samples in the head.", stats.head_samples as f64);
+        page.gauge("quiver_wal_bytes", "Bytes of the write-ahead log.", stats.wal_bytes as f64);
+        page.gauge("quiver_wal_segments", "Files of the write-ahead log.", stats.wal_segments as f64);
+        page.counter("quiver_wal_fsyncs_total", "Calls of fdatasync on the write-ahead log.", stats.fsyncs);
+        page.counter("quiver_wal_records_total", "Records applied, replayed ones included.", stats.records);
+        page.gauge("quiver_blocks", "Blocks on disk.", stats.blocks.blocks as f64);
+        page.gauge("quiver_block_bytes", "Bytes of the blocks.", stats.blocks.bytes as f64);
+        page.gauge("quiver_block_samples", "Samples in the blocks.", stats.blocks.samples as f64);
+        let corruptions = self.parts.corruptions.load(Ordering::Relaxed);
+        page.counter("quiver_store_damage_total", "Damaged records and files found at the start.", corruptions);
+        page.family(
+            "quiver_ledger_samples_total",
+            "counter",
+            "Samples since the data directory was made, over all restarts, by what became of them.",
+        );
+        for (verdict, n) in [
+            ("received", totals.received),
+            ("stored", totals.stored),
+            ("duplicate", totals.duplicates),
+            ("filtered", totals.filtered),
+        ] {
+            page.sample(&[("verdict", verdict), ("reason", "")], n as f64);
+        }
+        for reason in Refusal::ALL {
+            let n = totals.refused[reason as usize];
+            page.sample(&[("verdict", "refused"), ("reason", reason.as_str())], n as f64);
+        }
+    }
+
+    fn targets(&self, page: &mut Exposition) {
+        let statuses = self.parts.collector.statuses();
+        page.family("quiver_targets", "gauge", "Targets by origin and state.");
+        for (origin, from_api) in [("api", true), ("discovery", false)] {
+            for health in Health::ALL {
+                let n = statuses
+                    .iter()
+                    .filter(|s| s.health == health && matches!(s.origin, TargetOrigin::Rest) == from_api)
+                    .count();
+                page.sample(&[("origin", origin), ("health", health.as_str())], n as f64);
+            }
+        }
+        let sum = |of: fn(&collect::TargetStatus) -> u64| statuses.iter().map(of).sum::<u64>() as f64;
+        // Not counters: a target that goes takes its share along.
+        page.gauge("quiver_target_scrapes", "Scrapes of the present targets.", sum(|s| s.scrapes));
+        page.gauge(
+            "quiver_target_missed_ticks",
+            "Scrapes of the present targets that came too late to be made.",
+            sum(|s| s.missed_ticks),
+        );
+        page.gauge("quiver_target_series", "Series that the present targets show.", sum(|s| s.series_current));
+    }
+
+    fn discovery(&self, page: &mut Exposition) {
+        let figures = self.parts.jobs.figures();
+        page.gauge("quiver_scrape_jobs", "Scrape jobs of the configuration.", figures.len() as f64);
+        page.family("quiver_discovery_dropped_targets", "gauge", "Discovered targets that are not scraped, by job.");
+        for job in &figures {
+            page.sample(&[("job_name", &job.job)], job.dropped as f64);
+        }
+        let troubles = self.parts.jobs.troubles().len();
+        page.gauge("quiver_discovery_troubles", "Files and sources of discovery that are wrong now.", troubles as f64);
+    }
+
+    fn events(&self, page: &mut Exposition) {
+        let stats = self.parts.events.stats();
+        page.counter("quiver_events_published_total", "Events published, restored ones included.", stats.published);
+        page.counter("quiver_events_duplicate_total", "Events left out because they were there.", stats.duplicates);
+        page.counter("quiver_events_lost_total", "Events that found no room while the disk refused.", stats.lost);
+        page.gauge("quiver_events_bytes", "Bytes of the event log.", stats.bytes as f64);
+        page.counter("quiver_events_damaged_bytes_total", "Damaged bytes of the event log.", stats.damaged_bytes);
+    }
+
+    fn connections(&self, page: &mut Exposition) {
+        let net = &self.parts.net;
+        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        page.gauge("quiver_http_connections", "Connections that are open.", load(&net.open) as f64);
+        page.counter("quiver_http_connections_total", "Connections taken.", load(&net.accepted));
+        page.counter("quiver_http_connections_refused_total", "Connections over the limit.", load(&net.refused));
+        page.counter("quiver_http_panics_total", "Requests that broke off.", load(&self.panics));
+    }
+
+    fn configuration(&self, page: &mut Exposition) {
+        let last = self.parts.reloader.last();
+        let ok = if last.ok { 1.0 } else { 0.0 };
+        page.gauge("quiver_config_last_reload_successful", "Whether the last reading was taken.", ok);
+        page.gauge(
+            "quiver_config_last_reload_success_timestamp_seconds",
+            "When the configuration in force was read.",
+            last.taken_at_ms as f64 / 1000.0,
+        );
+    }
+}
+
+fn build(page: &mut Exposition) {
+    let build = crate::run::build_info();
+    page.family("quiver_build_info", "gauge", "What this binary is; always 1.").sample(
+        &[("version", build.version.as_str()), ("revision", &build.revision), ("rustversion", &build.rust_version)],
+        1.0,
+    );
+}
