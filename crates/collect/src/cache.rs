@@ -377,6 +377,7 @@ impl SeriesCache {
         batch.families = old.families;
         batch.samples = old.samples;
         batch.verdicts = old.verdicts;
+        batch.histograms = old.histograms;
         batch.start_timestamps = old.start_timestamps;
         batch.exemplars = old.exemplars;
     }

@@ -5,7 +5,6 @@
 //! writes nothing.
 //! Limits: [`Gates`].
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -251,21 +250,19 @@ fn scrape_time(shop: &Shop, slot: &Slot, scraper: &Scraper, occasion: Occasion) 
 }
 
 impl Run {
-    fn fetch<'a>(&'a mut self, scraper: &'a mut Scraper) -> impl Future<Output = Result<Fetched, ScrapeError>> + 'a {
-        async move {
-            let mut trace = FetchTrace::default();
-            let fetched = Fetch::new(&self.spec, &mut scraper.connection, &mut trace).run().await;
-            self.fetched_at = Instant::now();
-            let outcome = &mut self.outcome;
-            outcome.scrape_wait_ms = ms_between(self.started, self.fetched_at);
-            outcome.http_status = trace.http_status;
-            outcome.content_type = trace.content_type;
-            outcome.address = trace.address;
-            outcome.redirects = trace.redirects;
-            outcome.connection_reused = trace.reused;
-            outcome.bytes_wire = trace.bytes_wire;
-            fetched
-        }
+    async fn fetch(&mut self, scraper: &mut Scraper) -> Result<Fetched, ScrapeError> {
+        let mut trace = FetchTrace::default();
+        let fetched = Fetch::new(&self.spec, &mut scraper.connection, &mut trace).run().await;
+        self.fetched_at = Instant::now();
+        let outcome = &mut self.outcome;
+        outcome.scrape_wait_ms = ms_between(self.started, self.fetched_at);
+        outcome.http_status = trace.http_status;
+        outcome.content_type = trace.content_type;
+        outcome.address = trace.address;
+        outcome.redirects = trace.redirects;
+        outcome.connection_reused = trace.reused;
+        outcome.bytes_wire = trace.bytes_wire;
+        fetched
     }
 
     /// Builds the batch, hands it to the store, and settles what the answer means.
