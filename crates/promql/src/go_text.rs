@@ -132,6 +132,56 @@ pub(crate) fn seconds(ms: i64) -> f64 {
     (ms / 1000) as f64 + (ms % 1000 * 1_000_000) as f64 / 1e9
 }
 
+/// Prints a float as Go's `%g`: as few digits as tell it apart.
+pub(crate) fn general(value: f64) -> String {
+    scientific(value, &format!("{value:e}"), 6)
+}
+
+/// Prints a float as Go's `%.<digits>g`.
+pub(crate) fn general_digits(value: f64, digits: usize) -> String {
+    scientific(value, &format!("{value:.*e}", digits.saturating_sub(1)), digits.max(1) as i32)
+}
+
+/// Turns `d.ddde<n>` into Go's form: plain unless the exponent is below -4 or not below `limit`.
+fn scientific(value: f64, text: &str, limit: i32) -> String {
+    let Some((mantissa, exponent)) = text.split_once('e').filter(|_| value.is_finite()) else { return float(value) };
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let mantissa = if mantissa.contains('.') { mantissa.trim_end_matches('0').trim_end_matches('.') } else { mantissa };
+    if (-4..limit).contains(&exponent) {
+        return format!("{mantissa}e{exponent}").parse::<f64>().map_or_else(|_| float(value), float);
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{mantissa}e{sign}{:02}", exponent.unsigned_abs())
+}
+
+/// Prints a time in UTC as Go's `RFC3339Nano`, with as many digits of the second as needed.
+pub(crate) fn rfc3339(ts_ms: i64) -> String {
+    let (days, ms) = (ts_ms.div_euclid(86_400_000), ts_ms.rem_euclid(86_400_000));
+    let (year, month, day) = civil(days);
+    let (second, fraction) = (ms / 1000, ms % 1000);
+    let mut out =
+        format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
+    if fraction > 0 {
+        let _ = write!(out, ".{fraction:03}");
+        out.truncate(out.trim_end_matches('0').len());
+    }
+    out.push('Z');
+    out
+}
+
+/// Gives year, month and day of a day counted from 1970-01-01 (proleptic Gregorian).
+pub(crate) fn civil(days: i64) -> (i64, i64, i64) {
+    // Eras of 400 years begin on the first of March, so that the leap day comes last.
+    let shifted = days.saturating_add(719_468);
+    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,5 +215,17 @@ mod tests {
         assert_eq!(quote("a\"b\\\n\u{7f}ü\u{200b}"), r#""a\"b\\\n\x7fü\u200b""#);
         assert_eq!(quote_char(Some('\'')), r"'\''");
         assert_eq!(quote_char(None), "'\u{fffd}'");
+    }
+
+    #[test]
+    fn floats_and_times_print_as_go_prints_them() {
+        for (value, want) in [(1.1, "1.1"), (1e6, "1e+06"), (123_456.0, "123456"), (1e-5, "1e-05"), (-50.0, "-50")] {
+            assert_eq!(general(value), want);
+        }
+        assert_eq!(general(f64::INFINITY), "+Inf");
+        assert_eq!(general_digits(0.123, 2), "0.12");
+        assert_eq!(general_digits(123.0, 2), "1.2e+02");
+        assert_eq!(rfc3339(951_782_400_120), "2000-02-29T00:00:00.12Z");
+        assert_eq!(rfc3339(-1000), "1969-12-31T23:59:59Z");
     }
 }

@@ -2,6 +2,8 @@
 
 use model::{Labels, Samples};
 
+use super::annotations::Annotations;
+
 /// The answer to a query.
 #[derive(Clone, PartialEq, Debug)]
 pub struct QueryResult {
@@ -13,6 +15,19 @@ pub struct QueryResult {
     pub infos: Vec<String>,
     /// What it cost.
     pub stats: QueryStats,
+    annotations: Annotations,
+}
+
+impl QueryResult {
+    pub(super) fn new(value: Value, annotations: Annotations, stats: QueryStats) -> QueryResult {
+        let (warnings, infos) = annotations.texts(None);
+        QueryResult { value, warnings, infos, stats, annotations }
+    }
+
+    /// Says in warnings and infos where in this text their cause stands, line by line; else the query counts as one line.
+    pub fn place(&mut self, query: &str) {
+        (self.warnings, self.infos) = self.annotations.texts(Some(query));
+    }
 }
 
 /// What a query cost.

@@ -1,0 +1,67 @@
+//! `absent` and `absent_over_time`: a series exactly where there is none.
+
+use model::{LABEL_NAME, Labels, LabelsBuf, MatchOp, Matcher};
+
+use super::error::EvalError;
+use super::evaluator::{Evaluator, bare};
+use super::frame::Frame;
+use super::series::{ABSENT, Series, Vector, is_absent};
+use crate::ast::{Expr, ExprKind};
+
+impl Evaluator<'_> {
+    #[inline(never)]
+    pub(super) fn absent(&self, arg: &Expr, frame: &Frame) -> Result<Vector<'_>, EvalError> {
+        let vector = self.vector(arg, frame)?;
+        self.absent_of(vector, arg, frame)
+    }
+
+    /// Gives 1 at the steps where no series has a value.
+    pub(super) fn absent_of(&self, vector: Vector<'_>, arg: &Expr, frame: &Frame) -> Result<Vector<'_>, EvalError> {
+        let mut values = vec![1.0; frame.steps];
+        for series in &vector.series {
+            for (to, from) in values.iter_mut().zip(&series.values) {
+                if !is_absent(*from) {
+                    *to = ABSENT;
+                }
+            }
+        }
+        self.vector_of([Series { labels: asked_for(arg), drop_name: false, values }])
+    }
+}
+
+/// The labels that a selector fixes: those with one `=` matcher and no other.
+fn asked_for(arg: &Expr) -> Labels {
+    let matchers: &[Matcher] = match &bare(arg).kind {
+        ExprKind::Vector(selector) | ExprKind::Matrix { selector, .. } => &selector.matchers,
+        _ => return Labels::empty(),
+    };
+    let mut labels = LabelsBuf::default();
+    let mut seen: Vec<&str> = Vec::new();
+    for matcher in matchers.iter().filter(|matcher| matcher.name() != LABEL_NAME) {
+        if matcher.op() == MatchOp::Equal && !seen.contains(&matcher.name()) {
+            labels.set(matcher.name(), matcher.value());
+            seen.push(matcher.name());
+        } else {
+            labels.remove(matcher.name());
+        }
+    }
+    labels.to_labels()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_fixed_becomes_a_label() {
+        for (query, want) in [
+            (r#"x{a="1",b="2"}"#, r#"{a="1", b="2"}"#),
+            (r#"x{a="1",a="2",b="2"}"#, r#"{b="2"}"#),
+            (r#"(x{a="1",b=~".+"})"#, r#"{a="1"}"#),
+            (r#"sum(x{a="1"})"#, "{}"),
+        ] {
+            let expr = crate::parse(query).unwrap();
+            assert_eq!(asked_for(&expr).to_string(), want, "{query}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! `info`: labels of info series are put to the series of the same job and instance.
+
+use hashbrown::HashMap;
+use model::{LABEL_NAME, Labels, LabelsBuf, MatchOp, Matcher};
+
+use super::error::EvalError;
+use super::evaluator::{Evaluator, bare};
+use super::frame::Frame;
+use super::label_set::go_string;
+use super::selector::Take;
+use super::series::{ABSENT, Series, Vector, is_absent};
+use crate::ast::{Expr, ExprKind, VectorSelector};
+
+/// The info metric when none is named.
+const TARGET_INFO: &str = "target_info";
+/// The labels by which info series and others find each other.
+const IDENTIFYING: [&str; 2] = ["instance", "job"];
+
+/// What the second argument asks for.
+struct Wanted {
+    /// Which info metrics.
+    names: Vec<Matcher>,
+    /// Which of their labels; empty means all.
+    data: Vec<Matcher>,
+}
+
+impl Wanted {
+    fn new(selector: Option<&Expr>) -> Wanted {
+        let matchers: &[Matcher] = match selector.map(|expr| &bare(expr).kind) {
+            Some(ExprKind::Vector(selector)) => &selector.matchers,
+            _ => &[],
+        };
+        let (mut names, data): (Vec<_>, Vec<_>) = matchers.iter().cloned().partition(|m| m.name() == LABEL_NAME);
+        if names.is_empty() {
+            names.push(Matcher::equal(LABEL_NAME, TARGET_INFO));
+        }
+        Wanted { names, data }
+    }
+
+    fn is_info(&self, labels: &Labels) -> bool {
+        self.names.iter().all(|matcher| matcher.matches(labels.metric_name()))
+    }
+
+    fn wants(&self, label: &str) -> bool {
+        self.data.is_empty() || self.data.iter().any(|matcher| matcher.name() == label)
+    }
+
+    /// Series without an info series stay unless a label is asked for that must have a value.
+    fn stays_alone(&self) -> bool {
+        self.data.iter().all(Matcher::matches_empty)
+    }
+}
+
+/// The identifying labels of a series with the name of an info metric.
+type Signature = (String, Labels);
+
+fn identity(labels: &Labels) -> Labels {
+    super::label_set::filtered(labels, |name| IDENTIFYING.contains(&name))
+}
+
+impl Evaluator<'_> {
+    #[inline(never)]
+    pub(super) fn info(&self, base: &Expr, selector: Option<&Expr>, frame: &Frame) -> Result<Vector<'_>, EvalError> {
+        let wanted = Wanted::new(selector);
+        let input = self.vector(base, frame)?;
+        let infos = self.info_series(&wanted, &input, base, frame)?;
+        let mut by_signature: HashMap<Signature, Vec<&Series>> = HashMap::new();
+        let mut names: Vec<String> = Vec::new();
+        for series in &infos.series {
+            let name = series.labels.metric_name().to_owned();
+            if !names.contains(&name) {
+                names.push(name.clone());
+            }
+            by_signature.entry((name, identity(&series.labels))).or_default().push(series);
+        }
+        names.sort();
+        let mut vector = self.empty()?;
+        for series in &input.series {
+            self.tick_series()?;
+            if wanted.is_info(&series.labels) {
+                vector.push(series.clone())?;
+                continue;
+            }
+            let identity = identity(&series.labels);
+            let sources: Vec<&[&Series]> = names
+                .iter()
+                .filter_map(|name| by_signature.get(&(name.clone(), identity.clone())))
+                .map(Vec::as_slice)
+                .collect();
+            self.enrich(series, &sources, &wanted, &mut vector)?;
+        }
+        vector.merge()?;
+        Ok(vector)
+    }
+
+    /// Finds the info series of the jobs and instances that occur; their values are the times of their samples.
+    fn info_series(
+        &self,
+        wanted: &Wanted,
+        input: &Vector<'_>,
+        base: &Expr,
+        frame: &Frame,
+    ) -> Result<Vector<'_>, EvalError> {
+        let mut matchers = wanted.names.clone();
+        let mut identified = false;
+        for label in IDENTIFYING {
+            let mut values: Vec<String> = input
+                .series
+                .iter()
+                .filter(|series| !wanted.is_info(&series.labels))
+                .filter_map(|series| series.labels.get(label))
+                .map(regex_syntax::escape)
+                .collect();
+            values.sort();
+            values.dedup();
+            if !values.is_empty() {
+                identified = true;
+                let matcher = Matcher::new(label, MatchOp::Regex, values.join("|"));
+                matchers.push(matcher.map_err(|e| EvalError::Execution(e.to_string()))?);
+            }
+        }
+        if !identified {
+            return self.empty();
+        }
+        matchers.extend(wanted.data.iter().cloned());
+        let selector = VectorSelector { matchers, ..first_selector(base) };
+        self.latest(&selector, frame, Take::Milliseconds)
+    }
+
+    /// Puts the labels that info series have at each step to a series.
+    fn enrich(
+        &self,
+        series: &Series,
+        sources: &[&[&Series]],
+        wanted: &Wanted,
+        vector: &mut Vector<'_>,
+    ) -> Result<(), EvalError> {
+        // The steps with the same info series have the same labels.
+        let mut columns: Vec<(Vec<Option<usize>>, Option<Labels>, Vec<f64>)> = Vec::new();
+        for (step, value) in series.values.iter().enumerate().filter(|(_, value)| !is_absent(**value)) {
+            let found: Vec<Option<usize>> =
+                sources.iter().map(|source| newest(source, step)).collect::<Result<_, _>>()?;
+            let at = match columns.iter().position(|(known, ..)| *known == found) {
+                Some(at) => at,
+                None => {
+                    let infos = sources.iter().zip(&found).filter_map(|(source, at)| source.get((*at)?).copied());
+                    let labels = enriched(&series.labels, infos, wanted)?;
+                    columns.push((found, labels, vec![ABSENT; series.values.len()]));
+                    columns.len() - 1
+                }
+            };
+            if let Some(slot) = columns.get_mut(at).and_then(|(.., column)| column.get_mut(step)) {
+                *slot = *value;
+            }
+        }
+        for (_, labels, values) in columns {
+            if let Some(labels) = labels {
+                vector.push(Series { labels, drop_name: series.drop_name, values })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The time modifiers of the first selector in an expression: info series are read where it reads.
+fn first_selector(expr: &Expr) -> VectorSelector {
+    fn find(expr: &Expr) -> Option<&VectorSelector> {
+        match &expr.kind {
+            ExprKind::Vector(selector) | ExprKind::Matrix { selector, .. } => Some(selector),
+            ExprKind::Subquery { expr, .. } | ExprKind::Unary { expr, .. } | ExprKind::Paren(expr) => find(expr),
+            ExprKind::Aggregate(aggregate) => find(&aggregate.expr),
+            ExprKind::Call { args, .. } => args.iter().find_map(find),
+            ExprKind::Binary(binary) => find(&binary.lhs).or_else(|| find(&binary.rhs)),
+            ExprKind::Number(_) | ExprKind::Duration(_) | ExprKind::String(_) => None,
+        }
+    }
+    let found = find(expr);
+    VectorSelector {
+        offset: found.and_then(|selector| selector.offset.clone()),
+        at: found.and_then(|selector| selector.at),
+        ..VectorSelector::default()
+    }
+}
+
+/// Finds the info series with the newest sample at a step.
+fn newest(source: &[&Series], step: usize) -> Result<Option<usize>, EvalError> {
+    let mut best: Option<(usize, f64)> = None;
+    for (index, series) in source.iter().enumerate() {
+        let Some(time) = series.values.get(step).copied().filter(|time| !is_absent(*time)) else { continue };
+        match best {
+            Some((other, newest)) if newest == time => {
+                let name = |index: usize| source.get(index).map_or(String::new(), |s| go_string(&s.labels));
+                return Err(EvalError::Execution(format!(
+                    "found duplicate series for info metric: existing {} @ {}, new {} @ {}",
+                    name(other),
+                    newest as i64,
+                    name(index),
+                    time as i64
+                )));
+            }
+            Some((_, newest)) if newest > time => {}
+            _ => best = Some((index, time)),
+        }
+    }
+    Ok(best.map(|(index, _)| index))
+}
+
+/// Gives the labels with those of the info series; `None` when the series is left out.
+fn enriched<'s>(
+    base: &Labels,
+    infos: impl Iterator<Item = &'s Series>,
+    wanted: &Wanted,
+) -> Result<Option<Labels>, EvalError> {
+    let mut labels = LabelsBuf::from_labels(base);
+    let mut any = false;
+    for info in infos {
+        any = true;
+        for (name, value) in info.labels.iter().filter(|(name, _)| *name != LABEL_NAME && wanted.wants(name)) {
+            if base.get(name).is_some() {
+                continue;
+            }
+            match labels.get(name) {
+                Some(known) if known != value => {
+                    return Err(EvalError::Execution(format!("conflicting label: {name}")));
+                }
+                Some(_) => {}
+                None => labels.push(name, value),
+            }
+        }
+    }
+    Ok((any || wanted.stays_alone()).then(|| labels.to_labels()))
+}

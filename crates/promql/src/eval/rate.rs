@@ -1,0 +1,120 @@
+//! How fast values change.
+
+use super::extended;
+use super::window::Window;
+
+/// Gives the increase per second of a counter.
+pub(super) fn rate(window: &Window<'_>) -> Option<f64> {
+    if window.extension.is_some() {
+        return extended::delta(window, true).map(|value| value / window.seconds());
+    }
+    extrapolated(window, true).map(|(value, factor)| value * (factor / window.seconds()))
+}
+
+/// Gives the increase of a counter.
+pub(super) fn increase(window: &Window<'_>) -> Option<f64> {
+    if window.extension.is_some() {
+        return extended::delta(window, true);
+    }
+    extrapolated(window, true).map(|(value, factor)| value * factor)
+}
+
+/// Gives the difference between the ends of a gauge.
+pub(super) fn delta(window: &Window<'_>) -> Option<f64> {
+    if window.extension.is_some() {
+        return extended::delta(window, false);
+    }
+    extrapolated(window, false).map(|(value, factor)| value * factor)
+}
+
+/// Gives the difference of first and last sample, and by what to multiply it so that it covers the range.
+///
+/// The value is drawn on to an end of the range when a sample would be expected not much beyond it, else by half the
+/// mean distance of samples; a counter never below zero.
+fn extrapolated(window: &Window<'_>, counter: bool) -> Option<(f64, f64)> {
+    let gaps = window.values.len().checked_sub(1).filter(|gaps| *gaps > 0)?;
+    let (first, last) = (*window.values.first()?, *window.values.last()?);
+    let (first_ms, last_ms) = (*window.ts_ms.first()?, *window.ts_ms.last()?);
+    let mut value = last - first;
+    if counter {
+        value += lost_in_resets(window.values);
+    }
+    let mut to_start = first_ms.saturating_sub(window.start_ms) as f64 / 1000.0;
+    let mut to_end = window.end_ms.saturating_sub(last_ms) as f64 / 1000.0;
+    let sampled = last_ms.saturating_sub(first_ms) as f64 / 1000.0;
+    let between = sampled / gaps as f64;
+    let threshold = between * 1.1;
+    if to_start >= threshold {
+        to_start = between / 2.0;
+    }
+    if counter && value > 0.0 && first >= 0.0 {
+        let to_zero = sampled * (first / value);
+        if to_zero < to_start {
+            to_start = to_zero;
+        }
+    }
+    if to_end >= threshold {
+        to_end = between / 2.0;
+    }
+    Some((value, (sampled + to_start + to_end) / sampled))
+}
+
+/// Sums up what a counter had when it started again.
+fn lost_in_resets(values: &[f64]) -> f64 {
+    values
+        .windows(2)
+        .map(|pair| {
+            if let [a, b] = pair
+                && b < a
+            {
+                *a
+            } else {
+                0.0
+            }
+        })
+        .sum()
+}
+
+/// Gives the increase per second between the last two samples of a counter.
+pub(super) fn irate(window: &Window<'_>) -> Option<f64> {
+    let (before, after, seconds) = last_two(window)?;
+    let value = if after < before { after } else { after - before };
+    Some(value / seconds)
+}
+
+/// Gives the difference between the last two samples.
+pub(super) fn idelta(window: &Window<'_>) -> Option<f64> {
+    last_two(window).map(|(before, after, _)| after - before)
+}
+
+fn last_two(window: &Window<'_>) -> Option<(f64, f64, f64)> {
+    let ([.., before, after], [.., t1, t2]) = (window.values, window.ts_ms) else { return None };
+    let ms = t2.saturating_sub(*t1);
+    (ms != 0).then_some((*before, *after, ms as f64 / 1000.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_reach_to_the_ends_but_not_below_zero() {
+        let mut window = Window {
+            ts_ms: &[10_000, 20_000, 30_000, 40_000],
+            values: &[1.0, 2.0, 0.5, 1.5],
+            start_ms: 0,
+            end_ms: 50_000,
+            at_ms: 50_000,
+            extension: None,
+        };
+        // 0.5 + 2 gained in 30 s; 10 s to the end, and back to zero in 30 * 1 / 2.5 = 12 s, more than the 10 s there are.
+        assert_eq!(increase(&window), Some(2.5 * (50.0 / 30.0)));
+        assert_eq!(rate(&window), Some(2.5 * (50.0 / 30.0 / 50.0)));
+        assert_eq!(delta(&window), Some(0.5 * (50.0 / 30.0)));
+        assert_eq!((irate(&window), idelta(&window)), (Some(0.1), Some(1.0)));
+        window.values = &[0.0, 1.0, 2.0, 3.0];
+        assert_eq!(increase(&window), Some(3.0 * (40.0 / 30.0)));
+        (window.values, window.ts_ms) = (&[1.0], &[10_000]);
+        assert_eq!((rate(&window), irate(&window)), (None, None));
+    }
+}

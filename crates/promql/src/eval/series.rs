@@ -1,0 +1,167 @@
+//! What expressions evaluate to: per series a column with a value for each step.
+//!
+//! A step without a value holds [`ABSENT`], the stale marker: it ends a series on the way in and so can never be a
+//! value. Native histograms will stand in a second, sparse column beside `values`, at steps that are absent here.
+
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use model::{Labels, STALE_NAN_BITS};
+
+use super::budget::Hold;
+use super::error::EvalError;
+use super::label_set::without_metadata;
+
+/// No value at this step.
+pub(super) const ABSENT: f64 = f64::from_bits(STALE_NAN_BITS);
+
+/// Tells whether a step has no value.
+#[inline]
+pub(super) fn is_absent(value: f64) -> bool {
+    value.to_bits() == STALE_NAN_BITS
+}
+
+/// One series over the steps of a frame.
+#[derive(Clone, Debug)]
+pub(super) struct Series {
+    /// Its labels; the name is still there when it is only to be dropped at the end.
+    pub labels: Labels,
+    /// Whether the name (with type and unit) goes away when the query is done.
+    pub drop_name: bool,
+    /// A value or [`ABSENT`] for each step.
+    pub values: Vec<f64>,
+}
+
+impl Series {
+    /// Counts the steps that have a value.
+    pub(super) fn present(&self) -> usize {
+        self.values.iter().filter(|v| !is_absent(**v)).count()
+    }
+
+    /// Tells whether no step has a value.
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.iter().all(|v| is_absent(*v))
+    }
+
+    /// Replaces every value by `f` of its step and itself; `f` may give [`ABSENT`].
+    #[inline]
+    pub(super) fn map(&mut self, mut f: impl FnMut(usize, f64) -> f64) {
+        for (step, value) in self.values.iter_mut().enumerate() {
+            if !is_absent(*value) {
+                *value = f(step, *value);
+            }
+        }
+    }
+
+    /// What it weighs in the budget: its values, and for sparse columns a part of the room they take.
+    fn weight(&self) -> u64 {
+        self.present().max(self.values.len() / 4) as u64
+    }
+}
+
+/// Series with their share of the budget. Series without any value are left out.
+#[derive(Debug)]
+pub(super) struct Vector<'a> {
+    /// The series.
+    pub series: Vec<Series>,
+    hold: Hold<'a>,
+}
+
+impl<'a> Vector<'a> {
+    /// Starts without series; `hold` is grown with each.
+    pub(super) fn new(hold: Hold<'a>) -> Vector<'a> {
+        Vector { series: Vec::new(), hold }
+    }
+
+    /// Adds a series unless it has no value.
+    pub(super) fn push(&mut self, series: Series) -> Result<(), EvalError> {
+        if series.is_empty() {
+            return Ok(());
+        }
+        self.hold.grow(series.weight())?;
+        self.series.push(series);
+        Ok(())
+    }
+
+    /// Moves all series of another vector in.
+    pub(super) fn append(&mut self, other: Vector<'a>) -> Result<(), EvalError> {
+        let Vector { series, hold } = other;
+        drop(hold);
+        series.into_iter().try_for_each(|series| self.push(series))
+    }
+
+    /// Leaves out the series that lost their last value.
+    pub(super) fn prune(&mut self) {
+        self.series.retain(|series| !series.is_empty());
+    }
+
+    /// Makes one series of all that have the same labels.
+    ///
+    /// **Errors** when two of them have a value at the same step.
+    pub(super) fn merge(&mut self) -> Result<(), EvalError> {
+        self.series = merge(std::mem::take(&mut self.series))?;
+        Ok(())
+    }
+}
+
+/// Makes one series of all that have the same labels, in order of their first.
+///
+/// **Errors** when two of them have a value at the same step.
+pub(super) fn merge(series: Vec<Series>) -> Result<Vec<Series>, EvalError> {
+    let mut at: HashMap<Labels, usize> = HashMap::with_capacity(series.len());
+    let mut merged: Vec<Series> = Vec::with_capacity(series.len());
+    for one in series {
+        match at.entry(one.labels.clone()) {
+            Entry::Vacant(free) => {
+                free.insert(merged.len());
+                merged.push(one);
+            }
+            Entry::Occupied(taken) => {
+                if let Some(first) = merged.get_mut(*taken.get()) {
+                    join(&mut first.values, &one.values)?;
+                }
+            }
+        }
+    }
+    Ok(merged)
+}
+
+fn join(into: &mut [f64], from: &[f64]) -> Result<(), EvalError> {
+    for (to, from) in into.iter_mut().zip(from) {
+        if is_absent(*from) {
+            continue;
+        }
+        if !is_absent(*to) {
+            return Err(EvalError::Execution("vector cannot contain metrics with the same labelset".to_owned()));
+        }
+        *to = *from;
+    }
+    Ok(())
+}
+
+/// Drops the names that were to be dropped and merges what then is the same series.
+pub(super) fn finish(mut series: Vec<Series>) -> Result<Vec<Series>, EvalError> {
+    for one in &mut series {
+        if one.drop_name {
+            one.labels = without_metadata(&one.labels);
+        }
+    }
+    merge(series)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(name: &str, values: &[f64]) -> Series {
+        Series { labels: Labels::from_pairs([("__name__", name)]), drop_name: true, values: values.to_vec() }
+    }
+
+    #[test]
+    fn series_merge_where_they_do_not_overlap() {
+        let merged = finish(vec![series("a", &[1.0, ABSENT]), series("b", &[ABSENT, 2.0])]).unwrap();
+        assert_eq!(merged.len(), 1);
+        assert_eq!(merged[0].values, [1.0, 2.0]);
+        let clash = finish(vec![series("a", &[1.0, ABSENT]), series("b", &[3.0, 2.0])]);
+        assert_eq!(clash.unwrap_err().to_string(), "vector cannot contain metrics with the same labelset");
+    }
+}
