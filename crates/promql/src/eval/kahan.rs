@@ -91,7 +91,7 @@ mod tests {
     fn the_mean_does_not_overflow() {
         let mut mean = Mean::default();
         [f64::MAX, f64::MAX, f64::MAX].into_iter().for_each(|v| mean.add(v));
-        assert_eq!(mean.get(), f64::MAX);
+        assert!((mean.get() / f64::MAX - 1.0).abs() < 1e-15);
         let mut small = Mean::default();
         [1.0, 2.0, 6.0].into_iter().for_each(|v| small.add(v));
         assert_eq!(small.get(), 3.0);
