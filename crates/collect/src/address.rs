@@ -79,10 +79,10 @@ pub struct ForbiddenAddress {
 }
 
 /// Which addresses may be connected to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AddressPolicy(Arc<Rules>);
 
-#[derive(Debug, Default)]
+#[derive(PartialEq, Eq, Debug, Default)]
 struct Rules {
     strict: bool,
     loopback: bool,

@@ -20,6 +20,8 @@ use crate::target::TargetSpec;
 
 /// Lines ahead that are compared before the table is asked: enough for a few series that vanished.
 const LOOK_AHEAD: usize = 4;
+/// Series that are looked at when label values are counted.
+const COUNTED_MAX: usize = 100_000;
 const INDEX_BITS: u32 = 0x7fff_ffff;
 const TRACKED: u32 = 0x8000_0000;
 
@@ -462,11 +464,12 @@ impl SeriesCache {
         self.orphans.push(Orphan { fingerprint: labels.fingerprint().0, labels });
     }
 
-    /// Counts different values of each label over the kept series; the labels with the most come first.
+    /// Counts different values of each label over the kept series, a hundred thousand at most; the labels with the most
+    /// come first.
     pub(crate) fn cardinalities(&self, max: usize) -> Vec<(String, u64)> {
         let mut values: hashbrown::HashMap<String, HashSet<u64>> = hashbrown::HashMap::new();
         let mut buf = LabelsBuf::default();
-        for entry in 0..self.entries.len() as u32 {
+        for entry in 0..self.entries.len().min(COUNTED_MAX) as u32 {
             if self.entry(entry).kind == Kind::Kept && self.read_labels(entry, &mut buf) {
                 for (name, value) in buf.iter() {
                     let hash = self.hasher.hash_one(value);

@@ -73,7 +73,8 @@ impl Collector {
         Collector(inner)
     }
 
-    /// Adds a target, or changes one: the next scrape follows the new settings. A target that is switched off by this gets
+    /// Adds a target, or changes one: the next scrape follows the new settings, and one that runs is ended if URL or labels
+    /// are others now. A target that is switched off by this gets
     /// its stale markers, without waiting for them.
     pub fn upsert(&self, spec: TargetSpec) {
         self.0.put(spec);
@@ -135,8 +136,11 @@ impl Collector {
     /// Scrapes a target now: a normal collection, stored and reported, with the labels of most values listed. Waits for a
     /// scrape that runs.
     ///
-    /// **Gives** `None` when there is no such target or it is switched off.
+    /// **Gives** `None` when there is no such target, it is switched off, or the collector was shut down.
     pub async fn scrape_now(&self, target_id: &str) -> Option<ScrapeOutcome> {
+        if self.0.stopping.is_cancelled() {
+            return None;
+        }
         let slot = self.0.slot(target_id)?;
         let shop = self.0.shop.clone();
         // Spawned: a caller that goes away must not cut a collection in two.
@@ -229,7 +233,12 @@ impl Inner {
         let mut shared = slot.shared.lock();
         let was_active = shared.is_active();
         let same_rhythm = shared.spec.interval_ms == spec.interval_ms && shared.spec.phase_hash() == spec.phase_hash();
+        let elsewhere = shared.spec.url != spec.url || shared.spec.labels != spec.labels;
         shared.spec = Arc::new(spec);
+        if elsewhere {
+            // What the old place says is of no use any more, and who waits for the new one need not wait for the old.
+            shared.end_running();
+        }
         shared.status.source_id = shared.spec.source_id.clone();
         shared.status.origin = shared.spec.origin.clone();
         match (was_active, shared.is_active()) {

@@ -185,6 +185,8 @@ impl<'a> Intake<'a> {
         self.draft.see(entry, series, tracked && kind == Kind::Kept);
         match kind {
             Kind::Kept if seen.is_some() && !self.has_room() => self.refuse(ts_ms, value, Refusal::SampleLimit),
+            // Cannot be, as the rules are those that kept it; but nothing may ever be written into `up`.
+            Kind::Kept if series == UP => self.refuse(ts_ms, value, Refusal::InvalidName),
             Kind::Kept => {
                 self.taken.kept += 1;
                 self.batch.push_sample(series, ts_ms, value);

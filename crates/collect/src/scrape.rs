@@ -34,6 +34,9 @@ const TOP_LABELS: usize = 10;
 const SLOW_PERCENT: u64 = 80;
 /// A scrape this soon after another gets the next free millisecond.
 const CLOSE_MS: i64 = 1_000;
+/// A busy store is asked this often to take the ends of a target's series, and given this long in between.
+const RETIRE_TRIES: usize = 4;
+const RETIRE_WAIT_MAX_MS: u64 = 2_000;
 /// Taking over what a scrape saw is done off the async threads from this many series on.
 const COMMIT_INLINE_MAX: usize = 20_000;
 /// Bodies that wait or are read: this many units of memory in all, by the size that each had the last time.
@@ -115,6 +118,7 @@ pub(crate) async fn collect(
         (shared.spec.clone(), shared.cancel.clone())
     };
     let _memory = shop.gates.memory.acquire_many(memory_units(scraping.body_bytes)).await.ok()?;
+    scraping.follow(&spec);
     let started = Instant::now();
     let scrape_ms = scrape_time(&shop, &slot, &scraping, occasion);
     let asked = matches!(occasion, Occasion::Asked);
@@ -167,7 +171,7 @@ pub(crate) async fn retire(shop: Arc<Shop>, slot: Arc<Slot>, now_ms: i64) -> u64
     let mut scraping = slot.scraper.clone().lock_owned().await;
     let spec = slot.shared.lock().spec.clone();
     let at_ms = scraping.last_ms.map_or(now_ms, |last| now_ms.max(last + 1));
-    for _ in 0..2 {
+    for _ in 0..RETIRE_TRIES {
         let mut batch = Batch::new(origin(&spec, shop.clock.now_ms()));
         batch.generation = shop.append.generation();
         let scraper = &mut *scraping;
@@ -181,11 +185,13 @@ pub(crate) async fn retire(shop: Arc<Shop>, slot: Arc<Slot>, now_ms: i64) -> u64
         }
         match submit(&shop, batch).await {
             Some((_, Ok(_))) => {
-                scraping.cache.clear();
-                scraping.report = ReportSeries::default();
+                scraping.forget_series();
                 return markers;
             }
             Some((_, Err(AppendError::StaleIds))) => {}
+            Some((_, Err(AppendError::Busy { retry_after_ms }))) => {
+                tokio::time::sleep(Duration::from_millis(retry_after_ms.min(RETIRE_WAIT_MAX_MS))).await;
+            }
             Some((_, Err(error))) => {
                 tracing::warn!(target_id = spec.target_id, %error, "ends of series could not be marked");
                 break;
@@ -193,8 +199,7 @@ pub(crate) async fn retire(shop: Arc<Shop>, slot: Arc<Slot>, now_ms: i64) -> u64
             None => break,
         }
     }
-    scraping.cache.clear();
-    scraping.report = ReportSeries::default();
+    scraping.forget_series();
     0
 }
 
@@ -267,28 +272,27 @@ impl Run {
 
     /// Builds the batch, hands it to the store, and settles what the answer means.
     async fn store(
-        mut self,
+        self,
         slot: &Slot,
-        mut scraping: Scraping,
+        scraping: Scraping,
         fetched: Result<Fetched, ScrapeError>,
     ) -> Option<ScrapeOutcome> {
-        let shop = self.shop.clone();
-        let spec = self.spec.clone();
-        let fetched_at = self.fetched_at;
-        let body = shop.gates.bodies.acquire().await.ok()?;
-        let work = tokio::task::spawn_blocking(move || {
-            let Built { batch, draft, outcome } = self.build(&mut scraping, fetched);
-            let answer = hand_over(&*self.shop.append, batch);
-            (scraping, draft, outcome, answer)
-        });
-        let (mut scraping, draft, mut outcome, answer) = work.await.ok()?;
-        drop(body);
-        let (mut batch, mut result) = lost(answer.await);
+        let (shop, spec, fetched_at) = (self.shop.clone(), self.spec.clone(), self.fetched_at);
+        let (run, mut scraping, mut draft, (mut batch, mut result)) = self.hand_in(scraping, fetched).await?;
+        let mut outcome = run.outcome.clone();
         if result == Err(AppendError::StaleIds) {
             let own = ReportSeries::labels(&spec.labels);
             scraping.cache.restate(&draft, &mut batch, &own);
             batch.generation = shop.append.generation();
             (batch, result) = submit(&shop, batch).await?;
+        }
+        if let Err(error @ AppendError::TooLarge { .. }) = &result {
+            // The body is lost, but that it was must be seen in `up`.
+            let error = ScrapeError::new(ScrapeErrorKind::Store, format!("the store took nothing: {error}"));
+            scraping.cache.roll_back(&draft);
+            let again;
+            (again, scraping, draft, (batch, result)) = run.hand_in(scraping, Err(error)).await?;
+            outcome = again.outcome;
         }
         outcome.scrape_ingest_ms = ms_between(fetched_at, Instant::now());
         let report = batch.report.take().unwrap_or_default();
@@ -306,6 +310,24 @@ impl Run {
         settle(&shop, slot, &spec, report, &mut outcome, result);
         drop(scraping);
         Some(outcome)
+    }
+
+    /// Builds the batch and hands it to the store on a thread that may wait; waits for the answer without one.
+    async fn hand_in(
+        mut self,
+        mut scraping: Scraping,
+        fetched: Result<Fetched, ScrapeError>,
+    ) -> Option<(Run, Scraping, Draft, Answer)> {
+        let shop = self.shop.clone();
+        let body = shop.gates.bodies.acquire().await.ok()?;
+        let work = tokio::task::spawn_blocking(move || {
+            let Built { batch, draft, .. } = self.build(&mut scraping, fetched);
+            let answer = hand_over(&*self.shop.append, batch);
+            (self, scraping, draft, answer)
+        });
+        let (run, scraping, draft, answer) = work.await.ok()?;
+        drop(body);
+        Some((run, scraping, draft, lost(answer.await)))
     }
 
     /// Makes the batch: of the body, or of its failure.

@@ -38,6 +38,8 @@ pub(crate) struct Shared {
 #[derive(Default)]
 pub(crate) struct Scraper {
     pub(crate) connection: Option<Connection>,
+    /// The settings that the connection was opened under.
+    connection_spec: Option<Arc<TargetSpec>>,
     pub(crate) cache: SeriesCache,
     pub(crate) report: ReportSeries,
     /// The time that the last stored scrape had.
@@ -54,6 +56,25 @@ impl Slot {
     }
 }
 
+impl Scraper {
+    /// Takes up a target's settings: a connection made under other ones is closed.
+    pub(crate) fn follow(&mut self, spec: &Arc<TargetSpec>) {
+        let same = self.connection_spec.as_ref().is_some_and(|old| {
+            Arc::ptr_eq(old, spec) || (old.http == spec.http && old.address_policy == spec.address_policy)
+        });
+        if !same {
+            self.connection = None;
+        }
+        self.connection_spec = Some(spec.clone());
+    }
+
+    /// Forgets what the last scrape saw: its series are marked as ended.
+    pub(crate) fn forget_series(&mut self) {
+        self.cache.clear();
+        self.report = ReportSeries::default();
+    }
+}
+
 impl Shared {
     /// Tells whether the target is to be scraped.
     pub(crate) fn is_active(&self) -> bool {
@@ -65,6 +86,11 @@ impl Shared {
         self.epoch += 1;
         self.due = None;
         self.status.next_scrape_ms = None;
+        self.end_running();
+    }
+
+    /// Ends the scrape that runs, if one does.
+    pub(crate) fn end_running(&mut self) {
         self.cancel.cancel();
         self.cancel = CancellationToken::new();
     }

@@ -9,3 +9,4 @@ mod scraping;
 mod staleness;
 mod support;
 mod targets;
+mod tls;

@@ -148,6 +148,30 @@ async fn a_failed_store_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_too_large_for_the_store_shows_in_up() {
+    let exporter = Exporter::text("a 1\nb 2\n");
+    let world = World::with(exporter.spec());
+    world.scrape().await;
+    world.store.fail.lock().push_back(model::AppendError::TooLarge { bytes: 9, limit: 8 });
+    let (outcome, stored) = world.scrape().await;
+    assert_eq!(outcome.error.map(|e| e.kind), Some(collect::ScrapeErrorKind::Store));
+    assert_eq!((stored.facts().0, stored.stale()), (0.0, named(&["a", "b"])));
+    let (report, _, ledger) = world.heard.last();
+    assert_eq!((report.health, report.summary.total(), ledger.seq), (model::Health::Unhealthy, 0, 2));
+    assert_eq!(world.heard.all().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_store_is_asked_again_to_take_the_ends() {
+    let exporter = Exporter::text("a 1\n");
+    let world = World::with(exporter.spec());
+    world.scrape().await;
+    world.store.fail.lock().extend([1, 2].map(|ms| model::AppendError::Busy { retry_after_ms: ms }));
+    assert_eq!(world.collector.remove("t").await, 6);
+    assert_eq!(world.store.last().stale().len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_writes_no_ends() {
     let exporter = Exporter::text("a 1\n");
     let world = World::with(exporter.spec());
@@ -166,4 +190,5 @@ async fn a_shutdown_writes_no_ends() {
     assert!(running.await.unwrap().unwrap().ok);
     assert_eq!(world.store.batches(), 2);
     assert!(world.store.all().iter().flat_map(|b| &b.samples).all(|(_, _, value)| !is_stale(*value)));
+    assert!(world.collector.scrape_now("t").await.is_none());
 }

@@ -1,6 +1,6 @@
 //! Targets that come, change and go, and the timer.
 
-use collect::{ScrapeErrorKind, TargetOrigin, TargetSpec};
+use collect::{AddressPolicy, ScrapeErrorKind, TargetOrigin, TargetSpec};
 use model::{Health, Labels};
 
 use crate::support::*;
@@ -133,6 +133,40 @@ async fn scrapes_of_a_target_never_overlap_and_missed_ticks_are_counted() {
     drop(held);
     world.hear().await;
     assert!(world.heard.last().1.missed_ticks >= 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_moved_is_not_waited_for() {
+    let (old, new) = (Exporter::text("a 1\n"), Exporter::text("a 2\n"));
+    let world = World::with(old.spec());
+    let held = old.hold_next();
+    let collector = world.collector.clone();
+    let running = tokio::spawn(async move { collector.scrape_now("t").await });
+    let held = tokio::task::spawn_blocking(move || {
+        held.wait();
+        held
+    })
+    .await
+    .unwrap();
+    world.collector.upsert(new.spec());
+    assert_eq!(world.scrape().await.1.body(), valued(&[("a", 2.0)]));
+    assert_eq!(running.await.unwrap().unwrap().error.map(|e| e.kind), Some(ScrapeErrorKind::Cancelled));
+    drop(held);
+    assert_eq!(world.store.batches(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_kept_only_under_the_same_settings() {
+    let exporter = Exporter::text("a 1\n");
+    let world = World::with(exporter.spec());
+    assert!(!world.scrape().await.0.connection_reused);
+    world.collector.upsert(exporter.spec());
+    assert!(world.scrape().await.0.connection_reused);
+    let mut spec = exporter.spec();
+    spec.address_policy = AddressPolicy::strict(false);
+    world.collector.upsert(spec);
+    let (outcome, _) = world.scrape().await;
+    assert_eq!(outcome.error.map(|e| e.kind), Some(ScrapeErrorKind::ForbiddenAddress));
 }
 
 #[tokio::test(flavor = "multi_thread")]
