@@ -153,6 +153,11 @@ impl SamplesFile {
         Some((*self.page_rows.get(page)?, *self.page_rows.get(page + 1)?))
     }
 
+    /// Gives where the pages end: from there to the end of the file lies what [`SamplesFile::open`] reads.
+    pub fn pages_end(&self) -> u64 {
+        self.pages.iter().flatten().map(|p| p.offset + u64::from(p.len)).max().unwrap_or(0)
+    }
+
     /// Gives the memory it takes.
     pub fn bytes(&self) -> usize {
         self.page_rows.capacity() * 8 + self.pages.iter().map(|p| p.capacity() * size_of::<Place>()).sum::<usize>()

@@ -82,12 +82,20 @@ mod tests {
 
     #[test]
     fn special_values_never_scale() {
-        for v in [-0.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MIN_POSITIVE / 2.0, 1.0 / 3.0, 1e300] {
+        for v in [-0.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MIN_POSITIVE / 2.0, 0.1 + 0.2, 1e300] {
             for e in 0..=EXPONENT_MAX {
                 assert_eq!(to_scaled(v, e), None, "{v} at exponent {e}");
             }
             assert_eq!(choose_exponent(&[v], |_| false), None);
         }
+    }
+
+    #[test]
+    fn sixteen_digits_scale_when_the_bits_come_back() {
+        assert_eq!(to_scaled(1.0 / 3.0, 16), Some(3_333_333_333_333_333));
+        assert_eq!(from_scaled(3_333_333_333_333_333, divisor(16)).to_bits(), (1.0f64 / 3.0).to_bits());
+        assert_eq!(to_scaled((SCALED_MAX + 2) as f64, 0), None, "beyond 2^53 integers have gaps");
+        assert_eq!(to_scaled(-SCALED_MAX as f64, 0), Some(-SCALED_MAX));
     }
 
     #[test]

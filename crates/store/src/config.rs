@@ -50,6 +50,10 @@ pub struct StoreConfig {
     pub label_limits: LabelLimits,
     /// Exemplars kept, over all series.
     pub exemplars_max: usize,
+    /// What may be kept open and decoded of blocks.
+    pub block_cache_bytes_max: usize,
+    /// How often a thread of the store does its slow work; 0 leaves it to whoever calls [`crate::Store::maintain`].
+    pub maintain_every_ms: u64,
 }
 
 impl Default for StoreConfig {
@@ -68,6 +72,8 @@ impl Default for StoreConfig {
             series_max: 10_000_000,
             label_limits: LabelLimits::default(),
             exemplars_max: 100_000,
+            block_cache_bytes_max: 256 << 20,
+            maintain_every_ms: 5_000,
         }
     }
 }

@@ -15,6 +15,7 @@ mod head;
 mod index;
 mod ledger;
 mod maintain;
+mod maintainer;
 mod metadata;
 mod pipeline;
 mod recover;
@@ -26,7 +27,7 @@ mod store;
 mod wal;
 
 pub use attrs::SeriesAttrs;
-pub use blocks::{BlockInput, BlockSet, BlockTotals};
+pub use blocks::{BlockFolder, BlockInput, BlockSet, BlockTotals, HeadOnly};
 pub use config::{LabelLimits, OpenError, StoreConfig};
 pub use exemplars::Exemplar;
 pub use maintain::{MaintenanceError, MaintenanceReport};

@@ -37,6 +37,8 @@ pub struct MaintenanceReport {
     pub blocks_written: u64,
     /// Blocks removed because they are past the retention.
     pub blocks_dropped: u64,
+    /// Small blocks that went into a larger one.
+    pub blocks_merged: u64,
     /// Segments of the log removed.
     pub segments_cut: u64,
     /// Series forgotten.
@@ -65,7 +67,7 @@ fn failed(verb: &'static str) -> impl FnOnce(io::Error) -> MaintenanceError {
 
 impl Store {
     /// Does what is due: windows that are over become blocks, the log is cut, what is past the retention goes.
-    /// Call it every few seconds.
+    /// A thread of the store calls it, see [`crate::StoreConfig::maintain_every_ms`].
     pub fn maintain(&self) -> Result<MaintenanceReport, MaintenanceError> {
         let mut schedule = self.schedule.lock();
         let config = &self.core.config;
@@ -73,7 +75,10 @@ impl Store {
         let over_ms = now_ms.saturating_sub(config.window_grace_ms);
         let closed_ms = over_ms.div_euclid(config.window_ms) * config.window_ms;
         let done_ms = self.core.ledger.lock().before_ms;
-        let late_due = schedule.last_late_flush_ms.is_none_or(|last| now_ms - last >= config.late_flush_ms);
+        let late_due = schedule.last_late_flush_ms.is_none_or(|last| {
+            // The clock may have been set back.
+            now_ms < last || now_ms.saturating_sub(last) >= config.late_flush_ms
+        });
         let mut report = MaintenanceReport::default();
         if self.core.blocks.takes_windows() && (closed_ms > done_ms || late_due) {
             report = self.checkpoint(closed_ms.max(done_ms))?;
@@ -81,6 +86,7 @@ impl Store {
         }
         report.blocks_dropped =
             self.core.blocks.drop_before(self.core.retention_start_ms()).map_err(MaintenanceError::Blocks)?;
+        report.blocks_merged = self.core.blocks.tidy(now_ms).map_err(MaintenanceError::Blocks)?;
         Ok(report)
     }
 

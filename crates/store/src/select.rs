@@ -73,10 +73,14 @@ impl SeriesReader for MergedReader {
     }
 
     fn read(&self, range: TimeRange, out: &mut Samples) -> Result<(), SelectError> {
+        let range = narrow(range, self.kept);
+        if let [part] = &self.parts[..] {
+            return part.read(range, out);
+        }
         let mut merged = Samples::default();
         for part in &self.parts {
             let mut samples = Samples::default();
-            part.read(narrow(range, self.kept), &mut samples)?;
+            part.read(range, &mut samples)?;
             merged = merge(merged, samples);
         }
         out.ts_ms.extend_from_slice(&merged.ts_ms);
@@ -86,7 +90,7 @@ impl SeriesReader for MergedReader {
 }
 
 /// Merges by time; of equal times the first argument's sample stays.
-fn merge(mut first: Samples, second: Samples) -> Samples {
+pub fn merge(mut first: Samples, second: Samples) -> Samples {
     match (first.ts_ms.last(), second.ts_ms.first()) {
         (None, _) => return second,
         (_, None) => return first,
@@ -126,10 +130,13 @@ impl Select for Store {
         let recent = core.head.snapshot(&core.matching(matchers), kept);
         let older = core.blocks.select(matchers, kept)?;
         let floor = TimeRange { start_ms: kept.start_ms, end_ms: i64::MAX };
-        let mut found: HashMap<Labels, Vec<Box<dyn SeriesReader>>> = HashMap::with_capacity(recent.len());
         let recent = recent.into_iter().map(|s| {
             Box::new(HeadReader { labels: s.labels, snapshot: s.snapshot, kept: floor }) as Box<dyn SeriesReader>
         });
+        if older.is_empty() {
+            return Ok(recent.collect());
+        }
+        let mut found: HashMap<Labels, Vec<Box<dyn SeriesReader>>> = HashMap::with_capacity(recent.len());
         for reader in older.into_iter().chain(recent) {
             match found.entry(reader.labels().clone()) {
                 Entry::Occupied(mut parts) => parts.get_mut().push(reader),

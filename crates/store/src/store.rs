@@ -13,11 +13,12 @@ use parking_lot::{Mutex, RwLock};
 use sys::{Clock, Fs, Lock};
 
 use crate::attrs::AttrsId;
-use crate::blocks::{BlockSet, HeadOnly};
+use crate::blocks::{BlockFolder, BlockSet};
 use crate::config::{OpenError, StoreConfig};
 use crate::core::Core;
 use crate::exemplars::Exemplar;
 use crate::maintain::Schedule;
+use crate::maintainer::Maintainer;
 use crate::pipeline::{Item, Pipeline, Waiting};
 use crate::recover::{self, Recovery};
 use crate::wal::frame::{FRAME_BYTES, Frame};
@@ -32,6 +33,7 @@ pub struct Store {
     /// Held for reading from the look-up of ids until their batch is queued; for writing while series are forgotten.
     pub(crate) gate: RwLock<()>,
     pub(crate) schedule: Mutex<Schedule>,
+    maintainer: Maintainer,
     lock: Mutex<Option<Lock>>,
     closed: AtomicBool,
 }
@@ -45,7 +47,11 @@ impl Store {
         clock: Arc<dyn Clock>,
         config: StoreConfig,
     ) -> Result<(Arc<Store>, Recovery), OpenError> {
-        Store::open_with(fs, clock, config, |_, _| Ok((Box::new(HeadOnly), Vec::new())))
+        let cache_bytes_max = config.block_cache_bytes_max;
+        Store::open_with(fs, clock, config, |fs, dir| {
+            let (folder, damaged) = BlockFolder::open(fs, dir, cache_bytes_max)?;
+            Ok((Box::new(folder), damaged))
+        })
     }
 
     /// Opens with a given kind of blocks.
@@ -58,7 +64,7 @@ impl Store {
         config: StoreConfig,
         open_blocks: impl FnOnce(Arc<dyn Fs>, &Path) -> Result<(Box<dyn BlockSet>, Vec<String>), String>,
     ) -> Result<(Arc<Store>, Recovery), OpenError> {
-        let dir = config.dir.clone();
+        let (dir, maintain_every_ms) = (config.dir.clone(), config.maintain_every_ms);
         prepare_dir(&*fs, &dir)?;
         let lock = take_lock(&*fs, &dir)?;
         let blocks_dir = dir.join("blocks");
@@ -72,10 +78,13 @@ impl Store {
             pipeline,
             gate: RwLock::new(()),
             schedule: Mutex::new(Schedule::default()),
+            maintainer: Maintainer::default(),
             lock: Mutex::new(Some(lock)),
             closed: AtomicBool::new(false),
         };
-        Ok((Arc::new(store), opened.recovery))
+        let store = Arc::new(store);
+        store.maintainer.start(&store, maintain_every_ms).map_err(io_error("start the threads for", &dir))?;
+        Ok((store, opened.recovery))
     }
 
     /// Takes nothing more, finishes what waits, gives the directory free. A second call does nothing.
@@ -83,6 +92,7 @@ impl Store {
         if self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
+        self.maintainer.stop();
         self.pipeline.close();
         if let Some(log) = self.core.applied.lock().series_log.as_mut()
             && let Err(error) = log.sync()

@@ -14,7 +14,7 @@ const LITERALS_MAX: usize = 4096;
 
 /// What can be known of an expression without running it.
 #[derive(Clone, PartialEq, Debug)]
-enum Shape {
+pub enum Shape {
     /// Accepts exactly these values.
     Literals(Vec<String>),
     /// Accepts only values that begin so.
@@ -110,7 +110,8 @@ fn filter(ids: &[u32], matcher: &Matcher, labels_of: &impl Fn(&[u32], &mut dyn F
     out
 }
 
-fn shape(pattern: &str) -> Shape {
+/// Finds out what can be known of a pattern.
+pub fn shape(pattern: &str) -> Shape {
     let Ok(hir) = regex_syntax::parse(&format!("(?s:{pattern})")) else { return Shape::Any };
     if let Some(literals) = literals(&hir) {
         return Shape::Literals(literals);

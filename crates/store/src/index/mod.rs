@@ -7,6 +7,9 @@
 mod matching;
 mod postings;
 
+pub use matching::{Shape, shape};
+pub use postings::{intersect, subtract, union};
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -88,6 +91,11 @@ impl Index {
     /// Gives the values of a label in order.
     pub fn values(&self, name: &str) -> impl Iterator<Item = &str> {
         self.names.get(name).into_iter().flat_map(|v| v.keys().map(|v| &**v))
+    }
+
+    /// Gives for each value of a label, in order, the sorted ids of the series that carry it.
+    pub fn postings(&self, name: &str) -> impl Iterator<Item = (&str, &[u32])> {
+        self.names.get(name).into_iter().flatten().map(|(value, ids)| (&**value, &ids[..]))
     }
 
     /// Gives for each name how many values it has.

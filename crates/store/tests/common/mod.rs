@@ -24,10 +24,16 @@ pub fn clock() -> Arc<SimClock> {
 }
 
 pub fn config() -> StoreConfig {
-    StoreConfig { dir: PathBuf::from("/data"), segment_bytes_max: 4096, ..StoreConfig::default() }
+    StoreConfig { dir: PathBuf::from("/data"), segment_bytes_max: 4096, maintain_every_ms: 0, ..StoreConfig::default() }
 }
 
+/// Opens with the store's own blocks.
 pub fn open(fs: &SimFs, clock: &Arc<SimClock>, config: StoreConfig) -> Result<(Arc<Store>, Recovery), OpenError> {
+    Store::open(Arc::new(fs.clone()), clock.clone(), config)
+}
+
+/// Opens with the stand-in, which is faster to write.
+pub fn open_plain(fs: &SimFs, clock: &Arc<SimClock>, config: StoreConfig) -> Result<(Arc<Store>, Recovery), OpenError> {
     Store::open_with(Arc::new(fs.clone()), clock.clone(), config, PlainBlocks::open)
 }
 

@@ -1,8 +1,26 @@
-//! What the store asks of its blocks.
+//! What the store asks of its blocks, and the folder of Parquet files that answers.
+//!
+//! A block holds the samples of one window: [`BlockFolder`] lists them, `writer.rs` makes one, `block.rs` reads it,
+//! `postings.rs` and `lookup.rs` find series in it. `docs/format/block.md` draws the files.
+
+mod block;
+mod cache;
+mod checksums;
+mod cursor;
+mod folder;
+mod lookup;
+mod manifest;
+mod merge;
+mod postings;
+mod reader;
+mod view;
+mod writer;
 
 use std::sync::Arc;
 
 use model::{Labels, Matcher, Samples, SelectError, SeriesReader, TimeRange};
+
+pub use folder::BlockFolder;
 
 use crate::attrs::SeriesAttrs;
 
@@ -29,6 +47,10 @@ pub struct BlockTotals {
     pub min_ms: Option<i64>,
     /// Last sample time; `None` without blocks.
     pub max_ms: Option<i64>,
+    /// Samples left out since the start, because one of that series and time with another value was in a block already.
+    pub superseded: u64,
+    /// Damage met since the start: copies, files, reads.
+    pub damaged: u64,
 }
 
 /// Immutable samples on disk.
@@ -43,7 +65,8 @@ pub trait BlockSet: Send + Sync {
     /// **Promises** when it returns `Ok` they are durable and are found by `select`.
     fn write(&self, window: TimeRange, series: &mut dyn Iterator<Item = BlockInput>) -> Result<(), String>;
 
-    /// As [`model::Select::select`]; of equal times the first written wins.
+    /// As [`model::Select::select`], but a label set may come several times: in order of windows and of writing, so that
+    /// of equal times the first one's sample counts.
     fn select(&self, matchers: &[Matcher], range: TimeRange) -> Result<Vec<Box<dyn SeriesReader>>, SelectError>;
 
     /// As [`model::Select::label_names`].
@@ -54,6 +77,11 @@ pub trait BlockSet: Send + Sync {
 
     /// Removes blocks that end before a time; gives how many.
     fn drop_before(&self, ts_ms: i64) -> Result<u64, String>;
+
+    /// Does what can wait: merges small blocks, removes what was replaced long enough ago; gives how many were merged.
+    fn tidy(&self, _now_ms: i64) -> Result<u64, String> {
+        Ok(0)
+    }
 
     /// Counts.
     fn totals(&self) -> BlockTotals;

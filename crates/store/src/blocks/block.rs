@@ -1,0 +1,223 @@
+//! One block: a folder of files that never change.
+//!
+//! Owns: its manifest. Files are opened when first needed; what is open or decoded lives in the shared cache and goes
+//! when others need the room.
+//! Invariants: 1. no value is given that was not verified; 2. a damaged stretch costs the series in it an error, and
+//! no other; 3. the postings and the end of `samples.parquet` are there twice.
+//! Fails how: sentences that name file and bytes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use columns::{Column, ColumnPage, ReadAt, SamplesFile, SeriesRow, read_series};
+use model::{Matcher, TimeRange};
+use sys::Fs;
+
+use super::cache::{Cache, Part};
+use super::checksums::VerifiedFile;
+use super::lookup::Lookup;
+use super::manifest::{Manifest, POSTINGS, SAMPLES, SERIES};
+use super::postings::PostingsWriter;
+
+/// What an open file counts for in the cache, so that few are open at a time.
+const OPEN_FILE_COST_BYTES: usize = 256 << 10;
+
+/// What all blocks of a directory share.
+pub struct Shared {
+    pub fs: Arc<dyn Fs>,
+    pub cache: Arc<Cache>,
+    /// Files and stretches found damaged since the start.
+    pub damaged: AtomicU64,
+}
+
+impl Shared {
+    /// Tells of damage, in the log and in the count.
+    pub fn report(&self, sentence: &str) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+        tracing::error!("{sentence}");
+    }
+}
+
+/// One block.
+pub struct Block {
+    pub manifest: Manifest,
+    pub path: PathBuf,
+    pub shared: Arc<Shared>,
+    /// It is past the retention, and its files may be gone.
+    pub removed: AtomicBool,
+}
+
+/// The samples file, open.
+pub struct OpenSamples {
+    source: VerifiedFile,
+    file: SamplesFile,
+}
+
+impl Block {
+    /// Takes a block whose manifest was read.
+    pub fn new(shared: Arc<Shared>, path: PathBuf, manifest: Manifest) -> Block {
+        Block { manifest, path, shared, removed: AtomicBool::new(false) }
+    }
+
+    /// Gives its number.
+    pub fn id(&self) -> u64 {
+        self.manifest.id
+    }
+
+    fn open(&self, name: &str) -> Result<VerifiedFile, String> {
+        let sums = self.manifest.files.get(name).ok_or_else(|| format!("the manifest does not list {name}"))?;
+        VerifiedFile::open(&*self.shared.fs, &self.path.join(name), sums)
+    }
+
+    /// Opens the postings; when they are damaged they are made anew from the series table, in memory.
+    pub fn lookup(&self) -> Result<Arc<Lookup>, String> {
+        self.shared.cache.get((self.id(), Part::Postings, 0), || {
+            let cache = self.shared.cache.clone();
+            let found = self.open(POSTINGS).and_then(|file| check_all(&file).map(|()| file));
+            let opened = found.and_then(|file| Lookup::open(Box::new(file), self.id(), cache.clone()));
+            match opened {
+                Ok(lookup) => {
+                    let bytes = lookup.bytes() + OPEN_FILE_COST_BYTES;
+                    Ok((lookup, bytes))
+                }
+                Err(why) => {
+                    let image = self.rebuilt_postings().map_err(|also| format!("{why}; {also}"))?;
+                    self.shared.report(&format!("{why}: made anew from {SERIES}"));
+                    let bytes = image.len();
+                    Ok((Lookup::open(Box::new(image), self.id(), cache)?, bytes))
+                }
+            }
+        })
+    }
+
+    fn rebuilt_postings(&self) -> Result<Bytes, String> {
+        let file = self.open(SERIES)?;
+        let whole = usize::try_from(file.len()).map_err(|e| e.to_string())?;
+        let mut writer = PostingsWriter::new(Vec::new()).map_err(|e| e.to_string())?;
+        let mut failed = Ok(());
+        read_series(file.read_at(0, whole)?, |row| {
+            if failed.is_ok() {
+                failed = writer.add(&row);
+            }
+        })
+        .map_err(|e| e.to_string())?;
+        let image = failed.and_then(|()| writer.finish((0, &[])));
+        image.map(Bytes::from).map_err(|e| e.to_string())
+    }
+
+    fn samples(&self) -> Result<Arc<OpenSamples>, String> {
+        self.shared.cache.get((self.id(), Part::Samples, 0), || {
+            let source = self.open(SAMPLES)?;
+            let file = match SamplesFile::open(&source) {
+                Ok(file) => file,
+                Err(why) => {
+                    let file = self.file_from_copy(source.len()).map_err(|also| format!("{why}; {also}"))?;
+                    self.shared.report(&format!("{why}: its end is read from the copy in {POSTINGS}"));
+                    file
+                }
+            };
+            let bytes = file.bytes() + OPEN_FILE_COST_BYTES;
+            Ok((OpenSamples { source, file }, bytes))
+        })
+    }
+
+    fn file_from_copy(&self, len: u64) -> Result<SamplesFile, String> {
+        let (start, tail) = self.lookup()?.tail()?;
+        let tail = Tail { start, len, bytes: Bytes::from(tail) };
+        SamplesFile::open(&tail).map_err(|e| e.to_string())
+    }
+
+    /// Reads a page of a column.
+    pub fn page(&self, samples: &OpenSamples, column: Column, page: usize) -> Result<Arc<ColumnPage>, String> {
+        let number = page as u64 * 4 + column as u64;
+        self.shared.cache.get((self.id(), Part::Page, number), || {
+            let decoded = samples.file.read_page(&samples.source, column, page).map_err(|e| e.to_string())?;
+            let bytes = decoded.bytes();
+            Ok((decoded, bytes))
+        })
+    }
+
+    /// Opens the samples file and gives the places of its pages.
+    pub fn open_samples(&self) -> Result<(Arc<OpenSamples>, u64), String> {
+        let samples = self.samples()?;
+        let rows = samples.file.rows();
+        Ok((samples, rows))
+    }
+
+    /// Finds the series that all matchers accept and that have samples in a range, in the order of their labels.
+    pub fn select(&self, matchers: &[Matcher], range: TimeRange) -> Result<Vec<SeriesRow>, String> {
+        let lookup = self.lookup()?;
+        let ids = lookup.matching(matchers)?;
+        let mut out = Vec::with_capacity(ids.len());
+        lookup.visit(&ids, |_, row| {
+            if range.overlaps(&TimeRange { start_ms: row.min_ts_ms, end_ms: row.max_ts_ms }) {
+                out.push(row.clone());
+            }
+        })?;
+        Ok(out)
+    }
+
+    /// Tells whether all of it lies in a range.
+    pub fn is_within(&self, range: TimeRange) -> bool {
+        range.contains(self.manifest.min_ms) && range.contains(self.manifest.max_ms)
+    }
+
+    /// Renames it to a name that a start removes; what follows may be lost in a crash.
+    pub fn retire(&self, blocks_dir: &Path) -> std::io::Result<()> {
+        let fs = &*self.shared.fs;
+        self.removed.store(true, Ordering::Release);
+        self.shared.cache.forget(self.id());
+        let gone = blocks_dir.join(format!("{GONE}{}", self.id()));
+        fs.rename(&self.path, &gone)?;
+        fs.sync_dir(blocks_dir)?;
+        fs.remove_dir_all(&gone)
+    }
+}
+
+/// How the names of folders begin that are on their way out.
+pub const GONE: &str = "gone-";
+
+impl OpenSamples {
+    /// Gives the page of a row with its first row and the next page's.
+    pub fn page_at(&self, row: u64) -> Result<(usize, u64, u64), String> {
+        let place = self.file.page_of(row).and_then(|page| {
+            let (first, next) = self.file.page_span(page)?;
+            Some((page, first, next))
+        });
+        place.ok_or_else(|| format!("{SAMPLES} has no row {row}"))
+    }
+}
+
+/// Verifies a whole file, stretch by stretch: postings are small, and a lookup must not fail half-way.
+fn check_all(file: &VerifiedFile) -> Result<(), String> {
+    let step = super::checksums::STRETCH_BYTES;
+    let mut at = 0;
+    while at < file.len() {
+        let len = (file.len() - at).min(step as u64);
+        file.read_at(at, len as usize)?;
+        at += len;
+    }
+    Ok(())
+}
+
+/// The end of a file, standing for the whole where only the end is asked for.
+struct Tail {
+    start: u64,
+    len: u64,
+    bytes: Bytes,
+}
+
+impl ReadAt for Tail {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, String> {
+        let within = offset.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
+        let range = within.and_then(|at| Some(at..at.checked_add(len)?));
+        let inside = range.filter(|r| r.end <= self.bytes.len());
+        inside.map(|r| self.bytes.slice(r)).ok_or_else(|| "the copy of the end does not reach that far".to_owned())
+    }
+}

@@ -1,0 +1,112 @@
+//! Reads the samples of one series out of a block.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use columns::{Column, ColumnPage, NO_SCALED, SeriesRow, scale};
+use model::{Labels, Samples, SelectError, SeriesReader, TimeRange, stale_nan};
+
+use super::block::{Block, OpenSamples};
+
+/// One series of one block. It holds no file open and no page in memory.
+pub struct BlockReader {
+    pub block: Arc<Block>,
+    pub row: SeriesRow,
+}
+
+impl SeriesReader for BlockReader {
+    fn labels(&self) -> &Labels {
+        &self.row.labels
+    }
+
+    fn read(&self, range: TimeRange, out: &mut Samples) -> Result<(), SelectError> {
+        let before = out.len();
+        let result = read_series(&self.block, &self.row, range, out);
+        if result.is_err() {
+            out.ts_ms.truncate(before);
+            out.values.truncate(before);
+        }
+        match result {
+            // Removed for its age between the selection and now: there is nothing any more that could be asked for.
+            Err(_) if self.block.removed.load(Ordering::Acquire) => Ok(()),
+            Err(why) => {
+                self.block.shared.report(&format!("cannot read {}: {why}", self.row.labels));
+                Err(SelectError::Storage(why))
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+/// Appends the samples of a series in a range.
+pub fn read_series(block: &Block, row: &SeriesRow, range: TimeRange, out: &mut Samples) -> Result<(), String> {
+    if !range.overlaps(&TimeRange { start_ms: row.min_ts_ms, end_ms: row.max_ts_ms }) {
+        return Ok(());
+    }
+    let (samples, rows) = block.open_samples()?;
+    let mut at = row.rows.first_row;
+    let end = at.checked_add(row.rows.rows).filter(|end| *end <= rows);
+    let end = end.ok_or_else(|| format!("{}: rows past the end", block.path.display()))?;
+    while at < end {
+        let (page, first, next) = samples.page_at(at)?;
+        let stop = end.min(next);
+        read_page(block, &samples, row, page, (at - first) as usize..(stop - first) as usize, range, out)?;
+        at = stop;
+    }
+    Ok(())
+}
+
+fn read_page(
+    block: &Block,
+    samples: &OpenSamples,
+    row: &SeriesRow,
+    page: usize,
+    rows: Range<usize>,
+    range: TimeRange,
+    out: &mut Samples,
+) -> Result<(), String> {
+    let times = block.page(samples, Column::Timestamp, page)?;
+    let ColumnPage::Integers(times) = &*times else { return Err(short()) };
+    let mine = times.get(rows.clone()).ok_or_else(short)?;
+    let from = rows.start + mine.partition_point(|ts| *ts < range.start_ms);
+    let to = rows.start + mine.partition_point(|ts| *ts <= range.end_ms);
+    if from >= to {
+        return Ok(());
+    }
+    let page_of = |wanted: bool, column| wanted.then(|| block.page(samples, column, page)).transpose();
+    let scaled = page_of(row.rows.exponent.is_some(), Column::Scaled)?;
+    let plain = page_of(row.rows.plain_rows > 0, Column::Plain)?;
+    let stale = page_of(row.rows.stale_rows > 0, Column::Stale)?;
+    let integers = match scaled.as_deref() {
+        Some(ColumnPage::Integers(n)) => Some(n.get(from..to).ok_or_else(short)?),
+        _ => None,
+    };
+    let doubles = match plain.as_deref() {
+        Some(ColumnPage::Doubles(v)) => Some(v.get(from..to).ok_or_else(short)?),
+        _ => None,
+    };
+    let flags = match stale.as_deref() {
+        Some(ColumnPage::Flags(f)) => Some(f.get(from..to).ok_or_else(short)?),
+        _ => None,
+    };
+    out.ts_ms.extend_from_slice(times.get(from..to).ok_or_else(short)?);
+    let divisor = scale::divisor(row.rows.exponent.unwrap_or(0));
+    out.values.reserve(to - from);
+    for at in 0..to - from {
+        let is_stale = flags.is_some_and(|f| f.get(at) == Some(&true));
+        let n = integers.and_then(|i| i.get(at)).copied().filter(|n| *n != NO_SCALED);
+        let value = match (is_stale, n, doubles.and_then(|d| d.get(at))) {
+            (true, _, _) => stale_nan(),
+            (false, Some(n), _) => scale::from_scaled(n, divisor),
+            (false, None, Some(value)) => *value,
+            (false, None, None) => return Err(format!("{}: a row without a value", block.path.display())),
+        };
+        out.values.push(value);
+    }
+    Ok(())
+}
+
+fn short() -> String {
+    "a page holds fewer rows than it should".to_owned()
+}
