@@ -13,7 +13,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use collect::report::BatchIds;
-use collect::{DroppedTarget, TargetSpec, TargetStatus};
+use collect::{Collector, DroppedTarget, TargetSpec, TargetStatus};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use model::{Append, CollectionReport, Labels, Matcher, Select, TimeRange};
 use store::{Exemplar, StoreStats};
@@ -95,6 +95,14 @@ impl Deref for PromApi {
     }
 }
 
+/// Makes [`PromParts::targets`] out of a collector.
+pub fn targets_of(collector: Arc<Collector>) -> Source<Vec<(TargetSpec, TargetStatus)>> {
+    Arc::new(move || {
+        let statuses = collector.statuses().into_iter();
+        statuses.filter_map(|status| Some((collector.spec(&status.target_id)?, status))).collect()
+    })
+}
+
 impl PromApi {
     /// Puts the parts together.
     pub fn new(parts: PromParts) -> PromApi {
@@ -151,6 +159,7 @@ where
         .route(&path("/status/buildinfo"), get(status::build))
         .route(&path("/status/tsdb"), get(status::tsdb))
         .route(&path("/status/walreplay"), get(status::wal_replay))
+        .route(&path("/admin/tsdb/{verb}"), post(status::admin).put(status::admin))
         .route("/api/v1", any(no_such_path))
         .route(&path("/"), any(no_such_path))
         .route(&path("/{*rest}"), any(no_such_path))

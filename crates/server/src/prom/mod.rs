@@ -11,13 +11,15 @@ mod query;
 pub mod service;
 pub mod status;
 mod targets;
+#[cfg(test)]
+mod tests;
 mod value_json;
 pub mod write;
 mod write_events;
 mod write_headers;
 mod write_pool;
 
-pub use api::{PromApi, PromParts, router};
+pub use api::{PromApi, PromParts, router, targets_of};
 pub use service::{QueryLimits, QueryService};
 pub use status::{BuildInfo, RuntimeInfo};
 pub use write::WriteLimits;

@@ -74,7 +74,7 @@ impl PointKinds {
         TypeCounts {
             counters: counts[Kind::Counter as usize],
             gauges: counts[Kind::Gauge as usize],
-            histograms: counts[Kind::Histogram as usize],
+            histograms: counts[Kind::Histogram as usize] + batch.histograms.len() as u64,
             summaries: counts[Kind::Summary as usize],
             others: counts[Kind::Other as usize] + counts[Kind::New as usize],
         }

@@ -304,7 +304,11 @@ impl QueryService {
             }
         };
         let timings = Timings { queued, evaluated: started.elapsed() };
-        let body = self.finish(result, settings, timings);
+        let placed = result.map(|mut result| {
+            result.place(text);
+            result
+        });
+        let body = self.finish(placed, settings, timings);
         let took = started.elapsed();
         self.stats.seconds.observe(took.as_secs_f64());
         if took >= self.limits.slow {

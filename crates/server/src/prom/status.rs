@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use promql::functions_table;
 
 use super::api::PromApi;
-use super::error::ApiError;
+use super::error::{ApiError, ErrorKind};
 use super::json;
 use super::params::{Params, parse_int};
 use super::query::success;
@@ -223,6 +223,11 @@ pub async fn features(State(api): State<PromApi>) -> Response {
             ],
         );
     })
+}
+
+/// `/api/v1/admin/tsdb/*`: as a Prometheus without `--web.enable-admin-api`.
+pub async fn admin() -> ApiError {
+    ApiError::new(ErrorKind::Unavailable, "admin APIs disabled")
 }
 
 /// `/api/v1/alertmanagers`

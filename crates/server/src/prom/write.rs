@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use collect::report::BatchIds;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use http_body_util::BodyExt;
-use model::{Append, AppendError, Appended, Batch, CollectionMethod, Origin, Refusal, Select, Verdict};
+use model::{Append, AppendError, Appended, Batch, CollectionMethod, Origin, Refusal, Select, SeriesIndex, Verdict};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use wire::remote_write::{self, DecodeStats, Limits};
 use wire::snappy::{self, SnappyError};
@@ -237,7 +237,7 @@ impl Writer {
         }
     }
 
-    async fn take(&self, headers: &HeaderMap, uri: &Uri, body: Body) -> Result<Response, Refused> {
+    pub(super) async fn take(&self, headers: &HeaderMap, uri: &Uri, body: Body) -> Result<Response, Refused> {
         let started = Instant::now();
         write_headers::check(headers)?;
         let source_id = write_headers::source_id(headers, &Params::parse(uri.query().unwrap_or("")))?;
@@ -355,9 +355,12 @@ impl Writer {
                 (StatusCode::BAD_REQUEST, refusal_text(batch, stats, appended)).into_response()
             }
         };
+        let kept = |verdict: &Verdict| matches!(verdict, Verdict::Stored | Verdict::Duplicate);
+        let histograms = batch.histograms.iter().filter(|h| kept(&h.verdict)).count() as u64;
+        let samples = (appended.counts.stored + appended.counts.duplicates).saturating_sub(histograms);
         let written = [
-            ("x-prometheus-remote-write-samples-written", appended.counts.stored + appended.counts.duplicates),
-            ("x-prometheus-remote-write-histograms-written", 0),
+            ("x-prometheus-remote-write-samples-written", samples),
+            ("x-prometheus-remote-write-histograms-written", histograms),
             ("x-prometheus-remote-write-exemplars-written", stats.exemplars as u64),
         ];
         for (name, count) in written {
@@ -411,19 +414,27 @@ fn refusal_text(batch: &Batch, stats: &DecodeStats, appended: &Appended) -> Stri
         // Writing into a String cannot fail.
         let _ = write!(text, "; {}: {count}", reason.as_str());
     }
-    let first = batch.verdicts.iter().enumerate().find_map(|(i, verdict)| match verdict {
-        Verdict::Refused(reason) => Some((i, *reason)),
-        _ => None,
-    });
-    if let Some((index, reason)) = first
-        && let Some(sample) = batch.samples.get(index)
-    {
-        let labels: String = batch.labels(sample.series).unwrap_or_default().to_string().chars().take(500).collect();
-        let _ = write!(text, "; the first is sample {index} ({labels} at {}): {}", sample.ts_ms, reason.as_str());
+    if let Some((what, index, series, ts_ms, reason)) = first_refused(batch) {
+        let labels: String = batch.labels(series).unwrap_or_default().to_string().chars().take(500).collect();
+        let _ = write!(text, "; the first is {what} {index} ({labels} at {ts_ms}): {}", reason.as_str());
     }
     if let Some(series) = &stats.first_refused {
         let _ = write!(text, "; series {}: {}", series.index, series.text);
     }
     text.push('\n');
     text
+}
+
+/// Finds the first refused sample, else the first refused histogram, with its place in the request.
+fn first_refused(batch: &Batch) -> Option<(&'static str, usize, SeriesIndex, i64, Refusal)> {
+    let reason = |verdict: Verdict| match verdict {
+        Verdict::Refused(reason) => Some(reason),
+        _ => None,
+    };
+    let samples = batch.samples.iter().zip(&batch.verdicts).enumerate();
+    let mut samples = samples.map(|(i, (s, verdict))| ("sample", i, s.series, s.ts_ms, *verdict));
+    let histograms = batch.histograms.iter().enumerate();
+    let mut histograms = histograms.map(|(i, h)| ("histogram", i, h.series, h.ts_ms, h.verdict));
+    let refused = |(what, i, series, ts_ms, verdict)| Some((what, i, series, ts_ms, reason(verdict)?));
+    samples.find_map(refused).or_else(|| histograms.find_map(refused))
 }
