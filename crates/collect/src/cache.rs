@@ -20,6 +20,8 @@ use crate::target::TargetSpec;
 
 /// Lines ahead that are compared before the table is asked: enough for a few series that vanished.
 const LOOK_AHEAD: usize = 4;
+/// A guess for the length of a line, comments included.
+const LINE_BYTES: usize = 128;
 /// Series that are looked at when label values are counted.
 const COUNTED_MAX: usize = 100_000;
 const INDEX_BITS: u32 = 0x7fff_ffff;
@@ -151,6 +153,16 @@ impl SeriesCache {
             entries_before: self.entries.len(),
             text_before: self.text.len(),
             ..Draft::default()
+        }
+    }
+
+    /// Makes room for a body that nothing is known of.
+    pub(crate) fn expect(&mut self, body_bytes: usize) {
+        if self.entries.is_empty() {
+            let series = body_bytes / LINE_BYTES;
+            self.entries.reserve(series);
+            self.text.reserve(body_bytes / 2);
+            self.index = Some(HashTable::with_capacity(series));
         }
     }
 
@@ -329,14 +341,11 @@ impl SeriesCache {
 
     /// Makes the draft one of a failed scrape: nothing was seen, so that everything ends.
     pub(crate) fn fail(&mut self, draft: &mut Draft) {
-        self.entries.truncate(draft.entries_before);
-        self.text.truncate(draft.text_before);
-        self.index = None;
+        self.drop_fresh(draft);
         draft.marks.clear();
         draft.marks.resize(self.entries.len(), 0);
         draft.order.clear();
         draft.failed = true;
-        self.forget_roles();
     }
 
     /// Gives every series of a batch its labels, for a store that knows the ids no more. Places stay as they are.
@@ -420,6 +429,13 @@ impl SeriesCache {
         });
         if first_seen_in_order && next as usize == self.entries.len() {
             self.order = std::mem::take(&mut draft.order);
+            if self.entries.len() > draft.entries_before {
+                // Where lines keep their places nobody asks the table: it comes back when it is needed.
+                self.index = None;
+                self.text.shrink_to_fit();
+                self.entries.shrink_to_fit();
+                self.order.shrink_to_fit();
+            }
         } else {
             self.rebuild(&draft);
         }
@@ -448,10 +464,7 @@ impl SeriesCache {
     /// Forgets a draft whose batch was not stored.
     pub(crate) fn roll_back(&mut self, draft: &Draft) {
         self.drafting = false;
-        self.entries.truncate(draft.entries_before);
-        self.text.truncate(draft.text_before);
-        self.index = None;
-        self.forget_roles();
+        self.drop_fresh(draft);
     }
 
     /// Forgets everything: the target is gone or its series are marked as ended.
@@ -505,8 +518,13 @@ impl SeriesCache {
         }
     }
 
-    /// Roles belong to the families of a scrape that did not come to be.
-    fn forget_roles(&mut self) {
+    /// Throws out what a draft added, and roles: they belong to the families of a scrape that did not come to be.
+    fn drop_fresh(&mut self, draft: &Draft) {
+        self.entries.truncate(draft.entries_before);
+        self.text.truncate(draft.text_before);
+        self.entries.shrink_to_fit();
+        self.text.shrink_to_fit();
+        self.index = None;
         self.families.clear();
         for entry in &mut self.entries {
             entry.family = NO_FAMILY - 1;

@@ -114,6 +114,7 @@ impl<'a> Intake<'a> {
 
     fn read(&mut self, format: Format, body: &[u8]) -> Result<(), Failure> {
         let mut parser = Parser::new(format, body);
+        self.cache.expect(body.len());
         let mut line = 0;
         loop {
             while let Some((entry, text)) = self.cache.at_line(line)
@@ -160,7 +161,7 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    /// Takes one sample of a known series; `fresh` says that its labels stand in `buf`.
+    /// Takes one sample of a known series; `fresh` says that its labels stand in `encoded`.
     #[inline]
     fn take(&mut self, entry: u32, ts_ms: Option<i64>, value: f64, fresh: bool) -> SeriesIndex {
         if !self.family_is_settled {
@@ -214,7 +215,12 @@ impl<'a> Intake<'a> {
         self.taken.series += 1;
         self.taken.series_by_type[metric_type as usize % TYPES] += 1;
         if fresh {
-            return self.batch.push_series(&self.buf, family);
+            let encoded = &self.encoded;
+            let pushed = self.batch.push_encoded(family, |arena| {
+                arena.extend_from_slice(encoded);
+                true
+            });
+            return pushed.unwrap_or(UP);
         }
         // The text was read without fault before and the rules are the same, so that there is always a series.
         self.cache.push_series(entry, family, self.batch, &mut self.buf).unwrap_or(UP)

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use collect::{Auth, HttpOptions, HttpSettings, Secret};
+use collect::{Auth, HttpOptions, HttpSettings, ScrapeErrorKind, Secret};
 use model::{CollectionMethod, Health, MetricType, TypeCounts};
 
 use crate::support::*;
@@ -163,6 +163,22 @@ async fn credentials_are_sent() {
     spec.http = HttpSettings::new(HttpOptions { auth, ..HttpOptions::default() }).unwrap().into();
     World::with(spec).scrape().await;
     assert!(exporter.heads()[0].contains("authorization: basic dtpw\r\n"));
+
+    // A file is read before each scrape, so that a token can be changed under way.
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("token");
+    std::fs::write(&path, "one\n").unwrap();
+    let auth = Auth::Bearer { kind: "Bearer".into(), token: Secret::File(path.clone()) };
+    let mut spec = exporter.spec();
+    spec.http = HttpSettings::new(HttpOptions { auth, ..HttpOptions::default() }).unwrap().into();
+    let world = World::with(spec);
+    world.scrape().await;
+    std::fs::write(&path, "two").unwrap();
+    world.scrape().await;
+    let heads = exporter.heads();
+    assert!(heads[1].contains("authorization: bearer one\r\n") && heads[2].contains("authorization: bearer two\r\n"));
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(world.scrape().await.0.error.map(|e| e.kind), Some(ScrapeErrorKind::Credentials));
 }
 
 #[tokio::test(flavor = "multi_thread")]
