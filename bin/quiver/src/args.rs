@@ -198,3 +198,58 @@ pub struct AddArgs {
     #[arg(long)]
     pub dry_run: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    fn parsed(words: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(words.split(' ')).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn commands_read_their_flags() {
+        let Ok(Command::Query(query)) = parsed("quiver query up --start -1h --step 15s -o json") else { panic!() };
+        assert_eq!((query.expr.as_str(), query.start.as_deref()), ("up", Some("-1h")));
+        assert_eq!((query.server.output, query.server.server.as_str()), (Output::Json, "http://127.0.0.1:9740"));
+
+        let Ok(Command::Targets(targets)) = parsed("quiver targets add h:1 -l a=b --label c=d --server http://x:1")
+        else {
+            panic!()
+        };
+        let TargetsCommand::Add(add) = targets.command else { panic!() };
+        assert_eq!((add.labels.len(), targets.server.server.as_str()), (2, "http://x:1"));
+
+        let Ok(Command::CheckConfig(check)) = parsed("quiver check-config p.yml --allow-unsupported") else { panic!() };
+        assert!(check.allow_unsupported && check.output == Output::Table);
+        assert!(matches!(parsed("quiver completions bash"), Ok(Command::Completions { .. })));
+        assert!(matches!(parsed("quiver targets ls"), Ok(Command::Targets(_))));
+    }
+
+    #[test]
+    fn wrong_questions_are_refused() {
+        for (words, kind) in [
+            ("quiver", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+            ("quiver serv", ErrorKind::InvalidSubcommand),
+            ("quiver query", ErrorKind::MissingRequiredArgument),
+            ("quiver query up --time 5m --start 1h", ErrorKind::ArgumentConflict),
+            ("quiver query up --end 1h", ErrorKind::MissingRequiredArgument),
+            ("quiver query up --output xml", ErrorKind::InvalidValue),
+            ("quiver serve --log-format xml", ErrorKind::InvalidValue),
+            ("quiver serve extra", ErrorKind::UnknownArgument),
+            ("quiver --version", ErrorKind::DisplayVersion),
+        ] {
+            assert_eq!(parsed(words).err().map(|e| e.kind()), Some(kind), "{words}");
+        }
+    }
+
+    #[test]
+    fn help_is_enough_to_start() {
+        let help = Cli::command().render_long_help().to_string();
+        for part in ["serve", "check-config", "query", "targets", "Exit codes", "quiver targets add"] {
+            assert!(help.contains(part), "{part}");
+        }
+    }
+}

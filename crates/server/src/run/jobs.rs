@@ -156,3 +156,28 @@ fn fail_beyond_limit(job: &str, limit: u64, specs: &mut [TargetSpec]) {
         spec.address_policy = nowhere.clone();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::Labels;
+    use std::net::SocketAddr;
+
+    #[test]
+    fn beyond_the_target_limit_no_target_is_reached() {
+        let spec = |i: u16| {
+            let url = format!("http://127.0.0.1:{i}/metrics").parse().unwrap();
+            TargetSpec::new(format!("t{i}"), url, Labels::empty())
+        };
+        let reached = |specs: &[TargetSpec], ip: &str| {
+            let address = SocketAddr::new(ip.parse().unwrap(), 1);
+            specs.iter().filter(|s| s.address_policy.check(address).is_ok()).count()
+        };
+        let mut specs: Vec<TargetSpec> = (1..=3).map(spec).collect();
+        fail_beyond_limit("j", 3, &mut specs);
+        fail_beyond_limit("j", 0, &mut specs);
+        assert_eq!(reached(&specs, "127.0.0.1"), 3);
+        fail_beyond_limit("j", 2, &mut specs);
+        assert_eq!((reached(&specs, "127.0.0.1"), reached(&specs, "::1")), (0, 0));
+    }
+}

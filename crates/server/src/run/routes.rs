@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -13,6 +14,7 @@ use axum::routing::{get, post};
 use collect::Collector;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use super::inflight::{self, Inflight};
 use super::landing;
@@ -24,6 +26,9 @@ use crate::rest::{self, Rest};
 use crate::telemetry::HttpMetrics;
 use crate::telemetry::http::count;
 use crate::telemetry::own::Own;
+
+/// A body that says nothing for so long is given up.
+const BODY_SILENCE: Duration = Duration::from_secs(30);
 
 /// The state of all routes. Cheap to clone.
 #[derive(Clone)]
@@ -59,6 +64,7 @@ pub fn router(app: App, http: Arc<HttpMetrics>, limits: &LimitSettings) -> Route
         .merge(prom::router::<App>())
         .fallback(no_such_path)
         .layer(from_fn_with_state(inflight, inflight::bound))
+        .layer(RequestBodyTimeoutLayer::new(BODY_SILENCE))
         .layer(CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| broken(&own, &*panic)))
         .layer(CompressionLayer::new())
         .layer(map_response(no_sniffing))

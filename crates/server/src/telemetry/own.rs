@@ -1,7 +1,7 @@
 //! The page `/metrics`: everything that this server counts of itself.
 //!
 //! Invariant: the page reads without an error under our own parser.
-//! Cost: the store is counted at most every [`STORE_AGE`]; the rest is loads of atomics and a walk over the targets.
+//! Cost: counting the store takes at most a [`STORE_SHARE`]th of the time; the rest is loads of atomics and a walk over the targets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,8 +21,8 @@ use crate::net::NetStats;
 use crate::prom::PromApi;
 use crate::run::{Jobs, Reloader};
 
-/// How old the figures of the store may be.
-const STORE_AGE: Duration = Duration::from_secs(10);
+/// The figures of the store may be this many times as old as counting them took.
+const STORE_SHARE: u32 = 50;
 
 /// What the page is made from.
 pub struct OwnParts {
@@ -54,7 +54,13 @@ pub struct OwnParts {
 pub struct Own {
     parts: OwnParts,
     panics: AtomicU64,
-    store: Mutex<Option<(Instant, StoreStats)>>,
+    store: Mutex<Option<Counted>>,
+}
+
+struct Counted {
+    at: Instant,
+    took: Duration,
+    stats: StoreStats,
 }
 
 impl Own {
@@ -89,10 +95,11 @@ impl Own {
     fn store_stats(&self) -> StoreStats {
         let mut cached = self.store.lock();
         match &*cached {
-            Some((at, stats)) if at.elapsed() < STORE_AGE => stats.clone(),
+            Some(counted) if counted.at.elapsed() < counted.took * STORE_SHARE => counted.stats.clone(),
             _ => {
+                let begin = Instant::now();
                 let stats = self.parts.store.stats();
-                *cached = Some((Instant::now(), stats.clone()));
+                *cached = Some(Counted { at: Instant::now(), took: begin.elapsed(), stats: stats.clone() });
                 stats
             }
         }
