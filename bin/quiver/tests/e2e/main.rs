@@ -1,7 +1,7 @@
 //! End-to-end tests: the real binary beside the real programs it has to work with.
 //!
 //! Everything listens on loopback, on free ports, in temporary folders, and is stopped by pid.
-//! A program that is missing fails the run: `scripts/test-setup` installs them.
+//! A program that is missing fails the run: `scripts/setup test` installs them.
 
 mod bad_input;
 mod differential;

@@ -102,11 +102,13 @@ impl Client {
         answer["data"]["result"].clone()
     }
 
-    /// Asks an instant query that gives one series and reads its value.
+    /// Asks an instant query that gives one series or a scalar and reads its value.
     #[track_caller]
     pub fn number(&self, expr: &str) -> f64 {
         let result = self.query(expr);
-        let text = result[0]["value"][1].as_str().unwrap_or_else(|| panic!("{expr}: no single value in {result}"));
+        let scalar = result[1].as_str();
+        let text =
+            scalar.or(result[0]["value"][1].as_str()).unwrap_or_else(|| panic!("{expr}: no single value in {result}"));
         text.parse().unwrap_or_else(|_| panic!("{expr}: {text}"))
     }
 }
@@ -160,7 +162,7 @@ impl Program {
             .stdout(out.try_clone().expect("the log file clones"))
             .stderr(out)
             .spawn()
-            .unwrap_or_else(|e| panic!("{} does not start ({e}): run scripts/test-setup", program.display()));
+            .unwrap_or_else(|e| panic!("{} does not start ({e}): run scripts/setup test", program.display()));
         let client = Client::new(&format!("http://127.0.0.1:{port}"));
         let mut started = Program { child, log: log.to_owned(), client, port };
         let begin = Instant::now();
@@ -177,10 +179,6 @@ impl Program {
 
     pub fn log_text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// kill -9.
