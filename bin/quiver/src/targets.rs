@@ -26,7 +26,7 @@ pub fn run(args: &TargetsArgs) -> Result<ExitCode, Failure> {
         }
         TargetsCommand::Scrape { target_id } => {
             let answer = client::send(Method::POST, &server.server, &one(target_id, "/scrape"), None)?.success()?;
-            show(server, &answer, |value| print_report(value))
+            show(server, &answer, print_report)
         }
     }
 }

@@ -33,6 +33,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
 pub async fn read_json(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
     check_content_type(headers)?;
     let encoding = headers.get(header::CONTENT_ENCODING).map(|v| v.to_str().unwrap_or("?").trim().to_ascii_lowercase());
+    #[allow(clippy::disallowed_methods, reason = "the body is wrapped in Limited")]
     let collected = Limited::new(body, bytes_max).collect().await;
     let bytes = match collected {
         Ok(collected) => collected.to_bytes(),

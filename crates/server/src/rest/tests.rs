@@ -27,6 +27,9 @@ use crate::prom::params::Params;
 
 const NOW: i64 = 1_750_500_000_000;
 
+/// An answer that waits.
+type Held = Box<dyn FnOnce() + Send>;
+
 /// Keeps samples in memory, with the store's verdicts.
 #[derive(Default)]
 struct MemoryStore {
@@ -34,7 +37,7 @@ struct MemoryStore {
     totals: Mutex<(Counts, u64)>,
     fail: Mutex<Option<AppendError>>,
     /// Answers wait here while it is set.
-    held: Mutex<Option<Vec<Box<dyn FnOnce() + Send>>>>,
+    held: Mutex<Option<Vec<Held>>>,
 }
 
 impl Append for MemoryStore {
@@ -145,6 +148,7 @@ impl World {
         }
         let response = self.app.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
         let (parts, body) = response.into_parts();
+        #[allow(clippy::disallowed_methods, reason = "the body is our own")]
         let bytes = body.collect().await.unwrap().to_bytes();
         Answered {
             status: parts.status.as_u16(),
