@@ -15,6 +15,7 @@ use model::{Batch, Family, Labels, LabelsBuf, MetricType, NO_FAMILY, SeriesId, S
 use wire::Format;
 use wire::points::Role;
 
+use crate::draft::{Draft, INDEX_BITS, TRACKED};
 use crate::rules::{Mapped, map_labels};
 use crate::target::TargetSpec;
 
@@ -24,8 +25,6 @@ const LOOK_AHEAD: usize = 4;
 const LINE_BYTES: usize = 128;
 /// Series that are looked at when label values are counted.
 const COUNTED_MAX: usize = 100_000;
-const INDEX_BITS: u32 = 0x7fff_ffff;
-const TRACKED: u32 = 0x8000_0000;
 
 /// What the rules made of a series.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,47 +82,6 @@ pub(crate) struct SeriesCache {
     mapping: Option<(Arc<TargetSpec>, Format)>,
     /// A draft is open; if one is still open at the next start, its owner died.
     drafting: bool,
-}
-
-/// What one scrape saw, not yet part of the cache.
-#[derive(Debug, Default)]
-pub(crate) struct Draft {
-    /// Per entry: nothing, or the batch's series plus one, and a bit for "written with the scrape's own time".
-    marks: Vec<u32>,
-    order: Vec<u32>,
-    entries_before: usize,
-    text_before: usize,
-    /// Entries that got a stale marker, and where their series begin in the batch.
-    stale: Vec<u32>,
-    stale_at: u32,
-    orphans_at: u32,
-    orphans_marked: Vec<u32>,
-    failed: bool,
-}
-
-impl Draft {
-    /// Gives the batch's series of an entry, if this scrape has one.
-    #[inline]
-    pub(crate) fn series(&self, entry: u32) -> Option<SeriesIndex> {
-        match self.marks.get(entry as usize).copied().unwrap_or(0) & INDEX_BITS {
-            0 => None,
-            index => Some(SeriesIndex(index - 1)),
-        }
-    }
-
-    /// Notes a sample of an entry.
-    #[inline]
-    pub(crate) fn see(&mut self, entry: u32, series: SeriesIndex, tracked: bool) {
-        self.order.push(entry);
-        if let Some(mark) = self.marks.get_mut(entry as usize) {
-            *mark |= (series.0 + 1) & INDEX_BITS | if tracked { TRACKED } else { 0 };
-        }
-    }
-
-    /// Gives how many stale markers were written.
-    pub(crate) fn stale_markers(&self) -> usize {
-        self.stale.len() + self.orphans_marked.len()
-    }
 }
 
 impl SeriesCache {
@@ -308,7 +266,6 @@ impl SeriesCache {
             |entry: usize| self.entries[entry].live && draft.marks.get(entry).is_none_or(|mark| mark & TRACKED == 0);
         let gone: Vec<u32> = (0..self.entries.len()).filter(|e| is_gone(*e)).map(|e| e as u32).collect();
         draft.stale_at = batch.series.len() as u32;
-        draft.orphans_at = draft.stale_at;
         if gone.is_empty() && self.orphans.is_empty() {
             return;
         }
@@ -329,7 +286,6 @@ impl SeriesCache {
                 draft.stale.push(entry);
             }
         }
-        draft.orphans_at = batch.series.len() as u32;
         for (at, orphan) in self.orphans.iter().enumerate() {
             if taken.insert(orphan.fingerprint) {
                 let series = batch.push_labels(&orphan.labels, NO_FAMILY);

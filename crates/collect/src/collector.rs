@@ -17,10 +17,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::gates::Gates;
 use crate::outcome::{Observe, ScrapeOutcome, TargetStatus};
 use crate::report::BatchIds;
+use crate::retire::retire;
 use crate::schedule::{Schedule, Tick};
-use crate::scrape::{self, Gates, Occasion, Shop};
+use crate::scrape::{self, Occasion, Shop};
 use crate::slot::{Scraper, Slot};
 use crate::target::{TargetOrigin, TargetSpec};
 
@@ -88,7 +90,7 @@ impl Collector {
         let Some(slot) = self.0.take_out(target_id) else { return 0 };
         let now_ms = self.0.shop.clock.now_ms();
         // Spawned: a caller that goes away must not leave series without their end.
-        let task = self.0.spawn(scrape::retire(self.0.shop.clone(), slot, now_ms));
+        let task = self.0.spawn(retire(self.0.shop.clone(), slot, now_ms));
         task.await.unwrap_or(0)
     }
 
@@ -281,7 +283,7 @@ impl Inner {
                 .for_each_concurrent(RETIRE_AT_ONCE, |slot| {
                     let shop = shop.clone();
                     async move {
-                        scrape::retire(shop, slot, now_ms).await;
+                        retire(shop, slot, now_ms).await;
                     }
                 })
                 .await;

@@ -11,7 +11,8 @@ use model::{
 use wire::points::{PointCounter, Role, role_of};
 use wire::{Entry, Format, ParseError, Parser, RawExemplar, openmetrics, series_name};
 
-use crate::cache::{Draft, Kind, SeriesCache};
+use crate::cache::{Kind, SeriesCache};
+use crate::draft::Draft;
 use crate::outcome::{ScrapeError, ScrapeErrorKind};
 use crate::rules::{Mapped, map_labels};
 use crate::target::{OnExceed, TargetSpec};

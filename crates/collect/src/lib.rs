@@ -7,6 +7,8 @@
 mod address;
 mod cache;
 mod collector;
+mod draft;
+mod gates;
 mod http;
 mod intake;
 mod job;
@@ -14,6 +16,7 @@ mod outcome;
 mod reader;
 pub mod report;
 mod report_series;
+mod retire;
 mod rules;
 mod schedule;
 mod scrape;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use model::{Batch, Origin};
 use wire::Format;
 
-use crate::cache::{Draft, SeriesCache};
+use crate::cache::SeriesCache;
+use crate::draft::Draft;
 use crate::intake::{Failure, Intake};
 use crate::outcome::{ScrapeError, ScrapeErrorKind};
 use crate::report_series::ReportSeries;

@@ -3,7 +3,7 @@
 //! Invariants: 1. whoever scrapes holds the target's scraper; 2. a scrape is one batch: samples, stale markers, report series
 //! and the report together; 3. the cache moves on only when the store has taken the batch; 4. a scrape that was cancelled
 //! writes nothing.
-//! Limits: [`Gates`].
+//! Limits: [`crate::gates`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,13 @@ use model::{
     Origin, Refusal, Verdict,
 };
 use sys::Clock;
-use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot};
+use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire::Format;
 
-use crate::cache::Draft;
+use crate::draft::Draft;
+use crate::gates::Gates;
 use crate::http::{Fetch, FetchTrace, Fetched, body_limit, format_of, inflate};
 use crate::intake::{Failure, Intake, Taken};
 use crate::outcome::{LabelCardinality, Observe, ScrapeError, ScrapeErrorKind, ScrapeOutcome};
@@ -34,16 +35,8 @@ const TOP_LABELS: usize = 10;
 const SLOW_PERCENT: u64 = 80;
 /// A scrape this soon after another gets the next free millisecond.
 const CLOSE_MS: i64 = 1_000;
-/// A busy store is asked this often to take the ends of a target's series, and given this long in between.
-const RETIRE_TRIES: usize = 4;
-const RETIRE_WAIT_MAX_MS: u64 = 2_000;
 /// Taking over what a scrape saw is done off the async threads from this many series on.
 const COMMIT_INLINE_MAX: usize = 20_000;
-/// Bodies that wait or are read: this many units of memory in all, by the size that each had the last time.
-const MEMORY_UNITS: usize = 65_536;
-const MEMORY_UNIT_BYTES: u64 = 16 << 10;
-/// One target never takes more than this part.
-const MEMORY_UNITS_OF_ONE: u64 = MEMORY_UNITS as u64 / 4;
 
 /// What all scrapes share.
 pub(crate) struct Shop {
@@ -54,21 +47,6 @@ pub(crate) struct Shop {
     pub(crate) gates: Gates,
     /// Ends every running scrape.
     pub(crate) abort: CancellationToken,
-}
-
-/// How much may go on at once.
-pub(crate) struct Gates {
-    /// Units of memory for bodies on their way.
-    memory: Semaphore,
-    /// Bodies being inflated, parsed and handed to the store: twice the cores.
-    bodies: Semaphore,
-}
-
-impl Default for Gates {
-    fn default() -> Gates {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Gates { memory: Semaphore::new(MEMORY_UNITS), bodies: Semaphore::new(2 * cores) }
-    }
 }
 
 /// Why a scrape runs.
@@ -117,7 +95,12 @@ pub(crate) async fn collect(
         }
         (shared.spec.clone(), shared.cancel.clone())
     };
-    let _memory = shop.gates.memory.acquire_many(memory_units(scraping.body_bytes)).await.ok()?;
+    let memory = shop.gates.memory_for(scraping.body_bytes);
+    let _memory = tokio::select! {
+        memory = memory => memory.ok()?,
+        () = cancel.cancelled() => return Some(cancelled(ScrapeOutcome::default())),
+        () = shop.abort.cancelled() => return Some(cancelled(ScrapeOutcome::default())),
+    };
     scraping.follow(&spec);
     let started = Instant::now();
     let scrape_ms = scrape_time(&shop, &slot, &scraping, occasion);
@@ -142,7 +125,7 @@ pub(crate) async fn dry_run(shop: Arc<Shop>, spec: TargetSpec) -> ScrapeOutcome 
     let started = Instant::now();
     let outcome = ScrapeOutcome { scrape_ms: shop.clock.now_ms(), ..ScrapeOutcome::default() };
     let mut scraper = Scraper::default();
-    let Ok(_memory) = shop.gates.memory.acquire_many(memory_units(0)).await else { return cancelled(outcome) };
+    let Ok(_memory) = shop.gates.memory_for(0).await else { return cancelled(outcome) };
     let mut run = Run { shop: shop.clone(), spec, started, fetched_at: started, asked: true, outcome };
     let fetched = tokio::select! {
         fetched = run.fetch(&mut scraper) => fetched,
@@ -164,47 +147,8 @@ pub(crate) async fn dry_run(shop: Arc<Shop>, spec: TargetSpec) -> ScrapeOutcome 
     outcome
 }
 
-/// Marks every series of a target as ended.
-///
-/// **Gives** how many markers the store took.
-pub(crate) async fn retire(shop: Arc<Shop>, slot: Arc<Slot>, now_ms: i64) -> u64 {
-    let mut scraping = slot.scraper.clone().lock_owned().await;
-    let spec = slot.shared.lock().spec.clone();
-    let at_ms = scraping.last_ms.map_or(now_ms, |last| now_ms.max(last + 1));
-    for _ in 0..RETIRE_TRIES {
-        let mut batch = Batch::new(origin(&spec, shop.clock.now_ms()));
-        batch.generation = shop.append.generation();
-        let scraper = &mut *scraping;
-        let mut draft = scraper.cache.begin(&spec, None, batch.generation);
-        scraper.cache.fail(&mut draft);
-        scraper.cache.push_stale(&mut draft, &mut batch, at_ms);
-        let markers = scraper.report.push_stale(&mut batch, at_ms) + draft.stale_markers() as u64;
-        scraper.cache.roll_back(&draft);
-        if markers == 0 {
-            break;
-        }
-        match submit(&shop, batch).await {
-            Some((_, Ok(_))) => {
-                scraping.forget_series();
-                return markers;
-            }
-            Some((_, Err(AppendError::StaleIds))) => {}
-            Some((_, Err(AppendError::Busy { retry_after_ms }))) => {
-                tokio::time::sleep(Duration::from_millis(retry_after_ms.min(RETIRE_WAIT_MAX_MS))).await;
-            }
-            Some((_, Err(error))) => {
-                tracing::warn!(target_id = spec.target_id, %error, "ends of series could not be marked");
-                break;
-            }
-            None => break,
-        }
-    }
-    scraping.forget_series();
-    0
-}
-
 /// Hands a batch to the store from a thread that may wait, and waits for the answer.
-async fn submit(shop: &Arc<Shop>, batch: Batch) -> Option<Answer> {
+pub(crate) async fn submit(shop: &Arc<Shop>, batch: Batch) -> Option<Answer> {
     let _body = shop.gates.bodies.acquire().await.ok()?;
     let append = shop.append.clone();
     let answer = tokio::task::spawn_blocking(move || hand_over(&*append, batch)).await.ok()?;
@@ -222,11 +166,7 @@ fn cancelled(outcome: ScrapeOutcome) -> ScrapeOutcome {
     ScrapeOutcome { ok: false, error: Some(error), ..outcome }
 }
 
-fn memory_units(body_bytes: u64) -> u32 {
-    (body_bytes / MEMORY_UNIT_BYTES + 1).min(MEMORY_UNITS_OF_ONE) as u32
-}
-
-fn origin(spec: &TargetSpec, received_at_ms: i64) -> Origin {
+pub(crate) fn origin(spec: &TargetSpec, received_at_ms: i64) -> Origin {
     Origin {
         target_id: spec.target_id.clone(),
         source_id: spec.source_id.clone(),
