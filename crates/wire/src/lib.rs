@@ -12,10 +12,12 @@
 mod error;
 mod format;
 pub mod gzip;
+mod native;
 mod number;
 pub mod openmetrics;
 mod parser;
 pub mod points;
+mod proto;
 pub mod remote_write;
 mod series;
 pub mod snappy;

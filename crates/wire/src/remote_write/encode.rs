@@ -1,8 +1,10 @@
 //! A write request from label sets and samples.
 
+use model::histogram::Histogram;
 use model::{Batch, Family, Sample};
 
 use super::METRIC_TYPES;
+use super::encode_histogram::put_histogram;
 
 /// Builds an uncompressed `prometheus.WriteRequest`, series by series.
 #[derive(Clone, Debug, Default)]
@@ -83,7 +85,16 @@ impl Encoder {
     }
 }
 
-/// Writes a batch as a write request: series with their samples and exemplars, then families, whatever their verdicts.
+impl Encoder {
+    fn add_histogram(&mut self, ts_ms: i64, histogram: &Histogram, scratch: &mut Vec<u8>) {
+        self.field.clear();
+        put_histogram(&mut self.field, scratch, histogram);
+        put_int(&mut self.field, 15, ts_ms);
+        put_bytes(&mut self.series, 4, &self.field);
+    }
+}
+
+/// Writes a batch as a write request: series with their samples, exemplars and native histograms, then families, whatever their verdicts.
 ///
 /// Series that the batch knows by id only have no labels to write and are left out.
 pub fn encode_v1(batch: &Batch) -> Vec<u8> {
@@ -93,7 +104,10 @@ pub fn encode_v1(batch: &Batch) -> Vec<u8> {
     samples.sort_by_key(|sample| sample.series);
     let mut exemplars: Vec<_> = batch.exemplars.iter().collect();
     exemplars.sort_by_key(|exemplar| exemplar.series);
+    let mut histograms: Vec<_> = batch.histograms.iter().collect();
+    histograms.sort_by_key(|histogram| histogram.series);
     let (mut samples, mut exemplars) = (samples.into_iter().peekable(), exemplars.into_iter().peekable());
+    let mut histograms = histograms.into_iter().peekable();
     for index in 0..batch.series.len() {
         let index = model::SeriesIndex(index as u32);
         let labels = batch.labels(index);
@@ -105,6 +119,9 @@ pub fn encode_v1(batch: &Batch) -> Vec<u8> {
             let sample = Sample { ts_ms: exemplar.ts_ms, value: exemplar.value };
             encoder.add_exemplar(exemplar.labels.iter(), sample, &mut scratch);
         }
+        while let Some(histogram) = histograms.next_if(|h| h.series == index) {
+            encoder.add_histogram(histogram.ts_ms, &histogram.histogram, &mut scratch);
+        }
         if labels.is_some() {
             put_bytes(&mut encoder.out, 1, &encoder.series);
         }
@@ -113,7 +130,7 @@ pub fn encode_v1(batch: &Batch) -> Vec<u8> {
     encoder.take()
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -121,7 +138,7 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
+pub(super) fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
     put_varint(out, number << 3 | 2);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
@@ -134,14 +151,14 @@ fn put_text(out: &mut Vec<u8>, number: u64, text: &str) {
     }
 }
 
-fn put_double(out: &mut Vec<u8>, number: u64, value: f64) {
+pub(super) fn put_double(out: &mut Vec<u8>, number: u64, value: f64) {
     if value.to_bits() != 0 {
         put_varint(out, number << 3 | 1);
         out.extend_from_slice(&value.to_le_bytes());
     }
 }
 
-fn put_int(out: &mut Vec<u8>, number: u64, value: i64) {
+pub(super) fn put_int(out: &mut Vec<u8>, number: u64, value: i64) {
     if value != 0 {
         put_varint(out, number << 3);
         put_varint(out, value as u64);

@@ -1,15 +1,23 @@
-//! Prometheus remote write 1.0, `prometheus.WriteRequest`: a borrowing reader straight into a batch, and a writer.
+//! Prometheus remote write, 1.0 (`prometheus.WriteRequest`) and 2.0 (`io.prometheus.write.v2.Request`): borrowing readers
+//! straight into a batch, and a writer of 1.0.
 //!
 //! Bodies are given and taken uncompressed; [`crate::snappy`] does the rest.
 
 mod decode;
+mod decode_v2;
 mod encode;
+mod encode_histogram;
+mod histogram;
+mod intake;
+mod limits;
 mod plain;
-mod proto;
+mod symbols;
 
-pub use decode::{DecodeStats, Limits, RefusedSeries, decode_v1};
+pub use crate::proto::WireError;
+pub use decode::decode_v1;
+pub use decode_v2::decode_v2;
 pub use encode::{Encoder, encode_v1};
-pub use proto::WireError;
+pub use limits::{DecodeStats, Limits, RefusedHistogram, RefusedSeries, Written};
 
 use model::MetricType;
 
@@ -25,5 +33,15 @@ const METRIC_TYPES: [MetricType; 8] = [
     MetricType::StateSet,
 ];
 
+/// Reads the number of a type; unknown ones are `Unknown`.
+fn metric_type(number: u64) -> MetricType {
+    let number = usize::try_from(number).unwrap_or(usize::MAX);
+    METRIC_TYPES.get(number).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod messages;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_v2;

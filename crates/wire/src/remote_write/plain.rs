@@ -6,8 +6,8 @@
 
 use model::LABEL_NAME;
 
-use super::decode::Limits;
-use super::proto::Message;
+use super::limits::Limits;
+use crate::proto::Message;
 
 const LABELS_TAG: u8 = 1 << 3 | 2;
 const NAME_TAG: u8 = 1 << 3 | 2;

@@ -4,6 +4,7 @@ use model::{Batch, Refusal, Verdict};
 use proptest::prelude::*;
 use prost::Message as _;
 
+use super::messages::{Histogram, Span, any_histogram, message_of};
 use super::*;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -53,16 +54,6 @@ struct Exemplar {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Histogram {
-    #[prost(double, tag = "3")]
-    sum: f64,
-    #[prost(sint32, tag = "4")]
-    schema: i32,
-    #[prost(int64, tag = "15")]
-    timestamp: i64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
 struct Metadata {
     #[prost(int32, tag = "1")]
     metric_type: i32,
@@ -88,7 +79,8 @@ fn series(labels: &[(&str, &str)], samples: &[(i64, f64)]) -> TimeSeries {
 
 fn decode(body: &[u8]) -> Result<(Batch, DecodeStats), WireError> {
     let mut batch = Batch::default();
-    decode_v1(body, &mut batch, &Limits::default()).map(|stats| (batch, stats))
+    let limits = Limits { native_histograms: true, ..Limits::default() };
+    decode_v1(body, &mut batch, &limits).map(|stats| (batch, stats))
 }
 
 /// The batch as the request that it came from, were it well-behaved.
@@ -109,7 +101,9 @@ fn as_request(batch: &Batch) -> WriteRequest {
                     timestamp: e.ts_ms,
                 })
                 .collect(),
-            histograms: Vec::new(),
+            histograms: (batch.histograms.iter().filter(|h| h.series == index))
+                .map(|h| message_of(&h.histogram, h.ts_ms, h.histogram.count.fract() == 0.0))
+                .collect(),
         });
     }
     for family in &batch.families {
@@ -198,13 +192,93 @@ fn bytes_that_are_not_utf8_cost_only_their_series() {
     assert_eq!(batch.labels(batch.samples[0].series).unwrap().to_string(), "a{b=\"\u{fffd}\"}");
 }
 
+fn with_histograms(histograms: Vec<Histogram>) -> WriteRequest {
+    let mut request = WriteRequest { timeseries: vec![series(&[("__name__", "a")], &[])], metadata: Vec::new() };
+    request.timeseries[0].histograms = histograms;
+    request
+}
+
+fn small_histogram(timestamp: i64) -> Histogram {
+    Histogram {
+        count_int: Some(6),
+        schema: 3,
+        sum: 1.5,
+        zero_count_int: Some(1),
+        positive_spans: vec![Span { offset: -2, length: 1 }, Span { offset: 4, length: 1 }],
+        positive_deltas: vec![2, 1],
+        timestamp,
+        ..Histogram::default()
+    }
+}
+
 #[test]
-fn native_histograms_are_counted_and_refused() {
-    let mut request = WriteRequest { timeseries: vec![series(&[("__name__", "h")], &[])], metadata: Vec::new() };
-    request.timeseries[0].histograms = vec![Histogram { sum: 1.0, schema: 3, timestamp: 9 }];
-    let (batch, stats) = decode(&request.encode_to_vec()).unwrap();
-    assert_eq!((stats.histograms, stats.samples), (1, 0));
-    assert_eq!((batch.samples[0].ts_ms, batch.verdicts[0]), (9, Verdict::Refused(Refusal::InvalidValue)));
+fn histograms_are_refused_with_the_reason_where_there_is_no_room_for_them() {
+    let body = with_histograms(vec![small_histogram(9)]).encode_to_vec();
+    let mut batch = Batch::default();
+    let stats = decode_v1(&body, &mut batch, &Limits::default()).unwrap();
+    assert_eq!((stats.histograms, stats.samples, stats.histograms_refused), (1, 0, 1));
+    assert_eq!(batch.verdicts, [Verdict::Refused(Refusal::InvalidValue)]);
+    assert_eq!((batch.samples[0].ts_ms, batch.histograms.len()), (9, 0));
+    assert!(stats.first_refused_histogram.unwrap().text.contains("cannot be stored"));
+}
+
+#[test]
+fn deltas_become_absolute_counts_and_a_stale_histogram_becomes_a_marker() {
+    let stale = Histogram { sum: model::stale_nan(), timestamp: 10, ..Histogram::default() };
+    let (mut batch, stats) = decode(&with_histograms(vec![small_histogram(9), stale]).encode_to_vec()).unwrap();
+    assert_eq!(batch.histograms[0].histogram.positive, [2.0, 3.0]);
+    assert_eq!((batch.histograms[0].ts_ms, batch.histograms[0].histogram.zero_count), (9, 1.0));
+    assert!(model::is_stale(batch.samples[0].value));
+    assert_eq!((batch.samples[0].ts_ms, batch.verdicts[0]), (10, Verdict::Pending));
+    assert_eq!((stats.histograms, stats.samples), (2, 0));
+    batch.histograms[0].verdict = Verdict::Stored;
+    batch.verdicts[0] = Verdict::Duplicate;
+    assert_eq!(stats.written(&batch), Written { samples: 0, histograms: 2, exemplars: 0 });
+    batch.verdicts[0] = Verdict::Refused(Refusal::TooOld);
+    assert_eq!(stats.written(&batch).histograms, 1);
+}
+
+#[test]
+fn a_bad_histogram_costs_only_itself() {
+    let bad: [(fn(&mut Histogram), &str); 9] = [
+        (|h| h.positive_deltas.push(1), "spans hold 2 buckets, 3 are given"),
+        (|h| h.positive_spans[1].offset = -1, "starts before the end"),
+        (|h| h.positive_deltas = vec![2, -3], "negative count"),
+        (|h| h.count_int = Some(7), "the buckets hold 6 observations, the count says 7"),
+        (|h| h.schema = 9, "schema 9"),
+        (|h| h.zero_count_float = Some(1.0), "mixed"),
+        (|h| (h.count_int, h.count_float) = (None, Some(6.0)), "mixed"),
+        (|h| h.positive_deltas = vec![i64::MAX, 1], "2^53"),
+        (|h| h.custom_values = vec![1.0], "custom bounds with an exponential schema"),
+    ];
+    for (break_it, text) in bad {
+        let mut histogram = small_histogram(9);
+        break_it(&mut histogram);
+        let request = with_histograms(vec![small_histogram(8), histogram, small_histogram(10)]);
+        let (batch, stats) = decode(&request.encode_to_vec()).unwrap();
+        let verdicts: Vec<_> = batch.histograms.iter().map(|h| (h.ts_ms, h.verdict)).collect();
+        let refused = Verdict::Refused(Refusal::InvalidValue);
+        assert_eq!(verdicts, [(8, Verdict::Pending), (9, refused), (10, Verdict::Pending)], "{text}");
+        assert!(batch.histograms.iter().all(|h| h.histogram.check().is_ok()));
+        let first = stats.first_refused_histogram.unwrap();
+        assert_eq!((first.series, first.ts_ms, stats.histograms_refused), (0, 9, 1));
+        assert!(first.text.contains(text), "{} / {text}", first.text);
+    }
+}
+
+#[test]
+fn histograms_take_no_more_memory_than_allowed() {
+    let body = with_histograms(vec![small_histogram(9); 100]).encode_to_vec();
+    let limits = Limits { native_histograms: true, histogram_bytes_max: 99 * 256, ..Limits::default() };
+    let result = decode_v1(&body, &mut Batch::default(), &limits);
+    assert_eq!(result, Err(WireError::HistogramsTooLarge { max: 99 * 256 }));
+    assert!(result.unwrap_err().is_too_large());
+    // A field of a million deltas of one byte is refused, and keeps no more than a side may have.
+    let mut one = small_histogram(9);
+    one.positive_deltas = vec![0; 1_000_000];
+    let (batch, stats) = decode(&with_histograms(vec![one]).encode_to_vec()).unwrap();
+    assert_eq!((batch.histograms.len(), stats.histograms_refused), (1, 1));
+    assert!(stats.first_refused_histogram.unwrap().text.contains("too many"));
 }
 
 #[test]
@@ -216,7 +290,7 @@ fn malformed_bodies_say_where() {
         (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", 1, "a number has more than 64 bits"),
         (b"\x0a\x80", 1, "a number is cut short"),
         (b"\x00\x00", 0, "the field number is not valid"),
-        (b"\x0b", 0, "groups are not part of remote write"),
+        (b"\x0b", 0, "groups are not part of any schema read here"),
         (b"\x0f", 0, "the wire type is not valid"),
         (b"\x08\x01", 0, "the field has another wire type than the schema says"),
         (b"\x0a\x05\x12\x03\x09\x00\x00", 5, "a number is cut short"),
@@ -278,8 +352,11 @@ fn series_strategy() -> impl Strategy<Value = TimeSeries> {
         timestamp: s.timestamp,
     });
     let samples = proptest::collection::vec(sample_strategy(), 1..6);
-    (labels_strategy(), samples, proptest::collection::vec(exemplar, 0..3))
-        .prop_map(|(labels, samples, exemplars)| TimeSeries { labels, samples, exemplars, histograms: Vec::new() })
+    let histogram = (any_histogram(), any::<i64>()).prop_map(|((h, whole), ts_ms)| message_of(&h, ts_ms, whole));
+    let (exemplars, histograms) =
+        (proptest::collection::vec(exemplar, 0..3), proptest::collection::vec(histogram, 0..3));
+    (labels_strategy(), samples, exemplars, histograms)
+        .prop_map(|(labels, samples, exemplars, histograms)| TimeSeries { labels, samples, exemplars, histograms })
 }
 
 fn metadata_strategy() -> impl Strategy<Value = Metadata> {

@@ -19,11 +19,36 @@ pub enum WireError {
         /// The limit.
         max: usize,
     },
+    /// Native histograms that would take too much memory; the sender should send fewer at a time.
+    #[error("the native histograms of the request take more than {max} bytes")]
+    HistogramsTooLarge {
+        /// The limit.
+        max: usize,
+    },
+    /// Symbols that are referred to so often that labels and metadata would take too much memory.
+    #[error("the labels and metadata of the request take more than {max} bytes")]
+    TextTooLarge {
+        /// The limit.
+        max: usize,
+    },
+    /// More symbols than one request may hold; the sender should send fewer series at a time.
+    #[error("the request holds more than {max} symbols")]
+    TooManySymbols {
+        /// The limit.
+        max: usize,
+    },
+}
+
+impl WireError {
+    /// Tells whether the same data in smaller requests would be taken: what HTTP calls 413.
+    pub fn is_too_large(&self) -> bool {
+        !matches!(self, WireError::Malformed { .. })
+    }
 }
 
 /// The value of a field.
 #[derive(Clone, Copy)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     Varint(u64),
     Fixed64(u64),
     Bytes(&'a [u8]),
@@ -32,21 +57,69 @@ pub(super) enum Value<'a> {
 
 /// A field of a message: its number, its value and where the value starts in the body.
 #[derive(Clone, Copy)]
-pub(super) struct Field<'a> {
-    pub(super) number: u32,
+pub(crate) struct Field<'a> {
+    pub(crate) number: u32,
     value: Value<'a>,
     offset: usize,
 }
 
 impl<'a> Field<'a> {
-    pub(super) fn varint(self) -> Result<u64, WireError> {
+    pub(crate) fn varint(self) -> Result<u64, WireError> {
         match self.value {
             Value::Varint(value) => Ok(value),
             _ => Err(self.wrong_type()),
         }
     }
 
-    pub(super) fn double(self) -> Result<f64, WireError> {
+    pub(crate) fn fixed64(self) -> Result<u64, WireError> {
+        match self.value {
+            Value::Fixed64(bits) => Ok(bits),
+            _ => Err(self.wrong_type()),
+        }
+    }
+
+    /// Reads a `sint32`, whose sign is folded into the lowest bit; what is beyond 32 bits is cut, as protobuf has it.
+    pub(crate) fn sint32(self) -> Result<i32, WireError> {
+        self.varint().map(|value| unfold(u64::from(value as u32)) as i32)
+    }
+
+    /// Hands each number of a repeated integer field to `sink`, packed or not.
+    pub(crate) fn varints(self, mut sink: impl FnMut(u64)) -> Result<(), WireError> {
+        match self.value {
+            Value::Varint(value) => sink(value),
+            Value::Bytes(_) => {
+                let mut packed = self.message()?;
+                while !packed.rest().is_empty() {
+                    sink(packed.read_varint()?);
+                }
+            }
+            _ => return Err(self.wrong_type()),
+        }
+        Ok(())
+    }
+
+    /// Hands each number of a repeated field of doubles or 64-bit integers to `sink`, packed or not.
+    pub(crate) fn fixed64s(self, mut sink: impl FnMut(u64)) -> Result<(), WireError> {
+        match self.value {
+            Value::Fixed64(bits) => sink(bits),
+            Value::Bytes(bytes) => {
+                let (numbers, rest) = bytes.as_chunks::<8>();
+                if !rest.is_empty() {
+                    return Err(WireError::Malformed { offset: self.offset, reason: "a number is cut short" });
+                }
+                numbers.iter().for_each(|number| sink(u64::from_le_bytes(*number)));
+            }
+            _ => return Err(self.wrong_type()),
+        }
+        Ok(())
+    }
+
+    /// Gives where the value starts in the body.
+    pub(crate) fn offset(self) -> usize {
+        self.offset
+    }
+
+    pub(crate) fn double(self) -> Result<f64, WireError> {
         match self.value {
             Value::Fixed64(bits) => Ok(f64::from_bits(bits)),
             _ => Err(self.wrong_type()),
@@ -54,7 +127,7 @@ impl<'a> Field<'a> {
     }
 
     #[inline]
-    pub(super) fn bytes(self) -> Result<&'a [u8], WireError> {
+    pub(crate) fn bytes(self) -> Result<&'a [u8], WireError> {
         match self.value {
             Value::Bytes(bytes) => Ok(bytes),
             _ => Err(self.wrong_type()),
@@ -62,7 +135,7 @@ impl<'a> Field<'a> {
     }
 
     #[inline]
-    pub(super) fn message(self) -> Result<Message<'a>, WireError> {
+    pub(crate) fn message(self) -> Result<Message<'a>, WireError> {
         self.bytes().map(|bytes| Message { bytes, at: 0, offset: self.offset })
     }
 
@@ -71,9 +144,14 @@ impl<'a> Field<'a> {
     }
 }
 
+/// Undoes the folding of the sign into the lowest bit.
+pub(crate) fn unfold(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
+}
+
 /// A message being read.
 #[derive(Clone, Copy)]
-pub(super) struct Message<'a> {
+pub(crate) struct Message<'a> {
     bytes: &'a [u8],
     at: usize,
     /// Where the message starts in the body.
@@ -81,24 +159,24 @@ pub(super) struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    pub(super) fn new(body: &'a [u8]) -> Message<'a> {
+    pub(crate) fn new(body: &'a [u8]) -> Message<'a> {
         Message { bytes: body, at: 0, offset: 0 }
     }
 
     /// Gives what is not read yet.
-    pub(super) fn rest(&self) -> &'a [u8] {
+    pub(crate) fn rest(&self) -> &'a [u8] {
         &self.bytes[self.at..]
     }
 
     /// Gives the message as it is after `len` more bytes.
-    pub(super) fn after(mut self, len: usize) -> Message<'a> {
+    pub(crate) fn after(mut self, len: usize) -> Message<'a> {
         self.at = self.bytes.len().min(self.at + len);
         self
     }
 
     /// Reads the next field; `None` at the end of the message.
     #[inline]
-    pub(super) fn next_field(&mut self) -> Result<Option<Field<'a>>, WireError> {
+    pub(crate) fn next_field(&mut self) -> Result<Option<Field<'a>>, WireError> {
         if self.at == self.bytes.len() {
             return Ok(None);
         }
@@ -119,7 +197,7 @@ impl<'a> Message<'a> {
                 self.take_array::<4>()?;
                 Value::Fixed32
             }
-            3 | 4 => return Err(self.malformed(start, "groups are not part of remote write")),
+            3 | 4 => return Err(self.malformed(start, "groups are not part of any schema read here")),
             _ => return Err(self.malformed(start, "the wire type is not valid")),
         };
         let offset = match value {
@@ -129,8 +207,9 @@ impl<'a> Message<'a> {
         Ok(Some(Field { number, value, offset }))
     }
 
+    /// Reads a number without a tag, as packed fields and delimited messages have them.
     #[inline]
-    fn read_varint(&mut self) -> Result<u64, WireError> {
+    pub(crate) fn read_varint(&mut self) -> Result<u64, WireError> {
         match self.bytes.get(self.at) {
             Some(&byte) if byte < 0x80 => {
                 self.at += 1;
@@ -155,6 +234,21 @@ impl<'a> Message<'a> {
         }
         let cut = self.bytes.len() - start < 10 && self.bytes[start..].iter().all(|b| *b >= 0x80);
         Err(self.malformed(start, if cut { "a number is cut short" } else { "a number has more than 64 bits" }))
+    }
+
+    /// Reads the next of a row of messages that each have their length before them; `None` at the end.
+    pub(crate) fn next_delimited(&mut self) -> Result<Option<Message<'a>>, WireError> {
+        if self.at == self.bytes.len() {
+            return Ok(None);
+        }
+        let len = self.read_varint()?;
+        let bytes = self.take(len)?;
+        Ok(Some(Message { bytes, at: 0, offset: self.offset + self.at - bytes.len() }))
+    }
+
+    /// Gives where the next field starts in the body.
+    pub(crate) fn offset(&self) -> usize {
+        self.offset + self.at
     }
 
     #[inline]
