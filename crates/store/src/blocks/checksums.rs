@@ -189,13 +189,13 @@ mod tests {
         }
         assert!(open().read_at(1, content.len()).is_err());
         for at in [0, STRETCH_BYTES - 1, STRETCH_BYTES, content.len() - 1] {
-            fs.damage(&path, |bytes| bytes[at] ^= 1).unwrap();
+            fs.damage(path, |bytes| bytes[at] ^= 1).unwrap();
             let mine = at / STRETCH_BYTES;
             for stretch in 0..3 {
                 let answer = open().read_at((stretch * STRETCH_BYTES) as u64, 1);
                 assert_eq!(answer.is_err(), stretch == mine, "{answer:?}");
             }
-            fs.damage(&path, |bytes| bytes[at] ^= 1).unwrap();
+            fs.damage(path, |bytes| bytes[at] ^= 1).unwrap();
         }
         fs.damage(path, |bytes| bytes.truncate(STRETCH_BYTES)).unwrap();
         assert!(open().read_at(STRETCH_BYTES as u64, 1).unwrap_err().contains("ends at"));

@@ -84,7 +84,7 @@ impl<W: Write> PostingsWriter<W> {
         put_row(&mut self.set, row);
         self.index.add(self.directory.series, &row.labels);
         self.directory.series = self.directory.series.checked_add(1).ok_or_else(|| io::Error::other("2^32 series"))?;
-        if self.directory.series as usize % SET_ROWS == 0 { self.put_set() } else { Ok(()) }
+        if (self.directory.series as usize).is_multiple_of(SET_ROWS) { self.put_set() } else { Ok(()) }
     }
 
     fn put_set(&mut self) -> io::Result<()> {
