@@ -280,7 +280,8 @@ impl QueryService {
     async fn seat(&self, seats: &Arc<Semaphore>, deadline: Instant) -> Result<OwnedSemaphorePermit, ApiError> {
         let _waiting = Gauge::up(&self.stats, |stats| &stats.waiting);
         let seat = tokio::time::timeout_at(deadline.into(), Arc::clone(seats).acquire_owned()).await;
-        seat.ok().and_then(Result::ok).ok_or_else(|| {
+        let in_time = Instant::now() < deadline;
+        seat.ok().and_then(Result::ok).filter(|_| in_time).ok_or_else(|| {
             self.stats.count(Outcome::Timeout);
             ApiError::new(ErrorKind::Timeout, "query timed out in query queue")
         })

@@ -1,7 +1,8 @@
 //! `status/*`, `features`, and the paths of rules and alerts, which are empty.
 
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
 use jiff::Timestamp;
 use promql::functions_table;
 
@@ -225,9 +226,11 @@ pub async fn features(State(api): State<PromApi>) -> Response {
     })
 }
 
-/// `/api/v1/admin/tsdb/*`: as a Prometheus without `--web.enable-admin-api`.
-pub async fn admin() -> ApiError {
-    ApiError::new(ErrorKind::Unavailable, "admin APIs disabled")
+/// `/api/v1/admin/tsdb/*`: as a Prometheus without `--web.enable-admin-api`, which says so with a 500.
+pub async fn admin() -> Response {
+    let mut response = ApiError::new(ErrorKind::Unavailable, "admin APIs disabled").into_response();
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response
 }
 
 /// `/api/v1/alertmanagers`
@@ -250,6 +253,10 @@ pub async fn rules(params: Params) -> Result<Response, ApiError> {
     if !booleans.contains(&params.get("exclude_alerts")) {
         let text = "error converting exclude_alerts to boolean value";
         return Err(ApiError::invalid_parameter("exclude_alerts", text));
+    }
+    if !params.get("group_next_token").is_empty() && params.get("group_limit").is_empty() {
+        let text = "group_limit needs to be present in order to paginate over the groups";
+        return Err(ApiError::invalid_parameter("group_next_token", text));
     }
     for text in params.all("match[]") {
         promql::parse_selector(text).map_err(|e| ApiError::bad_data(e.to_string()))?;

@@ -209,7 +209,16 @@ async fn who_finds_no_seat_in_time_is_told_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_past_its_deadline_is_a_timeout() {
     let world = filled();
-    let answer = world.get("/query?query=a&timeout=0").await;
-    assert_eq!(answer.status, 503);
-    assert!(answer.text.contains("\"errorType\":\"timeout\""), "{}", answer.text);
+    let queued = world.get("/query?query=a&timeout=0").await;
+    queued.error(503, "timeout", "query timed out in query queue");
+    world.memory.closed.store(true, Ordering::SeqCst);
+    let request = Request::builder().uri("/api/v1/query?query=a&timeout=200ms").body(Body::empty()).unwrap();
+    let call = tokio::spawn(world.app.clone().oneshot(request));
+    until(|| world.memory.selecting.load(Ordering::SeqCst)).await;
+    tokio::time::sleep(Duration::from_millis(201)).await;
+    world.memory.closed.store(false, Ordering::SeqCst);
+    let response = call.await.unwrap().unwrap();
+    assert_eq!(response.status(), 503);
+    let body = axum::body::to_bytes(response.into_body(), 1_000).await.unwrap();
+    assert!(String::from_utf8_lossy(&body).contains("query timed out in expression evaluation"), "{body:?}");
 }

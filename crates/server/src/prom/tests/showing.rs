@@ -124,6 +124,7 @@ async fn rules_and_alerts_are_empty_but_there() {
     world.get("/rules?type=X").await.error(400, "bad_data", text);
     assert_eq!(world.get("/rules?exclude_alerts=x").await.status, 400);
     assert_eq!(world.get("/rules?match[]={").await.status, 400);
+    assert_eq!(world.get("/rules?group_next_token=x").await.status, 400);
 }
 
 #[tokio::test]
@@ -149,6 +150,6 @@ async fn what_is_not_there_is_not_found() {
         assert_eq!((answer.status, answer.text.as_str()), (404, "404 page not found\n"), "{path}");
     }
     let admin = world.send("POST", "/api/v1/admin/tsdb/snapshot", &[], Body::empty()).await;
-    admin.error(503, "unavailable", "admin APIs disabled");
+    admin.error(500, "unavailable", "admin APIs disabled");
     assert_eq!(world.send("PUT", "/api/v1/query", &[], Body::empty()).await.status, 405);
 }

@@ -10,7 +10,7 @@ const REQUESTS: usize = 400;
 const SERIES: usize = 2_000;
 const SENDERS: usize = 8;
 
-fn body(shard: usize, step: i64, now_ms: i64) -> Vec<u8> {
+fn body(shard: usize, step: i64, each: i64, now_ms: i64) -> Vec<u8> {
     let mut encoder = wire::remote_write::Encoder::default();
     for i in 0..SERIES {
         let instance = format!("host-{:03}.example.net:9100", i % 100);
@@ -23,9 +23,9 @@ fn body(shard: usize, step: i64, now_ms: i64) -> Vec<u8> {
             ("mode", "idle"),
             ("shard", shard.as_str()),
         ];
-        let samples = (0..5).map(|k| model::Sample {
-            ts_ms: now_ms - 3_600_000 + (step * 5 + k) * 1_000,
-            value: (step * 5 + k) as f64 * 0.25 + i as f64,
+        let samples = (0..each).map(|k| model::Sample {
+            ts_ms: now_ms - 3_600_000 + (step * each + k) * 1_000,
+            value: (step * each + k) as f64 * 0.25 + i as f64,
         });
         encoder.add_series(labels, samples);
     }
@@ -36,6 +36,13 @@ fn body(shard: usize, step: i64, now_ms: i64) -> Vec<u8> {
 #[ignore = "a measurement"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn remote_write_into_a_real_store() {
+    for each in [1, 5] {
+        measure(each).await;
+    }
+}
+
+/// Writes requests of so many samples per series: one is what a Prometheus sends, more come after a pause.
+async fn measure(each: i64) {
     let dir = tempfile::TempDir::new().unwrap();
     let config = store::StoreConfig { dir: dir.path().to_owned(), ..Default::default() };
     let (store, _) = store::Store::open(Arc::new(RealFs), Arc::new(RealClock::default()), config).unwrap();
@@ -50,7 +57,7 @@ async fn remote_write_into_a_real_store() {
         limits,
     });
     let bodies: Vec<Vec<Vec<u8>>> = (0..SENDERS)
-        .map(|shard| (0..REQUESTS / SENDERS).map(|step| body(shard, step as i64, now_ms)).collect())
+        .map(|shard| (0..REQUESTS / SENDERS).map(|step| body(shard, step as i64, each, now_ms)).collect())
         .collect();
     let started = Instant::now();
     let senders = bodies.into_iter().map(|bodies| {
@@ -67,7 +74,7 @@ async fn remote_write_into_a_real_store() {
         sender.await.unwrap();
     }
     let seconds = started.elapsed().as_secs_f64();
-    let samples = (REQUESTS * SERIES * 5) as f64;
-    println!("{samples} samples in {seconds:.2} s: {:.2} million/s", samples / seconds / 1e6);
+    let samples = (REQUESTS * SERIES) as f64 * each as f64;
+    println!("{each} a series: {samples} samples in {seconds:.2} s: {:.2} million/s", samples / seconds / 1e6);
     assert_eq!(store.totals().0.stored, samples as u64);
 }
