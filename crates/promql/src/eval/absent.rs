@@ -5,7 +5,7 @@ use model::{LABEL_NAME, Labels, LabelsBuf, MatchOp, Matcher};
 use super::error::EvalError;
 use super::evaluator::{Evaluator, bare};
 use super::frame::Frame;
-use super::series::{ABSENT, Series, Vector, is_absent};
+use super::series::{ABSENT, Series, Vector};
 use crate::ast::{Expr, ExprKind};
 
 impl Evaluator<'_> {
@@ -19,13 +19,13 @@ impl Evaluator<'_> {
     pub(super) fn absent_of(&self, vector: Vector<'_>, arg: &Expr, frame: &Frame) -> Result<Vector<'_>, EvalError> {
         let mut values = vec![1.0; frame.steps];
         for series in &vector.series {
-            for (to, from) in values.iter_mut().zip(&series.values) {
-                if !is_absent(*from) {
+            for (step, to) in values.iter_mut().enumerate() {
+                if series.has(step) {
                     *to = ABSENT;
                 }
             }
         }
-        self.vector_of([Series { labels: asked_for(arg), drop_name: false, values }])
+        self.vector_of([Series::floats(asked_for(arg), false, values)])
     }
 }
 

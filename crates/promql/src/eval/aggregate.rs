@@ -8,9 +8,10 @@ use super::evaluator::{Evaluator, bare, impossible};
 use super::frame::Frame;
 use super::kahan::{Kahan, Mean};
 use super::label_set::{filtered, with_label};
+use super::native;
 use super::quantile::{self, quantile};
 use super::series::{ABSENT, Series, Vector, is_absent};
-use crate::ast::{Aggregate, AggregateOp, Expr, Grouping};
+use crate::ast::{Aggregate, AggregateOp, Expr, Grouping, Span};
 use crate::go_text::{float, quote};
 
 /// Gives the labels of the group that a series belongs to.
@@ -107,12 +108,12 @@ impl Cell {
 
 impl Evaluator<'_> {
     #[inline(never)]
-    pub(super) fn aggregate(&self, aggregate: &Aggregate, frame: &Frame) -> Result<Vector<'_>, EvalError> {
+    pub(super) fn aggregate(&self, aggregate: &Aggregate, at: Span, frame: &Frame) -> Result<Vector<'_>, EvalError> {
         match (aggregate.op, aggregate.param.as_deref()) {
             (AggregateOp::CountValues, Some(label)) => self.count_values(aggregate, label, frame),
             (AggregateOp::Quantile, Some(q)) => self.quantile_aggregate(aggregate, q, frame),
             (AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk | AggregateOp::LimitRatio, Some(param)) => {
-                self.pick(aggregate, param, frame)
+                self.pick(aggregate, param, at, frame)
             }
             (_, None) => self.fold(aggregate, frame),
             _ => impossible("parameter of an aggregation"),
@@ -137,9 +138,33 @@ impl Evaluator<'_> {
                 }
             }
             let values = cells.iter().map(|cell| cell.get(aggregate.op)).collect();
-            vector.push(Series { labels, drop_name, values })?;
+            let mut series = Series::floats(labels, drop_name, values);
+            let members: Vec<&Series> = members.iter().filter_map(|index| input.series.get(*index)).collect();
+            if members.iter().any(|series| !series.histograms.is_empty()) {
+                self.fold_histograms(aggregate, &members, &mut series)?;
+            }
+            vector.push(series)?;
         }
         Ok(vector)
+    }
+
+    fn fold_histograms(
+        &self,
+        aggregate: &Aggregate,
+        members: &[&Series],
+        series: &mut Series,
+    ) -> Result<(), EvalError> {
+        let at = bare(&aggregate.expr).span;
+        for step in 0..series.values.len() {
+            self.tick(members.len())?;
+            let floats = series.float(step);
+            let point = self.mixed_step(aggregate.op, members, step, at, floats);
+            series.unset(step);
+            if let Some(point) = point {
+                series.set(step, point);
+            }
+        }
+        Ok(())
     }
 
     fn quantile_aggregate(&self, aggregate: &Aggregate, q: &Expr, frame: &Frame) -> Result<Vector<'_>, EvalError> {
@@ -155,9 +180,11 @@ impl Evaluator<'_> {
             for (step, slot) in values.iter_mut().enumerate() {
                 found.clear();
                 for series in members.iter().filter_map(|index| input.series.get(*index)) {
-                    if let Some(value) = series.values.get(step).filter(|value| !is_absent(**value)) {
+                    if let Some(value) = series.float(step) {
                         drop_name |= series.drop_name;
-                        found.push(*value);
+                        found.push(value);
+                    } else if series.histogram(step).is_some() {
+                        self.notes.borrow_mut().ignored_in_aggregation("quantile", bare(&aggregate.expr).span);
                     }
                 }
                 self.tick(members.len())?;
@@ -165,7 +192,7 @@ impl Evaluator<'_> {
                     *slot = quantile(qs.get(step).copied().unwrap_or(f64::NAN), &mut found);
                 }
             }
-            vector.push(Series { labels, drop_name, values })?;
+            vector.push(Series::floats(labels, drop_name, values))?;
         }
         Ok(vector)
     }
@@ -187,7 +214,8 @@ impl Evaluator<'_> {
 
     fn count_values(&self, aggregate: &Aggregate, label: &Expr, frame: &Frame) -> Result<Vector<'_>, EvalError> {
         let name = self.text(label)?;
-        if name.is_empty() {
+        // A literal that is no UTF-8 arrives with this character in place of the bytes.
+        if name.is_empty() || name.contains(char::REPLACEMENT_CHARACTER) {
             return Err(EvalError::Execution(format!("invalid label name {}", quote(name))));
         }
         let grouping = match &aggregate.grouping {
@@ -209,12 +237,25 @@ impl Evaluator<'_> {
                         let group = *at.entry(labels.clone()).or_insert(counts.len());
                         if group == counts.len() {
                             hold.grow((frame.steps / 4).max(1) as u64)?;
-                            counts.push(Series { labels, drop_name: false, values: vec![ABSENT; frame.steps] });
+                            counts.push(Series::absent(labels, false, frame.steps));
                         }
                         known.insert(value.to_bits(), group);
                         group
                     }
                 };
+                if let Some(count) = counts.get_mut(group).and_then(|group| group.values.get_mut(step)) {
+                    *count = if is_absent(*count) { 1.0 } else { *count + 1.0 };
+                }
+            }
+            for (step, histogram) in series.histograms.iter().enumerate() {
+                let Some(histogram) = histogram else { continue };
+                let text = native::text(histogram);
+                let labels = group_labels(&with_label(&series.labels, name, &text), &grouping);
+                let group = *at.entry(labels.clone()).or_insert(counts.len());
+                if group == counts.len() {
+                    hold.grow((frame.steps / 4).max(1) as u64)?;
+                    counts.push(Series::absent(labels, false, frame.steps));
+                }
                 if let Some(count) = counts.get_mut(group).and_then(|group| group.values.get_mut(step)) {
                     *count = if is_absent(*count) { 1.0 } else { *count + 1.0 };
                 }

@@ -84,6 +84,78 @@ impl Annotations {
         self.add(Severity::Info, text, at);
     }
 
+    pub(super) fn mixed_range(&mut self, metric: &str, at: Span) {
+        let metric = quote(metric);
+        let text = format!("PromQL warning: encountered a mix of histograms and floats for metric name {metric}");
+        self.add(Severity::Warning, text, at);
+    }
+
+    pub(super) fn mixed_aggregation(&mut self, at: Span) {
+        let text = "PromQL warning: encountered a mix of histograms and floats for aggregation";
+        self.add(Severity::Warning, text.to_owned(), at);
+    }
+
+    pub(super) fn mixed_classic_native(&mut self, metric: &str, at: Span) {
+        let metric = for_metric(metric);
+        let text = format!("PromQL warning: vector contains a mix of classic and native histograms{metric}");
+        self.add(Severity::Warning, text, at);
+    }
+
+    pub(super) fn not_counter(&mut self, metric: &str, at: Span) {
+        let text = format!("PromQL warning: this native histogram metric is not a counter: {}", quote(metric));
+        self.add(Severity::Warning, text, at);
+    }
+
+    pub(super) fn not_gauge(&mut self, metric: &str, at: Span) {
+        let text = format!("PromQL warning: this native histogram metric is not a gauge: {}", quote(metric));
+        self.add(Severity::Warning, text, at);
+    }
+
+    pub(super) fn mixed_schemas(&mut self, metric: &str, at: Span) {
+        let text = format!(
+            "PromQL warning: vector contains a mix of histograms with exponential and custom buckets schemas for metric name {}",
+            quote(metric)
+        );
+        self.add(Severity::Warning, text, at);
+    }
+
+    pub(super) fn incompatible_layout(&mut self, op: &str, at: Span) {
+        let text = format!("PromQL warning: incompatible bucket layout encountered for binary operator {op}");
+        self.add(Severity::Warning, text, at);
+    }
+
+    /// `during` is `addition`, `subtraction` or `aggregation`.
+    pub(super) fn conflicting_resets(&mut self, during: &str, at: Span) {
+        let text = format!("PromQL warning: conflicting counter resets during histogram {during}");
+        self.add(Severity::Warning, text, at);
+    }
+
+    /// `during` is `addition`, `subtraction` or `aggregation`.
+    pub(super) fn reconciled_buckets(&mut self, during: &str, at: Span) {
+        let text = format!("PromQL info: mismatched custom buckets were reconciled during {during}");
+        self.add(Severity::Info, text, at);
+    }
+
+    pub(super) fn ignored_in_aggregation(&mut self, aggregation: &str, at: Span) {
+        let text = format!("PromQL info: ignored histogram in {aggregation} aggregation");
+        self.add(Severity::Info, text, at);
+    }
+
+    pub(super) fn ignored_in_range(&mut self, metric: &str, at: Span) {
+        let text = format!(
+            "PromQL info: ignored histograms in a range containing both floats and histograms for metric name {}",
+            quote(metric)
+        );
+        self.add(Severity::Info, text, at);
+    }
+
+    /// `effect` says what NaN observations did.
+    pub(super) fn nan_observations(&mut self, function: &str, effect: &str, metric: &str, at: Span) {
+        let metric = for_metric(metric);
+        let text = format!("PromQL info: input to {function} has NaN observations, {effect}{metric}");
+        self.add(Severity::Info, text, at);
+    }
+
     /// Buckets from `lowest` to `highest` had to be raised by at most `max_diff`.
     pub(super) fn forced_monotonicity(
         &mut self,

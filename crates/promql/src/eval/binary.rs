@@ -1,9 +1,14 @@
 //! Binary operators: on numbers, and between a vector and a scalar.
 
+use std::sync::Arc;
+
+use model::histogram::{Histogram, ResetHint};
+
 use super::error::EvalError;
 use super::evaluator::Evaluator;
 use super::frame::Frame;
-use super::series::{ABSENT, Vector};
+use super::native::{self, Total, compact};
+use super::series::{ABSENT, Point, Series, Vector};
 use crate::ast::{Binary, BinaryOp, Expr, Span};
 
 /// Computes two numbers; a comparison gives its left side and whether it holds.
@@ -72,31 +77,103 @@ impl Evaluator<'_> {
         let scalars = self.scalar(scalar, frame)?;
         let mut vector = self.vector(vector, frame)?;
         let op = binary.op;
-        self.note_trim(op, &vector, at);
         for series in &mut vector.series {
             self.tick(series.values.len())?;
             series.drop_name |= changes_meaning(op) || binary.return_bool;
+            self.note_trim(op, series, at);
+            let scalar = |step: usize| scalars.get(step).copied().unwrap_or(f64::NAN);
             series.map(|step, value| {
-                let scalar = scalars.get(step).copied().unwrap_or(f64::NAN);
-                let (left, right) = if swapped { (scalar, value) } else { (value, scalar) };
+                let (left, right) = if swapped { (scalar(step), value) } else { (value, scalar(step)) };
                 match compute(op, left, right) {
-                    (_, holds) if binary.return_bool => truth(holds),
+                    (_, holds) if binary.return_bool && !is_trim(op) => truth(holds),
                     (_, false) => ABSENT,
                     // A comparison keeps the value of the vector, on whichever side it stands.
                     _ if op.is_comparison() => value,
                     (result, true) => result,
                 }
             });
+            series.map_histograms(|step, h| {
+                let result = native_with_float(op, scalar(step), h, swapped);
+                if result.is_none() {
+                    let (left, right) = if swapped { ("float", "histogram") } else { ("histogram", "float") };
+                    self.notes.borrow_mut().incompatible_types(left, op.as_str(), right, at);
+                }
+                result.map(|histogram| Point::Histogram(Arc::new(histogram)))
+            });
         }
         vector.prune();
         Ok(vector)
     }
 
-    /// Complains of floats where only native histograms can be trimmed.
-    pub(super) fn note_trim(&self, op: BinaryOp, vector: &Vector<'_>, at: Span) {
-        if matches!(op, BinaryOp::TrimUpper | BinaryOp::TrimLower) && !vector.series.is_empty() {
+    /// Complains of doubles where only native histograms can be trimmed.
+    pub(super) fn note_trim(&self, op: BinaryOp, series: &Series, at: Span) {
+        if is_trim(op) && series.has_floats() {
             self.notes.borrow_mut().incompatible_types("float", op.as_str(), "float", at);
         }
+    }
+
+    /// Computes two values of which at least one is a histogram; `None` when nothing comes out.
+    pub(super) fn compute_native(&self, op: BinaryOp, left: &Point, right: &Point, at: Span) -> Option<(Point, bool)> {
+        let kind = |point: &Point| if matches!(point, Point::Float(_)) { "float" } else { "histogram" };
+        let result = match (left, right) {
+            (Point::Histogram(a), Point::Histogram(b)) => match op {
+                BinaryOp::Add | BinaryOp::Sub => return self.summed(a, b, op, at),
+                BinaryOp::Eql => return Some((left.clone(), native::equal(a, b))),
+                BinaryOp::Neq => return Some((left.clone(), !native::equal(a, b))),
+                _ => None,
+            },
+            (Point::Histogram(h), Point::Float(value)) => native_with_float(op, *value, h, false),
+            (Point::Float(value), Point::Histogram(h)) => native_with_float(op, *value, h, true),
+            (Point::Float(_), Point::Float(_)) => None,
+        };
+        if result.is_none() {
+            self.notes.borrow_mut().incompatible_types(kind(left), op.as_str(), kind(right), at);
+        }
+        result.map(|histogram| (Point::Histogram(Arc::new(histogram)), true))
+    }
+
+    fn summed(&self, a: &Histogram, b: &Histogram, op: BinaryOp, at: Span) -> Option<(Point, bool)> {
+        let (sign, during) = if op == BinaryOp::Add { (1.0, "addition") } else { (-1.0, "subtraction") };
+        let mut total = Total::new(a);
+        let mut notes = self.notes.borrow_mut();
+        let Ok(added) = total.add(b, sign) else {
+            notes.incompatible_layout(op.as_str(), at);
+            return None;
+        };
+        if added.collision {
+            notes.conflicting_resets(during, at);
+        }
+        if added.reconciled {
+            notes.reconciled_buckets(during, at);
+        }
+        let mut sum = total.get();
+        if op == BinaryOp::Sub {
+            sum.reset_hint = ResetHint::Gauge;
+        }
+        Some((Point::Histogram(Arc::new(sum)), true))
+    }
+}
+
+fn is_trim(op: BinaryOp) -> bool {
+    matches!(op, BinaryOp::TrimUpper | BinaryOp::TrimLower)
+}
+
+/// Computes a histogram and a number, which stands on the left if `swapped`.
+fn native_with_float(op: BinaryOp, value: f64, h: &Histogram, swapped: bool) -> Option<Histogram> {
+    match op {
+        BinaryOp::Mul => Some(compact(&native::scaled(h, value < 0.0, |v| v * value))),
+        BinaryOp::Div if !swapped && value == 0.0 => {
+            let mut out = native::scaled(h, false, |v| v / value);
+            out.positive.clear();
+            out.positive_spans.clear();
+            out.negative.clear();
+            out.negative_spans.clear();
+            Some(out)
+        }
+        BinaryOp::Div if !swapped => Some(compact(&native::scaled(h, value < 0.0, |v| v / value))),
+        BinaryOp::TrimUpper if !swapped => Some(native::trim(h, value, true)),
+        BinaryOp::TrimLower if !swapped => Some(native::trim(h, value, false)),
+        _ => None,
     }
 }
 

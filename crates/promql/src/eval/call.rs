@@ -1,6 +1,7 @@
 //! Calls of functions.
 
 use model::Labels;
+use model::histogram::Histogram;
 
 use super::date_fn;
 use super::error::EvalError;
@@ -8,9 +9,10 @@ use super::evaluator::{Evaluator, bare, impossible};
 use super::frame::Frame;
 use super::go_math;
 use super::math_fn;
+use super::native;
 use super::quantile;
 use super::selector::Take;
-use super::series::{Series, Vector, is_absent};
+use super::series::{Point, Series, Vector, is_absent};
 use super::window::RangeCall;
 use crate::ast::{Expr, ExprKind, ValueType};
 use crate::functions_table;
@@ -80,7 +82,7 @@ impl Evaluator<'_> {
     fn note_quantiles(&self, qs: Option<&Vec<f64>>, arg: Option<&Expr>, vector: &Vector<'_>) {
         let (Some(qs), Some(arg)) = (qs, arg) else { return };
         for (step, q) in qs.iter().enumerate().filter(|(_, q)| !quantile::is_valid(**q)) {
-            if vector.series.iter().any(|series| series.values.get(step).is_some_and(|v| !is_absent(*v))) {
+            if vector.series.iter().any(|series| series.float(step).is_some()) {
                 self.notes.borrow_mut().invalid_quantile(*q, bare(arg).span);
             }
         }
@@ -88,16 +90,21 @@ impl Evaluator<'_> {
 
     /// Calls a function of one value.
     fn plain_call(&self, name: &str, arg: &Expr, frame: &Frame) -> Result<Vector<'_>, EvalError> {
-        if name.starts_with("histogram_") {
-            // Floats have no count, sum or deviation; only native histograms do.
-            drop(self.vector(arg, frame)?);
-            return self.empty();
+        if let Some(function) = histogram_part(name) {
+            let mut vector = self.vector(arg, frame)?;
+            for series in &mut vector.series {
+                series.drop_name = true;
+                series.map(|_, _| super::series::ABSENT);
+                series.map_histograms(|_, h| Some(Point::Float(function(h))));
+            }
+            vector.prune();
+            return Ok(vector);
         }
         let Some(function) = math_fn::lookup(name) else { return impossible("function") };
         self.mapped(arg, frame, |_, value| function(value))
     }
 
-    /// Replaces each value by a function of step and value; the name goes.
+    /// Replaces each double by a function of step and value; the name goes, and so do histograms.
     pub(super) fn mapped(
         &self,
         arg: &Expr,
@@ -108,6 +115,7 @@ impl Evaluator<'_> {
         for series in &mut vector.series {
             self.tick(series.values.len())?;
             series.drop_name = true;
+            series.histograms.clear();
             series.map(&mut function);
         }
         vector.prune();
@@ -147,7 +155,14 @@ impl Evaluator<'_> {
             vector.series.iter_mut().for_each(|series| series.drop_name = true);
             return Ok(vector);
         }
-        self.mapped(arg, frame, |step, _| frame.at(step) as f64 / 1000.0)
+        let mut vector = self.vector(arg, frame)?;
+        let seconds = |step: usize| frame.at(step) as f64 / 1000.0;
+        for series in &mut vector.series {
+            series.drop_name = true;
+            series.map(|step, _| seconds(step));
+            series.map_histograms(|step, _| Some(Point::Float(seconds(step))));
+        }
+        Ok(vector)
     }
 
     fn date_call(&self, name: &str, args: &[Expr], frame: &Frame) -> Result<Vector<'_>, EvalError> {
@@ -214,5 +229,17 @@ impl Evaluator<'_> {
 
 /// A series without labels.
 pub(super) fn constant(values: Vec<f64>) -> Series {
-    Series { labels: Labels::empty(), drop_name: false, values }
+    Series::floats(Labels::empty(), false, values)
+}
+
+/// What a function takes out of a native histogram.
+fn histogram_part(name: &str) -> Option<fn(&Histogram) -> f64> {
+    Some(match name {
+        "histogram_avg" => |h| h.sum / h.count,
+        "histogram_count" => |h| h.count,
+        "histogram_stddev" => |h| native::variance(h).sqrt(),
+        "histogram_stdvar" => native::variance,
+        "histogram_sum" => |h| h.sum,
+        _ => return None,
+    })
 }

@@ -2,30 +2,41 @@
 
 use hashbrown::HashMap;
 use model::Labels;
+use model::histogram::Histogram as NativeHistogram;
 
 use super::buckets::{Bucket, bucket_fraction, bucket_quantile};
 use super::error::EvalError;
 use super::evaluator::{Evaluator, bare};
 use super::frame::Frame;
 use super::label_set::{filtered, with_label};
+use super::native::{self, Observed};
 use super::quantile;
-use super::series::{ABSENT, Series, Vector, is_absent};
+use super::series::{ABSENT, Series, Vector};
 use crate::ast::{Expr, Span};
 use crate::go_text::general;
 
 /// The label that holds a bucket's upper bound.
 const BOUND: &str = "le";
 
-/// The series of one histogram.
+/// The series of one histogram: classic buckets, a native one, or both by mistake.
 struct Histogram {
     labels: Labels,
     /// Upper bounds with their series.
     buckets: Vec<(f64, Series)>,
+    native: Option<Series>,
+}
+
+/// What is known of a histogram at one step.
+enum Shape<'h> {
+    Classic(&'h mut Vec<Bucket>),
+    Native(&'h NativeHistogram),
 }
 
 /// Histograms with their share of the budget.
 struct Histograms<'a> {
     all: Vec<Histogram>,
+    /// Where the argument stands.
+    at: Span,
     _held: Vector<'a>,
 }
 
@@ -37,22 +48,35 @@ impl Evaluator<'_> {
         let mut all: Vec<Histogram> = Vec::new();
         for series in std::mem::take(&mut vector.series) {
             self.tick_series()?;
-            let text = series.labels.get(BOUND).unwrap_or_default();
-            let Some(bound) = bound_of(text) else {
-                let name = series.labels.metric_name();
-                self.notes.borrow_mut().bad_bucket_label(name, text, bare(arg).span);
-                continue;
+            let mut place = |labels: Labels| {
+                let index = *at.entry(labels.clone()).or_insert(all.len());
+                if index == all.len() {
+                    all.push(Histogram { labels, buckets: Vec::new(), native: None });
+                }
+                index
             };
-            let labels = filtered(&series.labels, |name| name != BOUND);
-            let index = *at.entry(labels.clone()).or_insert(all.len());
-            if index == all.len() {
-                all.push(Histogram { labels, buckets: Vec::new() });
+            let native = (!series.histograms.is_empty()).then(|| place(series.labels.clone()));
+            let mut classic = None;
+            if series.has_floats() {
+                let text = series.labels.get(BOUND).unwrap_or_default();
+                match bound_of(text) {
+                    Some(bound) => classic = Some((place(filtered(&series.labels, |name| name != BOUND)), bound)),
+                    None => {
+                        let name = series.labels.metric_name();
+                        self.notes.borrow_mut().bad_bucket_label(name, text, bare(arg).span);
+                    }
+                }
             }
-            if let Some(histogram) = all.get_mut(index) {
+            if let Some(histogram) = native.and_then(|index| all.get_mut(index)) {
+                histogram.native = Some(series.clone());
+            }
+            if let Some((index, bound)) = classic
+                && let Some(histogram) = all.get_mut(index)
+            {
                 histogram.buckets.push((bound, series));
             }
         }
-        Ok(Histograms { all, _held: vector })
+        Ok(Histograms { all, at: bare(arg).span, _held: vector })
     }
 
     /// Computes a value of each histogram at each step.
@@ -61,7 +85,7 @@ impl Evaluator<'_> {
         histograms: &Histograms<'_>,
         frame: &Frame,
         label: impl Fn(&Labels) -> Labels,
-        mut value: impl FnMut(usize, &Labels, &mut Vec<Bucket>) -> f64,
+        mut value: impl FnMut(usize, &Labels, Shape<'_>) -> f64,
     ) -> Result<Vector<'_>, EvalError> {
         let mut vector = self.empty()?;
         let mut buckets = Vec::new();
@@ -69,16 +93,27 @@ impl Evaluator<'_> {
             let mut values = vec![ABSENT; frame.steps];
             for (step, slot) in values.iter_mut().enumerate() {
                 buckets.clear();
-                buckets.extend(histogram.buckets.iter().filter_map(|(bound, series)| {
-                    let count = series.values.get(step).copied().filter(|count| !is_absent(*count))?;
-                    Some(Bucket { bound: *bound, count })
-                }));
+                buckets.extend(
+                    histogram
+                        .buckets
+                        .iter()
+                        .filter_map(|(bound, series)| Some(Bucket { bound: *bound, count: series.float(step)? })),
+                );
                 self.tick(buckets.len())?;
-                if !buckets.is_empty() {
-                    *slot = value(step, &histogram.labels, &mut buckets);
+                let native = histogram.native.as_ref().and_then(|series| series.histogram(step));
+                match native {
+                    Some(_) if !buckets.is_empty() => {
+                        let name = histogram.labels.metric_name();
+                        self.notes.borrow_mut().mixed_classic_native(name, histograms.at);
+                    }
+                    Some(native) => *slot = value(step, &histogram.labels, Shape::Native(native)),
+                    None if !buckets.is_empty() => {
+                        *slot = value(step, &histogram.labels, Shape::Classic(&mut buckets));
+                    }
+                    None => {}
                 }
             }
-            vector.push(Series { labels: label(&histogram.labels), drop_name: true, values })?;
+            vector.push(Series::floats(label(&histogram.labels), true, values))?;
         }
         vector.merge()?;
         Ok(vector)
@@ -97,18 +132,34 @@ impl Evaluator<'_> {
         &self,
         qs: &[f64],
         histograms: &Histograms<'_>,
-        at: Span,
         frame: &Frame,
         label: impl Fn(&Labels) -> Labels,
     ) -> Result<Vector<'_>, EvalError> {
-        self.over_histograms(histograms, frame, label, |step, labels, buckets| {
+        let at = histograms.at;
+        self.over_histograms(histograms, frame, label, |step, labels, shape| {
             let q = qs.get(step).copied().unwrap_or(f64::NAN);
-            let (value, forced) = bucket_quantile(q, buckets);
-            if let Some(forced) = forced {
-                let ts_ms = frame.at(step);
-                self.notes.borrow_mut().forced_monotonicity(labels.metric_name(), at, ts_ms, forced);
+            let metric = labels.metric_name();
+            match shape {
+                Shape::Classic(buckets) => {
+                    let (value, forced) = bucket_quantile(q, buckets);
+                    if let Some(forced) = forced {
+                        self.notes.borrow_mut().forced_monotonicity(metric, at, frame.at(step), forced);
+                    }
+                    value
+                }
+                Shape::Native(histogram) => {
+                    let (value, observed) = native::quantile(q, histogram);
+                    let note = |effect: &str| {
+                        self.notes.borrow_mut().nan_observations("histogram_quantile", effect, metric, at);
+                    };
+                    match observed {
+                        Observed::Numbers => {}
+                        Observed::OnlyNan => note("result is NaN"),
+                        Observed::SomeNan => note("result is skewed higher"),
+                    }
+                    value
+                }
             }
-            value
         })
     }
 
@@ -116,7 +167,7 @@ impl Evaluator<'_> {
     pub(super) fn histogram_quantile(&self, q: &Expr, arg: &Expr, frame: &Frame) -> Result<Vector<'_>, EvalError> {
         let qs = self.quantile_argument(q, frame)?;
         let histograms = self.histograms(arg, frame)?;
-        self.quantiles(&qs, &histograms, bare(arg).span, frame, Labels::clone)
+        self.quantiles(&qs, &histograms, frame, Labels::clone)
     }
 
     #[inline(never)]
@@ -142,7 +193,7 @@ impl Evaluator<'_> {
             for q in distinct {
                 let text = open_metrics(q);
                 let set = |labels: &Labels| with_label(labels, name, &text);
-                let mut part = self.quantiles(column, &histograms, bare(label).span, frame, set)?;
+                let mut part = self.quantiles(column, &histograms, frame, set)?;
                 for series in &mut part.series {
                     series.map(|step, value| match column.get(step) {
                         Some(other) if other.to_bits() == q.to_bits() => value,
@@ -167,8 +218,19 @@ impl Evaluator<'_> {
         let (low, high) = (self.scalar(low, frame)?, self.scalar(high, frame)?);
         let histograms = self.histograms(arg, frame)?;
         let at = |column: &[f64], step: usize| column.get(step).copied().unwrap_or(f64::NAN);
-        self.over_histograms(&histograms, frame, Labels::clone, |step, _, buckets| {
-            bucket_fraction(at(&low, step), at(&high, step), buckets)
+        self.over_histograms(&histograms, frame, Labels::clone, |step, labels, shape| {
+            let (low, high) = (at(&low, step), at(&high, step));
+            match shape {
+                Shape::Classic(buckets) => bucket_fraction(low, high, buckets),
+                Shape::Native(histogram) => {
+                    if histogram.sum.is_nan() && histogram.count > 0.0 && !low.is_nan() && !high.is_nan() {
+                        let effect = "which are excluded from all fractions";
+                        let metric = labels.metric_name();
+                        self.notes.borrow_mut().nan_observations("histogram_fraction", effect, metric, histograms.at);
+                    }
+                    native::fraction(low, high, histogram)
+                }
+            }
         })
     }
 }

@@ -4,6 +4,7 @@
 //! spread. Trees are at most [`crate::MAX_DEPTH`] high, and the functions on the way down keep little on the stack.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 use model::{Matcher, Select, SeriesReader, TimeRange};
 
@@ -11,8 +12,9 @@ use super::annotations::Annotations;
 use super::budget::Budget;
 use super::error::EvalError;
 use super::frame::{Frame, QueryTimes};
+use super::native;
 use super::options::QueryOptions;
-use super::series::{Series, Vector};
+use super::series::{Point, Series, Vector};
 use crate::ast::{Expr, ExprKind, ValueType};
 use crate::check::value_type;
 
@@ -148,7 +150,7 @@ impl<'a> Evaluator<'a> {
         }
         match &expr.kind {
             ExprKind::Vector(selector) => self.instant_selector(selector, frame),
-            ExprKind::Aggregate(aggregate) => self.aggregate(aggregate, frame),
+            ExprKind::Aggregate(aggregate) => self.aggregate(aggregate, expr.span, frame),
             ExprKind::Call { name, args } => self.call(name, args, frame),
             ExprKind::Binary(binary) => self.binary(binary, expr.span, frame),
             ExprKind::Unary { negative, expr } => self.signed(*negative, expr, frame),
@@ -167,9 +169,13 @@ impl<'a> Evaluator<'a> {
         let mut vector = self.empty()?;
         for series in &once.series {
             self.tick_series()?;
-            let value = series.values.first().copied().unwrap_or(super::series::ABSENT);
-            let values = vec![value; frame.steps];
-            vector.push(Series { labels: series.labels.clone(), drop_name: series.drop_name, values })?;
+            let mut all = Series::absent(series.labels.clone(), series.drop_name, frame.steps);
+            match series.point(0) {
+                Some(Point::Float(value)) => all.values.fill(value),
+                Some(point) => (0..frame.steps).for_each(|step| all.set(step, point.clone())),
+                None => continue,
+            }
+            vector.push(all)?;
         }
         Ok(vector)
     }
@@ -181,6 +187,7 @@ impl<'a> Evaluator<'a> {
             for series in &mut vector.series {
                 series.drop_name = true;
                 series.map(|_, value| -value);
+                series.map_histograms(|_, h| Some(Point::Histogram(Arc::new(native::scaled(h, true, |v| -v)))));
             }
         }
         Ok(vector)

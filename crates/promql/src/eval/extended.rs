@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     fn window<'a>(ts_ms: &'a [i64], values: &'a [f64], extension: RangeExtension) -> Window<'a> {
-        Window { ts_ms, values, start_ms: 15, end_ms: 135, at_ms: 135, extension: Some(extension) }
+        Window { ts_ms, values, histograms: &[], start_ms: 15, end_ms: 135, at_ms: 135, extension: Some(extension) }
     }
 
     #[test]

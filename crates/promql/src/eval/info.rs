@@ -8,7 +8,7 @@ use super::evaluator::{Evaluator, bare};
 use super::frame::Frame;
 use super::label_set::go_string;
 use super::selector::Take;
-use super::series::{ABSENT, Series, Vector, is_absent};
+use super::series::{Series, Vector};
 use crate::ast::{Expr, ExprKind, VectorSelector};
 
 /// The info metric when none is named.
@@ -33,6 +33,9 @@ impl Wanted {
         let (mut names, data): (Vec<_>, Vec<_>) = matchers.iter().cloned().partition(|m| m.name() == LABEL_NAME);
         if names.is_empty() {
             names.push(Matcher::equal(LABEL_NAME, TARGET_INFO));
+        } else if !names.iter().any(|m| matches!(m.op(), MatchOp::Equal | MatchOp::Regex)) {
+            // Names that are only excluded are excluded among those of info metrics.
+            names.extend(Matcher::new(LABEL_NAME, MatchOp::Regex, ".+_info"));
         }
         Wanted { names, data }
     }
@@ -67,6 +70,10 @@ impl Evaluator<'_> {
         let mut by_signature: HashMap<Signature, Vec<&Series>> = HashMap::new();
         let mut names: Vec<String> = Vec::new();
         for series in &infos.series {
+            if !series.histograms.is_empty() {
+                let text = format!("this should be an info metric, with float samples: {}", go_string(&series.labels));
+                return Err(EvalError::Execution(text));
+            }
             let name = series.labels.metric_name().to_owned();
             if !names.contains(&name) {
                 names.push(name.clone());
@@ -136,8 +143,9 @@ impl Evaluator<'_> {
         vector: &mut Vector<'_>,
     ) -> Result<(), EvalError> {
         // The steps with the same info series have the same labels.
-        let mut columns: Vec<(Vec<Option<usize>>, Option<Labels>, Vec<f64>)> = Vec::new();
-        for (step, value) in series.values.iter().enumerate().filter(|(_, value)| !is_absent(**value)) {
+        let mut columns: Vec<(Vec<Option<usize>>, Option<Series>)> = Vec::new();
+        for step in 0..series.values.len() {
+            let Some(point) = series.point(step) else { continue };
             let found: Vec<Option<usize>> =
                 sources.iter().map(|source| newest(source, step)).collect::<Result<_, _>>()?;
             let at = match columns.iter().position(|(known, ..)| *known == found) {
@@ -145,20 +153,16 @@ impl Evaluator<'_> {
                 None => {
                     let infos = sources.iter().zip(&found).filter_map(|(source, at)| source.get((*at)?).copied());
                     let labels = enriched(&series.labels, infos, wanted)?;
-                    columns.push((found, labels, vec![ABSENT; series.values.len()]));
+                    let empty = |labels| Series::absent(labels, series.drop_name, series.values.len());
+                    columns.push((found, labels.map(empty)));
                     columns.len() - 1
                 }
             };
-            if let Some(slot) = columns.get_mut(at).and_then(|(.., column)| column.get_mut(step)) {
-                *slot = *value;
+            if let Some((_, Some(column))) = columns.get_mut(at) {
+                column.set(step, point);
             }
         }
-        for (_, labels, values) in columns {
-            if let Some(labels) = labels {
-                vector.push(Series { labels, drop_name: series.drop_name, values })?;
-            }
-        }
-        Ok(())
+        columns.into_iter().filter_map(|(_, column)| column).try_for_each(|column| vector.push(column))
     }
 }
 
@@ -186,7 +190,7 @@ fn first_selector(expr: &Expr) -> VectorSelector {
 fn newest(source: &[&Series], step: usize) -> Result<Option<usize>, EvalError> {
     let mut best: Option<(usize, f64)> = None;
     for (index, series) in source.iter().enumerate() {
-        let Some(time) = series.values.get(step).copied().filter(|time| !is_absent(*time)) else { continue };
+        let Some(time) = series.float(step) else { continue };
         match best {
             Some((other, newest)) if newest == time => {
                 let name = |index: usize| source.get(index).map_or(String::new(), |s| go_string(&s.labels));

@@ -13,7 +13,8 @@ use super::series::{Series, Vector};
 use crate::ast::Expr;
 
 fn check_name(name: &str, which: &str, function: &str) -> Result<(), EvalError> {
-    if name.is_empty() {
+    // A literal that is no UTF-8 arrives with this character in place of the bytes.
+    if name.is_empty() || name.contains(char::REPLACEMENT_CHARACTER) {
         return Err(EvalError::Execution(format!("invalid {which} label name in {function}(): {name}")));
     }
     Ok(())
@@ -79,6 +80,9 @@ impl Evaluator<'_> {
         let mut vector = self.vector(arg, frame)?;
         if frame.steps > 1 {
             return Ok(vector);
+        }
+        if matches!(name, "sort" | "sort_desc") {
+            vector.series.retain(Series::has_floats);
         }
         let value = |series: &Series| series.values.first().copied().unwrap_or(f64::NAN);
         match name {

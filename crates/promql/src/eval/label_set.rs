@@ -31,7 +31,7 @@ pub(super) fn match_labels(labels: &Labels, on: bool, names: &[String]) -> Label
     let listed = |name: &str| names.iter().any(|n| n == name);
     match on {
         true => filtered(labels, listed),
-        false => filtered(labels, |name| name != LABEL_NAME && !listed(name)),
+        false => filtered(labels, |name| !is_metadata(name) && !listed(name)),
     }
 }
 

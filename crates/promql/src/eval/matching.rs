@@ -8,8 +8,8 @@ use super::error::EvalError;
 use super::evaluator::Evaluator;
 use super::frame::Frame;
 use super::label_set::{go_string, is_metadata, match_labels};
-use super::series::{ABSENT, Series, Vector, is_absent};
-use crate::ast::{Binary, Cardinality, Matching, Span};
+use super::series::{Point, Series, Vector};
+use crate::ast::{Binary, BinaryOp, Cardinality, Matching, Span};
 
 /// The series of both sides that have the same matching labels.
 #[derive(Default)]
@@ -51,8 +51,8 @@ fn meetings(many: &[Series], one: &[Series], matching: &Matching) -> Vec<Meeting
 fn any_present(series: &[Series], steps: usize) -> Vec<bool> {
     let mut any = vec![false; steps];
     for one in series {
-        for (any, value) in any.iter_mut().zip(&one.values) {
-            *any |= !is_absent(*value);
+        for (step, any) in any.iter_mut().enumerate() {
+            *any |= one.has(step);
         }
     }
     any
@@ -65,6 +65,8 @@ fn execution<T>(text: &str) -> Result<T, EvalError> {
 /// An operator between two vectors at work. `many` and `one` are the sides as matching sees them; `swapped` tells that
 /// the one side stands on the left.
 struct Matcher<'m, 'a> {
+    evaluator: &'a Evaluator<'a>,
+    at: Span,
     binary: &'m Binary,
     matching: &'m Matching,
     swapped: bool,
@@ -87,7 +89,6 @@ impl Evaluator<'_> {
         if (left.series.is_empty() || right.series.is_empty()) && !filled {
             return self.empty();
         }
-        self.note_trim(binary.op, &left, at);
         let swapped = matching.cardinality == Cardinality::OneToMany;
         let (many, one) = if swapped { (&right, &left) } else { (&left, &right) };
         let (fill_many, fill_one) = match swapped {
@@ -97,6 +98,8 @@ impl Evaluator<'_> {
         let (many_any, one_any) = (any_present(&many.series, frame.steps), any_present(&one.series, frame.steps));
         let looked_at = many_any.into_iter().zip(one_any).map(|(many, one)| filled || (many && one)).collect();
         let mut matcher = Matcher {
+            evaluator: self,
+            at,
             binary,
             matching,
             swapped,
@@ -119,7 +122,7 @@ impl Evaluator<'_> {
 
     /// Evaluates `and`, `or` and `unless`.
     pub(super) fn set_operation(&self, binary: &Binary, frame: &Frame) -> Result<Vector<'_>, EvalError> {
-        use crate::ast::BinaryOp::{And, Or};
+        use BinaryOp::{And, Or};
         let default = Matching::default();
         let matching = binary.matching.as_ref().unwrap_or(&default);
         let mut left = self.vector(&binary.lhs, frame)?;
@@ -133,16 +136,17 @@ impl Evaluator<'_> {
             };
             let mut present = vec![false; frame.steps];
             for series in seen_by.iter().filter_map(|index| seen.get(*index)) {
-                for (present, value) in present.iter_mut().zip(&series.values) {
-                    *present |= !is_absent(*value);
+                for (step, present) in present.iter_mut().enumerate() {
+                    *present |= series.has(step);
                 }
             }
             for index in masked_by {
                 let Some(series) = masked.get_mut(*index) else { continue };
-                series.map(|step, value| {
-                    let present = present.get(step).copied().unwrap_or(false);
-                    if present == (binary.op == And) { value } else { ABSENT }
-                });
+                for (step, present) in present.iter().enumerate() {
+                    if *present != (binary.op == And) {
+                        series.unset(step);
+                    }
+                }
             }
         }
         left.prune();
@@ -176,8 +180,8 @@ impl Matcher<'_, '_> {
         let mut one_at: Vec<Option<usize>> = vec![None; frame.steps];
         for index in &meeting.one {
             let Some(series) = self.one.get(*index) else { continue };
-            for ((slot, value), looked_at) in one_at.iter_mut().zip(&series.values).zip(&self.looked_at) {
-                if is_absent(*value) || !looked_at {
+            for (step, (slot, looked_at)) in one_at.iter_mut().zip(&self.looked_at).enumerate() {
+                if !looked_at || !series.has(step) {
                     continue;
                 }
                 if let Some(other) = slot.replace(*index) {
@@ -211,27 +215,23 @@ impl Matcher<'_, '_> {
         let Some(many) = self.many.get(index) else { return Ok(()) };
         let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
         // One column for each series of the one side (and one for the filled value), because labels may come from there.
-        let mut columns: Vec<(Option<usize>, Labels, Vec<f64>)> = Vec::new();
-        for (step, value) in many.values.iter().enumerate() {
-            if is_absent(*value) || !self.looked_at.get(step).copied().unwrap_or(false) {
+        let mut columns: Vec<(Option<usize>, Series)> = Vec::new();
+        for (step, one) in one_at.iter().enumerate() {
+            if !self.looked_at.get(step).copied().unwrap_or(false) {
                 continue;
             }
-            let one = one_at.get(step).copied().flatten();
             let partner = one.and_then(|one| self.one.get(one));
-            let other = match (partner, self.fill_one) {
-                (Some(series), _) => series.values.get(step).copied().unwrap_or(ABSENT),
-                (None, Some(fill)) => fill,
-                (None, None) => continue,
-            };
-            let at = match columns.iter().position(|(known, ..)| *known == one) {
+            let (Some(value), Some(other)) = (many.point(step), self.other(partner, step)) else { continue };
+            let Some(result) = self.value(&value, &other) else { continue };
+            let at = match columns.iter().position(|(known, _)| known == one) {
                 Some(at) => at,
                 None => {
                     let labels = self.result_labels(&many.labels, partner.map_or(&meeting.labels, |s| &s.labels));
-                    columns.push((one, labels, vec![ABSENT; one_at.len()]));
+                    columns.push((*one, Series::absent(labels, many.drop_name, one_at.len())));
                     columns.len() - 1
                 }
             };
-            let Some((_, labels, column)) = columns.get_mut(at) else { continue };
+            let Some((_, column)) = columns.get_mut(at) else { continue };
             if let Some(matched) = matched.get_mut(step)
                 && std::mem::replace(matched, true)
                 && one_to_one
@@ -241,17 +241,22 @@ impl Matcher<'_, '_> {
                 );
             }
             // Only where several series of the many side may come out the same is it worth remembering.
-            if !one_to_one && meeting.many.len() > 1 && !made.insert((step, labels.clone())) {
+            if !one_to_one && meeting.many.len() > 1 && !made.insert((step, column.labels.clone())) {
                 return execution("multiple matches for labels: grouping labels must ensure unique matches");
             }
-            if let Some(slot) = column.get_mut(step) {
-                *slot = self.value(*value, other);
+            if let Some(point) = result {
+                column.set(step, point);
             }
         }
-        for (_, labels, values) in columns {
-            self.push(labels, many.drop_name, values)?;
+        columns.into_iter().try_for_each(|(_, series)| self.push(series))
+    }
+
+    /// The value on the one side: of the series that is there, else the one to fill in.
+    fn other(&self, partner: Option<&Series>, step: usize) -> Option<Point> {
+        match partner {
+            Some(series) => series.point(step),
+            None => self.fill_one.map(Point::Float),
         }
-        Ok(())
     }
 
     /// Computes where only the one side has a value, with the fill value for the other.
@@ -265,30 +270,47 @@ impl Matcher<'_, '_> {
         for index in &meeting.one {
             let Some(one) = self.one.get(*index) else { continue };
             let labels = self.result_labels(&meeting.labels, &one.labels);
-            let alone = |step: usize| {
-                one_at.get(step) == Some(&Some(*index)) && matched.get(step).is_some_and(|matched| !matched)
-            };
-            let value = |(step, value): (usize, &f64)| if alone(step) { self.value(fill, *value) } else { ABSENT };
-            let values = one.values.iter().enumerate().map(value).collect();
-            self.push(labels, false, values)?;
+            let mut series = Series::absent(labels, false, one.values.len());
+            for (step, matched) in matched.iter().enumerate() {
+                if *matched || one_at.get(step) != Some(&Some(*index)) {
+                    continue;
+                }
+                let result = one.point(step).and_then(|value| self.value(&Point::Float(fill), &value)).flatten();
+                if let Some(point) = result {
+                    series.set(step, point);
+                }
+            }
+            self.push(series)?;
         }
         Ok(())
     }
 
-    fn push(&mut self, labels: Labels, drop_name: bool, values: Vec<f64>) -> Result<(), EvalError> {
-        let drop_name = self.binary.return_bool || (drop_name && !changes_meaning(self.binary.op));
-        self.out.push(Series { labels, drop_name, values })
+    fn push(&mut self, mut series: Series) -> Result<(), EvalError> {
+        series.drop_name = self.binary.return_bool || (series.drop_name && !changes_meaning(self.binary.op));
+        self.out.push(series)
     }
 
+    /// Computes a value of each side: `None` when the two do not fit together, `Some(None)` when nothing comes out.
     #[inline]
-    fn value(&self, many: f64, one: f64) -> f64 {
+    fn value(&self, many: &Point, one: &Point) -> Option<Option<Point>> {
         let (left, right) = if self.swapped { (one, many) } else { (many, one) };
-        match (compute(self.binary.op, left, right), self.binary.return_bool) {
-            ((_, true), true) => 1.0,
-            ((_, false), true) => 0.0,
-            ((value, true), false) => value,
-            ((_, false), false) => ABSENT,
-        }
+        let op = self.binary.op;
+        let (result, keep) = match (left, right) {
+            (Point::Float(_), Point::Float(_)) if matches!(op, BinaryOp::TrimUpper | BinaryOp::TrimLower) => {
+                self.evaluator.notes.borrow_mut().incompatible_types("float", op.as_str(), "float", self.at);
+                return None;
+            }
+            (Point::Float(left), Point::Float(right)) => {
+                let (value, keep) = compute(op, *left, *right);
+                (Point::Float(value), keep)
+            }
+            _ => self.evaluator.compute_native(op, left, right, self.at)?,
+        };
+        Some(match (self.binary.return_bool, keep) {
+            (true, keep) => Some(Point::Float(if keep { 1.0 } else { 0.0 })),
+            (false, true) => Some(result),
+            (false, false) => None,
+        })
     }
 
     /// The labels of the many side, changed as operator and matching want it.

@@ -17,17 +17,20 @@ mod evaluator;
 mod extended;
 mod frame;
 mod go_math;
+mod group_native;
 mod info;
 mod kahan;
 mod label_fn;
 mod label_set;
 mod matching;
 mod math_fn;
+mod native;
 mod options;
 mod over_time;
 mod pick;
 mod quantile;
 mod range_fn;
+mod range_native;
 mod rate;
 mod regression;
 mod result;
@@ -47,7 +50,7 @@ use crate::check::value_type;
 use evaluator::{Evaluator, bare};
 use frame::{Frame, QueryTimes};
 use label_set::without_metadata;
-use series::{Series, is_absent};
+use series::{Point, Series};
 
 /// Evaluates a query at one time.
 ///
@@ -79,8 +82,11 @@ fn instant_value(evaluator: &Evaluator<'_>, query: &Expr, ts_ms: i64) -> Result<
         ValueType::Vector => {
             let series = series::finish(evaluator.vector(query, &frame)?.series)?;
             let sample = |series: Series| {
-                let value = series.values.first().copied()?;
-                Some(VectorSample { labels: series.labels, ts_ms, value })
+                let (value, histogram) = match series.point(0)? {
+                    Point::Float(value) => (value, None),
+                    Point::Histogram(histogram) => (histogram.sum, Some(histogram)),
+                };
+                Some(VectorSample { labels: series.labels, ts_ms, value, histogram })
             };
             Ok(Value::Vector(series.into_iter().filter_map(sample).collect()))
         }
@@ -149,8 +155,12 @@ fn range_value(evaluator: &Evaluator<'_>, query: &Expr) -> Result<Value, EvalErr
 
 fn matrix_series(series: Series, frame: &Frame) -> MatrixSeries {
     let mut samples = Samples::default();
-    for (step, value) in series.values.iter().enumerate().filter(|(_, value)| !is_absent(**value)) {
-        samples.push(frame.at(step), *value);
+    for step in 0..frame.steps {
+        match series.point(step) {
+            Some(Point::Float(value)) => samples.push(frame.at(step), value),
+            Some(Point::Histogram(histogram)) => samples.histograms.push((frame.at(step), histogram)),
+            None => {}
+        }
     }
     MatrixSeries { labels: series.labels, samples }
 }

@@ -31,6 +31,9 @@ pub(super) fn variance(window: &Window<'_>) -> f64 {
 /// Gives the median of the distances from the median.
 pub(super) fn mad(window: &Window<'_>) -> f64 {
     let mut values = window.values.to_vec();
+    if values.iter().any(|value| value.is_nan()) {
+        return f64::NAN;
+    }
     let median = quantile(0.5, &mut values);
     values.iter_mut().for_each(|value| *value = (*value - median).abs());
     quantile(0.5, &mut values)
@@ -91,7 +94,7 @@ mod tests {
     use super::*;
 
     fn window<'a>(ts_ms: &'a [i64], values: &'a [f64]) -> Window<'a> {
-        Window { ts_ms, values, start_ms: 0, end_ms: 10_000, at_ms: 10_000, extension: None }
+        Window { ts_ms, values, histograms: &[], start_ms: 0, end_ms: 10_000, at_ms: 10_000, extension: None }
     }
 
     #[test]

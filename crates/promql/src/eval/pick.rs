@@ -5,9 +5,9 @@ use super::error::EvalError;
 use super::evaluator::{Evaluator, bare};
 use super::frame::Frame;
 use super::quantile::nan_first;
-use super::series::{ABSENT, Series, Vector, is_absent};
+use super::series::{Point, Series, Vector};
 use super::xxh64::labels_hash;
-use crate::ast::{Aggregate, AggregateOp, Expr};
+use crate::ast::{Aggregate, AggregateOp, Expr, Span};
 use crate::go_text::general;
 
 /// A series at one step: which, and its value.
@@ -15,7 +15,13 @@ type Candidate = (usize, f64);
 
 impl Evaluator<'_> {
     #[inline(never)]
-    pub(super) fn pick(&self, aggregate: &Aggregate, param: &Expr, frame: &Frame) -> Result<Vector<'_>, EvalError> {
+    pub(super) fn pick(
+        &self,
+        aggregate: &Aggregate,
+        param: &Expr,
+        at: Span,
+        frame: &Frame,
+    ) -> Result<Vector<'_>, EvalError> {
         let params = self.scalar(param, frame)?;
         let input = self.vector(&aggregate.expr, frame)?;
         let ratio = aggregate.op == AggregateOp::LimitRatio;
@@ -26,22 +32,11 @@ impl Evaluator<'_> {
         if nothing {
             return self.empty();
         }
-        let groups = Groups::new(&input.series, &aggregate.grouping);
         let picked = match ratio {
-            true => Picked::Columns(self.by_ratio(&input, &params)?),
-            false => self.by_rank(aggregate.op, &input, &groups, &params, frame)?,
+            true => self.by_ratio(&input, &params)?,
+            false => self.by_rank(aggregate, &input, &params, at, frame)?,
         };
-        let mut vector = self.empty()?;
-        match picked {
-            Picked::Ordered(series) => series.into_iter().try_for_each(|one| vector.push(one))?,
-            Picked::Columns(columns) => {
-                for (series, values) in input.series.iter().zip(columns) {
-                    let labels = series.labels.clone();
-                    vector.push(Series { labels, drop_name: series.drop_name, values })?;
-                }
-            }
-        }
-        Ok(vector)
+        self.vector_of(picked)
     }
 
     /// Tells whether nothing is asked for.
@@ -62,65 +57,73 @@ impl Evaluator<'_> {
     }
 
     /// Keeps the series whose hash lies in the part that is asked for; a negative ratio asks for the complement.
-    fn by_ratio(&self, input: &Vector<'_>, ratios: &[f64]) -> Result<Vec<Vec<f64>>, EvalError> {
-        let mut columns = Vec::with_capacity(input.series.len());
+    fn by_ratio(&self, input: &Vector<'_>, ratios: &[f64]) -> Result<Vec<Series>, EvalError> {
+        let mut picked = Vec::with_capacity(input.series.len());
         for series in &input.series {
             self.tick_series()?;
             let offset = labels_hash(&series.labels) as f64 / u64::MAX as f64;
             let keeps = |ratio: f64| if ratio >= 0.0 { offset < ratio } else { offset >= 1.0 + ratio };
-            let value = |(value, ratio): (&f64, &f64)| match *ratio != 0.0 && keeps(ratio.clamp(-1.0, 1.0)) {
-                true => *value,
-                false => ABSENT,
-            };
-            columns.push(series.values.iter().zip(ratios).map(value).collect());
+            let mut series = series.clone();
+            for (step, ratio) in ratios.iter().enumerate() {
+                if *ratio == 0.0 || !keeps(ratio.clamp(-1.0, 1.0)) {
+                    series.unset(step);
+                }
+            }
+            picked.push(series);
         }
-        Ok(columns)
+        Ok(picked)
     }
 
     fn by_rank(
         &self,
-        op: AggregateOp,
+        aggregate: &Aggregate,
         input: &Vector<'_>,
-        groups: &Groups,
         params: &[f64],
+        at: Span,
         frame: &Frame,
-    ) -> Result<Picked, EvalError> {
-        let mut columns = match frame.steps {
+    ) -> Result<Vec<Series>, EvalError> {
+        let groups = Groups::new(&input.series, &aggregate.grouping);
+        let empty = |series: &Series| Series::absent(series.labels.clone(), series.drop_name, frame.steps);
+        let mut picked: Vec<Series> = match frame.steps {
             1 => Vec::new(),
-            steps => vec![vec![ABSENT; steps]; input.series.len()],
+            _ => input.series.iter().map(empty).collect(),
         };
-        let mut ordered = Vec::new();
         let mut candidates: Vec<Candidate> = Vec::new();
         for members in &groups.members {
             for (step, param) in params.iter().enumerate() {
                 self.tick(members.len())?;
                 candidates.clear();
-                candidates.extend(members.iter().filter_map(|index| {
-                    let value = *input.series.get(*index)?.values.get(step)?;
-                    (!is_absent(value)).then_some((*index, value))
-                }));
-                keep_best(op, &mut candidates, *param as i64);
-                if frame.steps == 1 {
-                    ordered.extend(candidates.iter().filter_map(|(index, _)| input.series.get(*index)).cloned());
-                    continue;
-                }
-                for (index, value) in &candidates {
-                    if let Some(slot) = columns.get_mut(*index).and_then(|column| column.get_mut(step)) {
-                        *slot = *value;
+                candidates.extend(
+                    members
+                        .iter()
+                        .filter_map(|index| self.candidate(aggregate.op, *index, input.series.get(*index)?, step, at)),
+                );
+                keep_best(aggregate.op, &mut candidates, *param as i64);
+                for (index, _) in &candidates {
+                    let Some(series) = input.series.get(*index) else { continue };
+                    // At a single step the order of the rank is the order of the answer.
+                    if frame.steps == 1 {
+                        picked.push(series.clone());
+                    } else if let (Some(to), Some(point)) = (picked.get_mut(*index), series.point(step)) {
+                        to.set(step, point);
                     }
                 }
             }
         }
-        Ok(if frame.steps == 1 { Picked::Ordered(ordered) } else { Picked::Columns(columns) })
+        Ok(picked)
     }
-}
 
-/// What was picked.
-enum Picked {
-    /// Series in the order of their rank.
-    Ordered(Vec<Series>),
-    /// For each input series a column.
-    Columns(Vec<Vec<f64>>),
+    /// A histogram has no rank; only `limitk` takes it.
+    fn candidate(&self, op: AggregateOp, index: usize, series: &Series, step: usize, at: Span) -> Option<Candidate> {
+        match series.point(step)? {
+            Point::Float(value) => Some((index, value)),
+            Point::Histogram(_) if op == AggregateOp::Limitk => Some((index, f64::NAN)),
+            Point::Histogram(_) => {
+                self.notes.borrow_mut().ignored_in_aggregation(op.as_str(), at);
+                None
+            }
+        }
+    }
 }
 
 /// Leaves the `k` best, best first; NaN is worse than any value, and of equals the first wins.

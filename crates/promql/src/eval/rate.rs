@@ -28,17 +28,23 @@ pub(super) fn delta(window: &Window<'_>) -> Option<f64> {
 }
 
 /// Gives the difference of first and last sample, and by what to multiply it so that it covers the range.
-///
-/// The value is drawn on to an end of the range when a sample would be expected not much beyond it, else by half the
-/// mean distance of samples; a counter never below zero.
 fn extrapolated(window: &Window<'_>, counter: bool) -> Option<(f64, f64)> {
     let gaps = window.values.len().checked_sub(1).filter(|gaps| *gaps > 0)?;
     let (first, last) = (*window.values.first()?, *window.values.last()?);
-    let (first_ms, last_ms) = (*window.ts_ms.first()?, *window.ts_ms.last()?);
     let mut value = last - first;
     if counter {
         value += lost_in_resets(window.values);
     }
+    let times = (*window.ts_ms.first()?, *window.ts_ms.last()?);
+    let zero = (counter && value > 0.0 && first >= 0.0).then_some(first / value);
+    Some((value, factor(window, times, gaps, zero)))
+}
+
+/// Gives by what to multiply the difference between two samples so that it covers the range.
+///
+/// The value is drawn on to an end of the range when a sample would be expected not much beyond it, else by half the
+/// mean distance of samples. A counter is never drawn below zero: `zero` is what it began with as a part of what it gained.
+pub(super) fn factor(window: &Window<'_>, (first_ms, last_ms): (i64, i64), gaps: usize, zero: Option<f64>) -> f64 {
     let mut to_start = first_ms.saturating_sub(window.start_ms) as f64 / 1000.0;
     let mut to_end = window.end_ms.saturating_sub(last_ms) as f64 / 1000.0;
     let sampled = last_ms.saturating_sub(first_ms) as f64 / 1000.0;
@@ -47,16 +53,15 @@ fn extrapolated(window: &Window<'_>, counter: bool) -> Option<(f64, f64)> {
     if to_start >= threshold {
         to_start = between / 2.0;
     }
-    if counter && value > 0.0 && first >= 0.0 {
-        let to_zero = sampled * (first / value);
-        if to_zero < to_start {
-            to_start = to_zero;
-        }
+    if let Some(to_zero) = zero.map(|part| sampled * part)
+        && to_zero < to_start
+    {
+        to_start = to_zero;
     }
     if to_end >= threshold {
         to_end = between / 2.0;
     }
-    Some((value, (sampled + to_start + to_end) / sampled))
+    (sampled + to_start + to_end) / sampled
 }
 
 /// Sums up what a counter had when it started again.
@@ -102,6 +107,7 @@ mod tests {
         let mut window = Window {
             ts_ms: &[10_000, 20_000, 30_000, 40_000],
             values: &[1.0, 2.0, 0.5, 1.5],
+            histograms: &[],
             start_ms: 0,
             end_ms: 50_000,
             at_ms: 50_000,

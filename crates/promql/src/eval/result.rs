@@ -1,5 +1,8 @@
 //! What a query answers.
 
+use std::sync::Arc;
+
+use model::histogram::Histogram;
 use model::{Labels, Samples};
 
 use super::annotations::Annotations;
@@ -70,8 +73,10 @@ pub struct VectorSample {
     pub labels: Labels,
     /// When.
     pub ts_ms: i64,
-    /// The value.
+    /// The value; of a native histogram its sum.
     pub value: f64,
+    /// The native histogram, if it is one.
+    pub histogram: Option<Arc<Histogram>>,
 }
 
 /// One series over time.

@@ -1,11 +1,13 @@
 //! Selectors of instant vectors: the latest sample of each series within the lookback, unless it is a stale marker.
 
+use std::sync::Arc;
+
 use model::{Labels, Samples, TimeRange, is_stale};
 
 use super::error::EvalError;
 use super::evaluator::Evaluator;
 use super::frame::{Frame, Reference};
-use super::series::{ABSENT, Series, Vector};
+use super::series::{ABSENT, Point, Series, Vector};
 use crate::ast::{RangeExtension, VectorSelector};
 
 /// What is taken of the sample that was found.
@@ -33,7 +35,14 @@ impl Evaluator<'_> {
         let reference = self.times.reference(selector.offset.as_ref(), selector.at)?;
         let lookback_ms = self.options.lookback_ms.max(1);
         let range = self.lookback_range(reference, frame, lookback_ms, 0);
-        self.columns(&selector.matchers, range, |samples| latest_column(samples, reference, frame, lookback_ms, take))
+        self.columns(&selector.matchers, range, |labels, samples| {
+            let values = latest_column(samples, reference, frame, lookback_ms, take);
+            let mut series = Series::floats(labels, false, values);
+            if !samples.histograms.is_empty() {
+                latest_histograms(samples, reference, frame, lookback_ms, take, &mut series);
+            }
+            Ok(series)
+        })
     }
 
     /// Gives each series at the steps, drawn as lines between its samples.
@@ -41,9 +50,12 @@ impl Evaluator<'_> {
         let reference = self.times.reference(selector.offset.as_ref(), selector.at)?;
         let lookback_ms = self.options.lookback_ms.max(1);
         let range = self.lookback_range(reference, frame, lookback_ms, lookback_ms);
-        self.columns(&selector.matchers, range, |samples| {
+        self.columns(&selector.matchers, range, |labels, samples| {
+            if !samples.histograms.is_empty() {
+                return Err(EvalError::Execution(NO_EXTENDED_HISTOGRAMS.to_owned()));
+            }
             drop_stale(samples);
-            smoothed_column(samples, reference, frame, lookback_ms)
+            Ok(Series::floats(labels, false, smoothed_column(samples, reference, frame, lookback_ms)))
         })
     }
 
@@ -59,7 +71,7 @@ impl Evaluator<'_> {
         &self,
         matchers: &[model::Matcher],
         range: TimeRange,
-        mut column: impl FnMut(&mut Samples) -> Vec<f64>,
+        mut column: impl FnMut(Labels, &mut Samples) -> Result<Series, EvalError>,
     ) -> Result<Vector<'_>, EvalError> {
         let mut vector = self.empty()?;
         let mut samples = Samples::default();
@@ -68,9 +80,8 @@ impl Evaluator<'_> {
             reader.read(range, &mut samples)?;
             self.check_size(&samples)?;
             self.tick_series()?;
-            let values = column(&mut samples);
-            self.tick(samples.len() + values.len())?;
-            let series = Series { labels: Labels::clone(reader.labels()), drop_name: false, values };
+            let series = column(Labels::clone(reader.labels()), &mut samples)?;
+            self.tick(samples.len() + samples.histograms.len() + series.values.len())?;
             self.used(series.present() as u64);
             vector.push(series)?;
         }
@@ -79,15 +90,20 @@ impl Evaluator<'_> {
 
     /// Refuses a series that alone has more samples than may be held.
     pub(super) fn check_size(&self, samples: &Samples) -> Result<(), EvalError> {
-        match samples.len() as u64 > self.budget.limit() {
+        let weight = samples.len() + samples.histograms.len();
+        match weight as u64 > self.budget.limit() {
             true => Err(EvalError::TooManySamples(self.budget.limit())),
             false => Ok(()),
         }
     }
 }
 
+/// What Prometheus says of histograms in `anchored` and `smoothed` ranges.
+pub(super) const NO_EXTENDED_HISTOGRAMS: &str = "smoothed and anchored modifiers do not work with native histograms";
+
 /// Takes the stale markers out.
 pub(super) fn drop_stale(samples: &mut Samples) {
+    samples.histograms.retain(|(_, histogram)| !is_stale(histogram.sum));
     if !samples.values.iter().any(|value| is_stale(*value)) {
         return;
     }
@@ -115,6 +131,39 @@ fn latest_column(samples: &Samples, reference: Reference, frame: &Frame, lookbac
         };
     }
     values
+}
+
+/// Puts in the histograms that are later than the double that was found.
+fn latest_histograms(
+    samples: &Samples,
+    reference: Reference,
+    frame: &Frame,
+    lookback_ms: i64,
+    take: Take,
+    series: &mut Series,
+) {
+    for step in 0..frame.steps {
+        let at = reference.of(frame.at(step));
+        let after = samples.histograms.partition_point(|(ts, _)| *ts <= at);
+        let Some((ts, histogram)) = after.checked_sub(1).and_then(|found| samples.histograms.get(found)) else {
+            continue;
+        };
+        let floats = samples.ts_ms.partition_point(|ts| *ts <= at);
+        let float_ts = floats.checked_sub(1).and_then(|found| samples.ts_ms.get(found));
+        if *ts <= at.saturating_sub(lookback_ms) || float_ts.is_some_and(|float_ts| float_ts >= ts) {
+            continue;
+        }
+        series.unset(step);
+        if !is_stale(histogram.sum) {
+            series.set(
+                step,
+                match take {
+                    Take::Value | Take::Milliseconds => Point::Histogram(Arc::clone(histogram)),
+                    Take::Seconds => Point::Float(*ts as f64 / 1000.0),
+                },
+            );
+        }
+    }
 }
 
 fn smoothed_column(samples: &Samples, reference: Reference, frame: &Frame, lookback_ms: i64) -> Vec<f64> {

@@ -1,10 +1,13 @@
 //! What expressions evaluate to: per series a column with a value for each step.
 //!
-//! A step without a value holds [`ABSENT`], the stale marker: it ends a series on the way in and so can never be a
-//! value. Native histograms will stand in a second, sparse column beside `values`, at steps that are absent here.
+//! A step without a double holds [`ABSENT`], the stale marker: it ends a series on the way in and so can never be a
+//! value. Native histograms stand in a second column at steps that are absent in the first; most series have none.
+
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
+use model::histogram::Histogram;
 use model::{Labels, STALE_NAN_BITS};
 
 use super::budget::Hold;
@@ -20,6 +23,15 @@ pub(super) fn is_absent(value: f64) -> bool {
     value.to_bits() == STALE_NAN_BITS
 }
 
+/// A value at one step.
+#[derive(Clone, Debug)]
+pub(super) enum Point {
+    /// A double.
+    Float(f64),
+    /// A native histogram.
+    Histogram(Arc<Histogram>),
+}
+
 /// One series over the steps of a frame.
 #[derive(Clone, Debug)]
 pub(super) struct Series {
@@ -27,22 +39,95 @@ pub(super) struct Series {
     pub labels: Labels,
     /// Whether the name (with type and unit) goes away when the query is done.
     pub drop_name: bool,
-    /// A value or [`ABSENT`] for each step.
+    /// A double or [`ABSENT`] for each step.
     pub values: Vec<f64>,
+    /// Native histograms: empty, or one place for each step.
+    pub histograms: Vec<Option<Arc<Histogram>>>,
 }
 
 impl Series {
-    /// Counts the steps that have a value.
+    /// Makes a series of doubles.
+    pub(super) fn floats(labels: Labels, drop_name: bool, values: Vec<f64>) -> Series {
+        Series { labels, drop_name, values, histograms: Vec::new() }
+    }
+
+    /// Makes a series without any value.
+    pub(super) fn absent(labels: Labels, drop_name: bool, steps: usize) -> Series {
+        Series::floats(labels, drop_name, vec![ABSENT; steps])
+    }
+
+    /// Gives the double at a step.
+    #[inline]
+    pub(super) fn float(&self, step: usize) -> Option<f64> {
+        self.values.get(step).copied().filter(|value| !is_absent(*value))
+    }
+
+    /// Gives the histogram at a step.
+    #[inline]
+    pub(super) fn histogram(&self, step: usize) -> Option<&Arc<Histogram>> {
+        self.histograms.get(step).and_then(Option::as_ref)
+    }
+
+    /// Gives the value at a step.
+    pub(super) fn point(&self, step: usize) -> Option<Point> {
+        match self.float(step) {
+            Some(value) => Some(Point::Float(value)),
+            None => self.histogram(step).cloned().map(Point::Histogram),
+        }
+    }
+
+    /// Tells whether a step has a value.
+    #[inline]
+    pub(super) fn has(&self, step: usize) -> bool {
+        self.float(step).is_some() || self.histogram(step).is_some()
+    }
+
+    /// Sets the value at a step that has none.
+    pub(super) fn set(&mut self, step: usize, point: Point) {
+        match point {
+            Point::Float(value) => {
+                if let Some(slot) = self.values.get_mut(step) {
+                    *slot = value;
+                }
+            }
+            Point::Histogram(histogram) => {
+                if self.histograms.is_empty() {
+                    self.histograms.resize(self.values.len(), None);
+                }
+                if let Some(slot) = self.histograms.get_mut(step) {
+                    *slot = Some(histogram);
+                }
+            }
+        }
+    }
+
+    /// Takes the value at a step away.
+    pub(super) fn unset(&mut self, step: usize) {
+        if let Some(slot) = self.values.get_mut(step) {
+            *slot = ABSENT;
+        }
+        if let Some(slot) = self.histograms.get_mut(step) {
+            *slot = None;
+        }
+    }
+
+    /// Counts the steps that have a value; a histogram counts as the doubles it takes the room of.
     pub(super) fn present(&self) -> usize {
-        self.values.iter().filter(|v| !is_absent(**v)).count()
+        let floats = self.values.iter().filter(|v| !is_absent(**v)).count();
+        floats + self.histograms.iter().flatten().map(|h| histogram_weight(h)).sum::<usize>()
     }
 
     /// Tells whether no step has a value.
     pub(super) fn is_empty(&self) -> bool {
-        self.values.iter().all(|v| is_absent(*v))
+        !self.has_floats() && self.histograms.iter().all(Option::is_none)
     }
 
-    /// Replaces every value by `f` of its step and itself; `f` may give [`ABSENT`].
+    /// Tells whether any step has a double.
+    pub(super) fn has_floats(&self) -> bool {
+        !self.values.iter().all(|v| is_absent(*v))
+    }
+
+    /// Replaces every double by `f` of its step and itself; `f` may give [`ABSENT`].
     #[inline]
     pub(super) fn map(&mut self, mut f: impl FnMut(usize, f64) -> f64) {
         for (step, value) in self.values.iter_mut().enumerate() {
@@ -52,10 +137,24 @@ impl Series {
         }
     }
 
+    /// Replaces every histogram by what `f` makes of it.
+    pub(super) fn map_histograms(&mut self, mut f: impl FnMut(usize, &Histogram) -> Option<Point>) {
+        for (step, histogram) in std::mem::take(&mut self.histograms).into_iter().enumerate() {
+            if let Some(point) = histogram.and_then(|histogram| f(step, &histogram)) {
+                self.set(step, point);
+            }
+        }
+    }
+
     /// What it weighs in the budget: its values, and for sparse columns a part of the room they take.
     fn weight(&self) -> u64 {
         self.present().max(self.values.len() / 4) as u64
     }
+}
+
+/// How many doubles a histogram takes the room of.
+pub(super) fn histogram_weight(h: &Histogram) -> usize {
+    6 + (h.positive.len() + h.negative.len() + h.custom_bounds.len() + h.positive_spans.len()) / 2
 }
 
 /// Series with their share of the budget. Series without any value are left out.
@@ -117,7 +216,7 @@ pub(super) fn merge(series: Vec<Series>) -> Result<Vec<Series>, EvalError> {
             }
             Entry::Occupied(taken) => {
                 if let Some(first) = merged.get_mut(*taken.get()) {
-                    join(&mut first.values, &one.values)?;
+                    join(first, &one)?;
                 }
             }
         }
@@ -125,15 +224,13 @@ pub(super) fn merge(series: Vec<Series>) -> Result<Vec<Series>, EvalError> {
     Ok(merged)
 }
 
-fn join(into: &mut [f64], from: &[f64]) -> Result<(), EvalError> {
-    for (to, from) in into.iter_mut().zip(from) {
-        if is_absent(*from) {
-            continue;
-        }
-        if !is_absent(*to) {
+fn join(into: &mut Series, from: &Series) -> Result<(), EvalError> {
+    for step in 0..from.values.len() {
+        let Some(point) = from.point(step) else { continue };
+        if into.has(step) {
             return Err(EvalError::Execution("vector cannot contain metrics with the same labelset".to_owned()));
         }
-        *to = *from;
+        into.set(step, point);
     }
     Ok(())
 }
@@ -153,7 +250,7 @@ mod tests {
     use super::*;
 
     fn series(name: &str, values: &[f64]) -> Series {
-        Series { labels: Labels::from_pairs([("__name__", name)]), drop_name: true, values: values.to_vec() }
+        Series::floats(Labels::from_pairs([("__name__", name)]), true, values.to_vec())
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! Functions of range vectors: each series is read once, its windows slide over the sorted samples.
 
+use std::sync::Arc;
+
+use model::histogram::{Histogram, ResetHint};
 use model::{Labels, Samples, TimeRange};
 
 use super::error::EvalError;
 use super::evaluator::{Evaluator, bare, impossible};
 use super::frame::{Frame, Reference};
+use super::native;
 use super::range_fn::{self, RangeFn};
-use super::selector::drop_stale;
-use super::series::{ABSENT, Series, Vector, is_absent};
+use super::range_native::Native;
+use super::selector::{NO_EXTENDED_HISTOGRAMS, drop_stale};
+use super::series::{Point, Series, Vector, histogram_weight};
 use crate::ast::{DurationExpr, Expr, ExprKind, RangeExtension, Span, VectorSelector};
 
 /// The samples that a function sees at one step: times in `(start_ms, end_ms]`, for `anchored` and `smoothed` some more.
@@ -15,8 +20,10 @@ use crate::ast::{DurationExpr, Expr, ExprKind, RangeExtension, Span, VectorSelec
 pub(super) struct Window<'a> {
     /// Times, rising.
     pub ts_ms: &'a [i64],
-    /// The values that belong to them; never stale, at least one.
+    /// The values that belong to them; never stale.
     pub values: &'a [f64],
+    /// Native histograms with their times, rising; there is at least one value or histogram.
+    pub histograms: &'a [(i64, Arc<Histogram>)],
     /// Where the range begins (exclusive).
     pub start_ms: i64,
     /// Where the range ends (inclusive).
@@ -71,6 +78,8 @@ impl Range {
         mut visit: impl FnMut(usize, Window<'s>) -> Result<(), EvalError>,
     ) -> Result<(), EvalError> {
         let (mut low, mut high) = (0, 0);
+        let (mut first, mut last) = (0, 0);
+        let histograms = &samples.histograms;
         for step in 0..frame.steps {
             let at_ms = frame.at(step);
             let (start, end) = self.bounds(at_ms);
@@ -80,12 +89,16 @@ impl Range {
             let (Some(ts_ms), Some(values)) = (samples.ts_ms.get(low..high), samples.values.get(low..high)) else {
                 continue;
             };
-            if ts_ms.is_empty() {
+            first += histograms.iter().skip(first).take_while(|(ts, _)| *ts <= start).count();
+            last = last.max(first);
+            last += histograms.iter().skip(last).take_while(|(ts, _)| *ts <= end).count();
+            let histograms = histograms.get(first..last).unwrap_or_default();
+            if ts_ms.is_empty() && histograms.is_empty() {
                 continue;
             }
             let end_ms = self.reference.of(at_ms);
             let start_ms = end_ms.saturating_sub(self.range_ms);
-            visit(step, Window { ts_ms, values, start_ms, end_ms, at_ms, extension: self.extension })?;
+            visit(step, Window { ts_ms, values, histograms, start_ms, end_ms, at_ms, extension: self.extension })?;
         }
         Ok(())
     }
@@ -101,6 +114,13 @@ pub(super) struct RangeCall<'e> {
     pub scalars: Vec<Vec<f64>>,
 }
 
+/// What is called at each step, and where the range vector stands in the query.
+struct Calls<'c, 'e> {
+    function: RangeFn,
+    call: &'c RangeCall<'e>,
+    at: Span,
+}
+
 impl Evaluator<'_> {
     #[inline(never)]
     pub(super) fn range_call(&self, call: &RangeCall<'_>, frame: &Frame) -> Result<Vector<'_>, EvalError> {
@@ -108,9 +128,11 @@ impl Evaluator<'_> {
         let matrix = bare(call.matrix);
         let mut vector = self.empty()?;
         self.each_series(matrix, frame, call.name, |range, series, samples| {
-            let values = self.slide(function, call, range, samples, frame)?;
             let keeps_name = matches!(call.name, "last_over_time" | "first_over_time");
-            let series = Series { labels: series.labels, drop_name: series.drop_name || !keeps_name, values };
+            let drop_name = series.drop_name || !keeps_name;
+            let mut series = Series::absent(series.labels, drop_name, frame.steps);
+            let calls = Calls { function, call, at: matrix.span };
+            self.slide(&calls, range, samples, frame, &mut series)?;
             self.note_non_counter(call.name, &series, matrix.span);
             vector.push(series)
         })?;
@@ -123,33 +145,41 @@ impl Evaluator<'_> {
         }
         let name = series.labels.metric_name();
         let counts = ["_total", "_sum", "_count", "_bucket"].iter().any(|suffix| name.ends_with(suffix));
-        if !name.is_empty() && !counts && !series.is_empty() {
+        if !name.is_empty() && !counts && series.has_floats() {
             self.notes.borrow_mut().possible_non_counter(name, at);
         }
     }
 
     fn slide(
         &self,
-        function: RangeFn,
-        call: &RangeCall<'_>,
+        calls: &Calls<'_, '_>,
         range: &Range,
         samples: &Samples,
         frame: &Frame,
-    ) -> Result<Vec<f64>, EvalError> {
-        let mut values = vec![ABSENT; frame.steps];
+        series: &mut Series,
+    ) -> Result<(), EvalError> {
+        let call = calls.call;
         let mut scalars = Vec::with_capacity(call.scalars.len());
         range.windows(samples, frame, |step, window| {
-            let _held = self.budget.hold(window.values.len())?;
-            self.used(window.values.len() as u64);
-            self.tick(window.values.len())?;
+            let weight =
+                window.values.len() + window.histograms.iter().map(|(_, h)| histogram_weight(h)).sum::<usize>();
+            let _held = self.budget.hold(weight)?;
+            self.used(weight as u64);
+            self.tick(weight)?;
             scalars.clear();
             scalars.extend(call.scalars.iter().filter_map(|column| column.get(step)));
-            if let (Some(slot), Some(value)) = (values.get_mut(step), function(&window, &scalars)?) {
-                *slot = value;
+            let point = if window.histograms.is_empty() {
+                (calls.function)(&window, &scalars)?.map(Point::Float)
+            } else {
+                let metric = series.labels.metric_name();
+                let native = Native { metric, at: calls.at, notes: &self.notes };
+                native.call(call.name, calls.function, &window, &scalars)?
+            };
+            if let Some(point) = point {
+                series.set(step, point);
             }
             Ok(())
-        })?;
-        Ok(values)
+        })
     }
 
     /// Reads a range vector series by series.
@@ -180,7 +210,7 @@ impl Evaluator<'_> {
                 let (range, inner_frame, inner) = self.subquery(matrix, frame)?;
                 for series in inner.series {
                     self.tick_series()?;
-                    let samples = present_samples(&series.values, &inner_frame);
+                    let samples = present_samples(&series, &inner_frame);
                     visit(&range, Head { labels: series.labels, drop_name: series.drop_name }, &samples)?;
                 }
                 Ok(())
@@ -233,11 +263,15 @@ impl Evaluator<'_> {
         self.each_series(matrix, &frame, "", |range, head, samples| {
             range.windows(samples, &frame, |_, window| {
                 let (ts_ms, values) = (window.ts_ms.to_vec(), window.values.to_vec());
-                let mut samples = Samples { ts_ms, values, ..Samples::default() };
+                let mut samples = Samples { ts_ms, values, histograms: window.histograms.to_vec() };
+                if range.extension.is_some() && !window.histograms.is_empty() {
+                    return Err(EvalError::Execution(NO_EXTENDED_HISTOGRAMS.to_owned()));
+                }
                 if range.extension.is_some() {
                     samples = range_fn::extended_samples(&window);
                 }
-                hold.grow(samples.len() as u64)?;
+                let weight = samples.histograms.iter().map(|(_, h)| histogram_weight(h)).sum::<usize>();
+                hold.grow((samples.len() + weight) as u64)?;
                 self.used(samples.len() as u64);
                 if !samples.is_empty() {
                     found.push((head.clone(), samples));
@@ -258,10 +292,24 @@ pub(super) struct Head {
     pub drop_name: bool,
 }
 
-fn present_samples(values: &[f64], frame: &Frame) -> Samples {
+/// The values of a subquery as samples. Between them samples may be missing or stand twice, so that hints about resets
+/// no longer hold.
+fn present_samples(series: &Series, frame: &Frame) -> Samples {
     let mut samples = Samples::default();
-    for (step, value) in values.iter().enumerate().filter(|(_, value)| !is_absent(**value)) {
-        samples.push(frame.at(step), *value);
+    for step in 0..frame.steps {
+        match series.point(step) {
+            Some(Point::Float(value)) => samples.push(frame.at(step), value),
+            Some(Point::Histogram(histogram)) => {
+                let histogram = match histogram.reset_hint {
+                    ResetHint::Unknown | ResetHint::Gauge => histogram,
+                    ResetHint::Reset | ResetHint::NoReset => {
+                        Arc::new(native::with_hint(Histogram::clone(&histogram), ResetHint::Unknown))
+                    }
+                };
+                samples.histograms.push((frame.at(step), histogram));
+            }
+            None => {}
+        }
     }
     samples
 }
