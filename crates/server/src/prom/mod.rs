@@ -3,6 +3,7 @@
 pub mod api;
 mod ast_json;
 pub mod error;
+mod histogram_json;
 pub mod json;
 mod lookup;
 pub mod params;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use promql::{QueryResult, QueryStats, Value};
 
-use super::json;
+use super::{histogram_json, json};
 
 /// The warning of an answer that `limit` cut.
 pub const TRUNCATED: &str = "results truncated due to limit";
@@ -91,16 +91,31 @@ fn write_value(out: &mut Vec<u8>, value: &Value) {
         Value::Vector(samples) => json::list(out, samples, |out, sample| {
             out.extend_from_slice(b"{\"metric\":");
             json::labels(out, &sample.labels);
-            out.extend_from_slice(b",\"value\":");
-            json::point(out, sample.ts_ms, sample.value);
+            match &sample.histogram {
+                Some(histogram) => {
+                    out.extend_from_slice(b",\"histogram\":");
+                    histogram_json::point(out, sample.ts_ms, histogram);
+                }
+                None => {
+                    out.extend_from_slice(b",\"value\":");
+                    json::point(out, sample.ts_ms, sample.value);
+                }
+            }
             out.push(b'}');
         }),
         Value::Matrix(series) => json::list(out, series, |out, series| {
             out.extend_from_slice(b"{\"metric\":");
             json::labels(out, &series.labels);
-            out.extend_from_slice(b",\"values\":");
             let points = series.samples.ts_ms.iter().zip(&series.samples.values);
-            json::list(out, points, |out, (ts_ms, value)| json::point(out, *ts_ms, *value));
+            if points.len() > 0 {
+                out.extend_from_slice(b",\"values\":");
+                json::list(out, points, |out, (ts_ms, value)| json::point(out, *ts_ms, *value));
+            }
+            if !series.samples.histograms.is_empty() {
+                out.extend_from_slice(b",\"histograms\":");
+                let points = &series.samples.histograms;
+                json::list(out, points, |out, (ts_ms, histogram)| histogram_json::point(out, *ts_ms, histogram));
+            }
             out.push(b'}');
         }),
     }

@@ -34,6 +34,9 @@ use crate::telemetry::Exposition;
 /// The time of the server under test.
 const NOW: i64 = 1_750_500_000_000;
 
+/// An answer to an append that is not given yet.
+type HeldAnswer = Box<dyn FnOnce() + Send>;
+
 /// Keeps samples in memory and gives them out again.
 #[derive(Default)]
 struct Memory {
@@ -42,7 +45,7 @@ struct Memory {
     families: Mutex<Vec<Family>>,
     fail: Mutex<Option<AppendError>>,
     /// Answers to appends wait here while it is set.
-    held: Mutex<Option<Vec<Box<dyn FnOnce() + Send>>>>,
+    held: Mutex<Option<Vec<HeldAnswer>>>,
     /// Selections wait while it is set.
     closed: AtomicBool,
     selecting: AtomicBool,
