@@ -1,5 +1,7 @@
 //! What is written comes back, bit for bit.
 
+#![allow(clippy::unwrap_used, reason = "a test's own helpers")]
+
 use std::sync::Arc;
 
 use bytes::Bytes;

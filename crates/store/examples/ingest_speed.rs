@@ -142,7 +142,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         blocks.bytes as f64 / blocks.samples as f64
     );
     for what in ["read all from blocks, cold", "read all from blocks, warm"] {
-        measure(what, total, || read(&store, &[]))?;
+        let found = measure(what, total, || read(&store, &[]))?;
+        if found != total {
+            return Err(format!("{found} samples were read, {total} were sent").into());
+        }
     }
     let one = Matcher::equal("n", "77");
     let started = Instant::now();

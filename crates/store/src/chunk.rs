@@ -116,20 +116,22 @@ impl Appender {
 
     /// Appends the low `width` bits, 1 to 64, highest first.
     fn put(&mut self, bits: u64, width: u8) {
+        let mut word = bits << (64 - width);
         let mut left = width;
-        while left > 0 {
-            if self.free_bits == 0 {
-                self.bytes.push(0);
-                self.free_bits = 8;
-            }
-            let now = left.min(self.free_bits);
-            let part = (bits >> (left - now)) as u8 & (0xff >> (8 - now));
+        if self.free_bits > 0 {
             if let Some(last) = self.bytes.last_mut() {
-                *last |= part << (self.free_bits - now);
+                *last |= (word >> (64 - self.free_bits)) as u8;
             }
-            self.free_bits -= now;
-            left -= now;
+            if width <= self.free_bits {
+                self.free_bits -= width;
+                return;
+            }
+            word <<= self.free_bits;
+            left -= self.free_bits;
         }
+        let bytes = left.div_ceil(8);
+        self.bytes.extend_from_slice(&word.to_be_bytes()[..usize::from(bytes)]);
+        self.free_bits = bytes * 8 - left;
     }
 }
 

@@ -1,5 +1,7 @@
 //! Blocks: what is written comes back; what is damaged is told and never a wrong value.
 
+#![allow(clippy::unwrap_used, reason = "a test's own helpers")]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};

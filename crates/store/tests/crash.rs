@@ -125,7 +125,7 @@ fn power_cuts_at_random(open: Open, seed: u64) {
     let totals = store.stats().blocks;
     assert_eq!(totals.damaged, 0, "seed {seed}: a crash damages no block");
     // Everything once: what is in blocks and what is in the head add up to what is read.
-    store.flush_to_blocks().unwrap();
+    store.flush_to_blocks().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     let read: usize = contents(&store).values().map(|rows| rows.len()).sum();
     assert_eq!(store.stats().blocks.samples, read as u64, "seed {seed}: no sample is in two blocks");
 }

@@ -294,3 +294,24 @@ fn ids_that_nobody_gave_are_refused() {
     assert_eq!(batch.verdicts, [Verdict::Refused(Refusal::InvalidName); 2]);
     assert!(result.unwrap().counts.balances());
 }
+
+#[test]
+fn the_stores_own_thread_turns_windows_into_blocks_and_ends_with_the_store() {
+    let (fs, clock) = (SimFs::seeded(1), clock());
+    let own = StoreConfig { maintain_every_ms: 1, ..config() };
+    let (store, _) = open(&fs, &clock, own.clone()).unwrap();
+    append(&store, &[(1, START_MS, 1.0)]).1.unwrap();
+    clock.advance(2 * WINDOW_MS as u64);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while store.stats().blocks.blocks == 0 {
+        assert!(std::time::Instant::now() < deadline, "the thread does nothing");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    store.close();
+    let changes = fs.changes();
+    clock.advance(40 * 86_400_000);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(fs.changes(), changes, "a closed store does nothing more");
+    drop(store);
+    assert!(open(&fs, &clock, own).is_ok(), "the directory is free");
+}
