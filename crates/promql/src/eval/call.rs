@@ -91,7 +91,8 @@ impl Evaluator<'_> {
     /// Calls a function of one value.
     fn plain_call(&self, name: &str, arg: &Expr, frame: &Frame) -> Result<Vector<'_>, EvalError> {
         if let Some(function) = histogram_part(name) {
-            let mut vector = self.vector(arg, frame)?;
+            let stats = matches!(name, "histogram_count" | "histogram_sum" | "histogram_avg");
+            let mut vector = self.with_hints(stats, || self.vector(arg, frame))?;
             for series in &mut vector.series {
                 series.drop_name = true;
                 series.map(|_, _| super::series::ABSENT);

@@ -43,7 +43,7 @@ struct Histograms<'a> {
 impl Evaluator<'_> {
     /// Puts the series of each histogram together.
     fn histograms(&self, arg: &Expr, frame: &Frame) -> Result<Histograms<'_>, EvalError> {
-        let mut vector = self.vector(arg, frame)?;
+        let mut vector = self.with_hints(false, || self.vector(arg, frame))?;
         let mut at: HashMap<Labels, usize> = HashMap::new();
         let mut all: Vec<Histogram> = Vec::new();
         for series in std::mem::take(&mut vector.series) {

@@ -32,6 +32,8 @@ pub(super) struct Evaluator<'a> {
     pub(super) notes: RefCell<Annotations>,
     queryable: Cell<u64>,
     unchecked: Cell<usize>,
+    /// Whether histograms are read for their counts and sums only, and get hints about resets on the way.
+    pub(super) hints: Cell<bool>,
 }
 
 /// Expressions whose value depends on the time of evaluation even when their arguments do not.
@@ -88,6 +90,7 @@ impl<'a> Evaluator<'a> {
             notes: RefCell::default(),
             queryable: Cell::new(0),
             unchecked: Cell::new(0),
+            hints: Cell::new(false),
         }
     }
 
@@ -99,6 +102,14 @@ impl<'a> Evaluator<'a> {
     /// Counts samples that steps used.
     pub(super) fn used(&self, samples: u64) {
         self.queryable.set(self.queryable.get().saturating_add(samples));
+    }
+
+    /// Evaluates with or without hints about resets.
+    pub(super) fn with_hints<T>(&self, hints: bool, evaluate: impl FnOnce() -> T) -> T {
+        let before = self.hints.replace(hints);
+        let result = evaluate();
+        self.hints.set(before);
+        result
     }
 
     /// Counts work and now and then looks whether the query may go on.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use model::histogram::{Histogram, ResetHint};
 use model::{Labels, Samples, TimeRange, is_stale};
 
 use super::error::EvalError;
 use super::evaluator::Evaluator;
 use super::frame::{Frame, Reference};
+use super::native;
 use super::series::{ABSENT, Point, Series, Vector};
 use crate::ast::{RangeExtension, VectorSelector};
 
@@ -80,12 +82,30 @@ impl Evaluator<'_> {
             reader.read(range, &mut samples)?;
             self.check_size(&samples)?;
             self.tick_series()?;
+            self.hint_resets(&mut samples);
             let series = column(Labels::clone(reader.labels()), &mut samples)?;
             self.tick(samples.len() + samples.histograms.len() + series.values.len())?;
             self.used(series.present() as u64);
             vector.push(series)?;
         }
         Ok(vector)
+    }
+
+    /// Says of each histogram whether it comes after a reset, where nobody said so yet.
+    pub(super) fn hint_resets(&self, samples: &mut Samples) {
+        if !self.hints.get() {
+            return;
+        }
+        let mut before: Option<Arc<Histogram>> = None;
+        for (_, histogram) in &mut samples.histograms {
+            let known = Arc::clone(histogram);
+            if let Some(before) = before.filter(|_| known.reset_hint == ResetHint::Unknown) {
+                let reset = native::detect_reset(&known, &before);
+                let hint = if reset { ResetHint::Reset } else { ResetHint::NoReset };
+                *histogram = Arc::new(native::with_hint(Histogram::clone(&known), hint));
+            }
+            before = Some(known);
+        }
     }
 
     /// Refuses a series that alone has more samples than may be held.

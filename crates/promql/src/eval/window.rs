@@ -202,6 +202,7 @@ impl Evaluator<'_> {
                     self.check_size(&samples)?;
                     self.tick_series()?;
                     drop_stale(&mut samples);
+                    self.hint_resets(&mut samples);
                     visit(&range, Head { labels: Labels::clone(reader.labels()), drop_name: false }, &samples)?;
                 }
                 Ok(())
@@ -249,7 +250,7 @@ impl Evaluator<'_> {
         let start_ms = after.div_euclid(step_ms).saturating_add(1).saturating_mul(step_ms);
         let limit = self.budget.limit();
         match Frame::between(start_ms, times.end_ms, step_ms, limit) {
-            Some(inner) => Ok((range, inner, self.vector(expr, &inner)?)),
+            Some(inner) => Ok((range, inner, self.with_hints(false, || self.vector(expr, &inner))?)),
             None if start_ms > times.end_ms => Ok((range, Frame::instant(start_ms), self.empty()?)),
             None => Err(EvalError::TooManySamples(limit)),
         }

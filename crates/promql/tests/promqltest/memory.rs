@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use model::histogram::{BucketSpan, Histogram, ResetHint};
 use model::{Family, Labels, Matcher, Samples, Select, SelectError, SeriesReader, TimeRange};
 
 use crate::series::Point;
@@ -31,17 +32,53 @@ struct Reader {
     samples: BTreeMap<i64, Point>,
 }
 
+/// A store that keeps histograms in chunks knows that within a chunk there was no reset.
+fn hinted(histogram: &Arc<Histogram>, before: Option<&Arc<Histogram>>) -> Arc<Histogram> {
+    let follows = before.is_some_and(|before| {
+        before.reset_hint != ResetHint::Gauge
+            && before.schema == histogram.schema
+            && before.zero_threshold == histogram.zero_threshold
+            && before.custom_bounds == histogram.custom_bounds
+            && before.count <= histogram.count
+            && before.zero_count <= histogram.zero_count
+            && grew((&before.positive_spans, &before.positive), (&histogram.positive_spans, &histogram.positive))
+            && grew((&before.negative_spans, &before.negative), (&histogram.negative_spans, &histogram.negative))
+    });
+    if histogram.reset_hint != ResetHint::Unknown || !follows || model::is_stale(histogram.sum) {
+        return Arc::clone(histogram);
+    }
+    Arc::new(Histogram { reset_hint: ResetHint::NoReset, ..Histogram::clone(histogram) })
+}
+
+type Side<'s> = (&'s [BucketSpan], &'s [f64]);
+
+/// Tells whether no bucket lost anything.
+fn grew(before: Side<'_>, after: Side<'_>) -> bool {
+    let after: BTreeMap<i32, f64> = Histogram::buckets(after.0, after.1).collect();
+    Histogram::buckets(before.0, before.1).all(|(index, count)| after.get(&index).copied().unwrap_or(0.0) >= count)
+}
+
 impl SeriesReader for Reader {
     fn labels(&self) -> &Labels {
         &self.labels
     }
 
     fn read(&self, range: TimeRange, out: &mut Samples) -> Result<(), SelectError> {
+        let mut before: Option<&Arc<Histogram>> = None;
         for (ts_ms, point) in &self.samples {
             match point {
-                _ if !range.contains(*ts_ms) => {}
-                Point::Float(value) => out.push(*ts_ms, *value),
-                Point::Histogram(histogram) => out.histograms.push((*ts_ms, Arc::clone(histogram))),
+                Point::Float(value) => {
+                    before = None;
+                    if range.contains(*ts_ms) {
+                        out.push(*ts_ms, *value);
+                    }
+                }
+                Point::Histogram(histogram) => {
+                    if range.contains(*ts_ms) {
+                        out.histograms.push((*ts_ms, hinted(histogram, before)));
+                    }
+                    before = Some(histogram);
+                }
             }
         }
         Ok(())

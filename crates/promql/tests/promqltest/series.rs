@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::histogram::{BucketSpan, Histogram, ResetHint};
+use model::histogram::{BucketSpan, CUSTOM_SCHEMA, Histogram, ResetHint};
 use model::{Labels, stale_nan};
 
 /// A value of a series.
@@ -173,9 +173,8 @@ fn push_histograms(token: &str, slots: &mut Vec<Slot>) -> Result<(), String> {
 
 /// Adds a histogram of the same layout, or an empty side.
 fn sum(a: &Histogram, b: &Histogram, sign: f64) -> Result<Histogram, String> {
-    if a.schema != b.schema && !(b.positive.is_empty() && b.negative.is_empty()) {
-        return Err("schemas differ".to_owned());
-    }
+    let schema = a.schema.min(b.schema);
+    let (a, b) = (&coarser(a, schema)?, &coarser(b, schema)?);
     let mut out = a.clone();
     out.count += sign * b.count;
     out.sum += sign * b.sum;
@@ -185,6 +184,27 @@ fn sum(a: &Histogram, b: &Histogram, sign: f64) -> Result<Histogram, String> {
     (out.negative_spans, out.negative) =
         add_side((&a.negative_spans, &a.negative), (&b.negative_spans, &b.negative), sign);
     Ok(out)
+}
+
+/// Makes buckets as wide as those of a lower schema.
+fn coarser(h: &Histogram, schema: i32) -> Result<Histogram, String> {
+    if h.schema == schema {
+        return Ok(h.clone());
+    }
+    if schema == CUSTOM_SCHEMA {
+        return Err("custom and exponential buckets do not mix".to_owned());
+    }
+    let shift = h.schema - schema;
+    let side = |spans: &[BucketSpan], counts: &[f64]| {
+        let mut all = std::collections::BTreeMap::new();
+        for (index, count) in Histogram::buckets(spans, counts) {
+            *all.entry(((index - 1) >> shift) + 1).or_insert(0.0) += count;
+        }
+        spans_of(all)
+    };
+    let (positive_spans, positive) = side(&h.positive_spans, &h.positive);
+    let (negative_spans, negative) = side(&h.negative_spans, &h.negative);
+    Ok(Histogram { schema, positive_spans, positive, negative_spans, negative, ..h.clone() })
 }
 
 type Side<'s> = (&'s [BucketSpan], &'s [f64]);
@@ -197,6 +217,10 @@ fn add_side(a: Side<'_>, b: Side<'_>, sign: f64) -> (Vec<BucketSpan>, Vec<f64>) 
     for (index, count) in Histogram::buckets(b.0, b.1) {
         *all.entry(index).or_insert(0.0) += sign * count;
     }
+    spans_of(all)
+}
+
+fn spans_of(all: std::collections::BTreeMap<i32, f64>) -> (Vec<BucketSpan>, Vec<f64>) {
     let (mut spans, mut counts): (Vec<BucketSpan>, Vec<f64>) = (Vec::new(), Vec::new());
     let mut next = 0;
     for (index, count) in all {

@@ -17,7 +17,7 @@ pub(in crate::eval) enum Observed {
 }
 
 /// A bucket around zero ends at zero when the other side has no buckets.
-fn clip_zero(bucket: &mut Bucket, h: &Histogram) {
+pub(super) fn clip_zero(bucket: &mut Bucket, h: &Histogram) {
     if h.is_custom() || !(bucket.lower <= 0.0 && bucket.upper >= 0.0) {
         return;
     }
@@ -135,7 +135,8 @@ fn rank_of(value: f64, h: &Histogram) -> f64 {
         }
         rank += bucket.count;
     }
-    h.count
+    // NaN observations lie in no bucket and below no value.
+    if h.sum.is_nan() { rank.min(h.count) } else { h.count }
 }
 
 /// Gives the estimated variance: each observation counts as lying in the middle of its bucket.

@@ -212,12 +212,23 @@ impl Total {
     }
 
     /// Multiplies everything.
-    pub(in crate::eval) fn scale(&mut self, factor: f64) {
+    fn scale(&mut self, factor: f64) {
         self.zero = self.zero.scale(factor);
         self.count = self.count.scale(factor);
         self.sum = self.sum.scale(factor);
         for (_, count) in self.positive.iter_mut().chain(&mut self.negative) {
             *count = count.scale(factor);
+        }
+    }
+
+    /// Divides everything; not the same as multiplying by the inverse where large numbers cancel out.
+    fn divide(&mut self, divisor: f64) {
+        let quotient = |k: Kahan| Kahan { sum: k.sum / divisor, lost: k.lost / divisor };
+        self.zero = quotient(self.zero);
+        self.count = quotient(self.count);
+        self.sum = quotient(self.sum);
+        for (_, count) in self.positive.iter_mut().chain(&mut self.negative) {
+            *count = quotient(*count);
         }
     }
 
@@ -296,11 +307,11 @@ impl Mean {
                 return Ok(added);
             }
             self.incremental = true;
-            self.total.scale(1.0 / (self.count - 1.0));
+            self.total.divide(self.count - 1.0);
         }
         self.total.scale((self.count - 1.0) / self.count);
         let mut part = Total::new(h);
-        part.scale(1.0 / self.count);
+        part.divide(self.count);
         self.total.merge(part, 1.0)
     }
 
@@ -308,7 +319,7 @@ impl Mean {
     pub(in crate::eval) fn get(&self) -> Histogram {
         let mut total = self.total.clone();
         if !self.incremental {
-            total.scale(1.0 / self.count);
+            total.divide(self.count);
         }
         total.get()
     }
