@@ -9,15 +9,15 @@ const CHARS_BEFORE_FAULT: usize = 40;
 
 /// A body that does not follow its format, and where.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("line {line}, column {column}: {message} in \"{text}\"")]
+#[error("{}{message} in \"{text}\"", self.place())]
 pub struct ParseError {
-    /// The line, counted from 1.
+    /// The line, counted from 1; 0 in a body that has no lines.
     pub line: u32,
-    /// The column in characters, counted from 1.
+    /// The column in characters, counted from 1; 0 in a body that has no lines.
     pub column: u32,
     /// The byte in the body, counted from 0.
     pub offset: usize,
-    /// The offending line or the part of it around the fault: at most 100 characters, what cannot be printed escaped.
+    /// The offending line (the family's name in a body that has no lines) or the part of it around the fault: at most 100 characters, what cannot be printed escaped.
     pub text: String,
     /// What is wrong.
     pub message: String,
@@ -42,6 +42,13 @@ impl Fault {
 }
 
 impl ParseError {
+    fn place(&self) -> String {
+        match self.line {
+            0 => format!("byte {}: ", self.offset),
+            line => format!("line {line}, column {}: ", self.column),
+        }
+    }
+
     /// Places a fault: `line_start` is the offset of its line in `body`.
     pub(crate) fn locate(body: &[u8], line: u32, line_start: usize, fault: Fault) -> ParseError {
         let rest = body.get(line_start..).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The two exposition formats.
+//! The exposition formats.
 
 /// How an exposition body is to be read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -8,6 +8,8 @@ pub enum Format {
     Text,
     /// OpenMetrics 1.0 (and 0.0.1) text.
     OpenMetrics,
+    /// Delimited `io.prometheus.client.MetricFamily` messages.
+    Protobuf,
 }
 
 impl Format {
@@ -17,8 +19,21 @@ impl Format {
         if media.eq_ignore_ascii_case("application/openmetrics-text") {
             return Some(Format::OpenMetrics);
         }
-        media.eq_ignore_ascii_case("text/plain").then_some(Format::Text)
+        if media.eq_ignore_ascii_case("text/plain") {
+            return Some(Format::Text);
+        }
+        let is_protobuf = media.eq_ignore_ascii_case("application/vnd.google.protobuf");
+        (is_protobuf && is_delimited_families(content_type)).then_some(Format::Protobuf)
     }
+}
+
+/// Looks at the parameters of the protobuf media type: which message, and how one is divided from the next.
+fn is_delimited_families(content_type: &str) -> bool {
+    let is = |name: &str, value: &str| {
+        let mut parts = content_type.split(';').skip(1).filter_map(|part| part.split_once('='));
+        parts.any(|(n, v)| n.trim().eq_ignore_ascii_case(name) && v.trim().trim_matches('"') == value)
+    };
+    is("proto", "io.prometheus.client.MetricFamily") && is("encoding", "delimited")
 }
 
 #[cfg(test)]
@@ -31,6 +46,9 @@ mod tests {
         assert_eq!(read("text/plain; version=0.0.4; charset=utf-8"), Some(Format::Text));
         assert_eq!(read("Text/Plain"), Some(Format::Text));
         assert_eq!(read("application/openmetrics-text; version=1.0.0"), Some(Format::OpenMetrics));
+        let protobuf = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=";
+        assert_eq!(read(&format!("{protobuf}delimited")), Some(Format::Protobuf));
+        assert_eq!(read(&format!("{protobuf}text")), None);
         assert_eq!(read("text/html"), None);
         assert_eq!(read(""), None);
     }

@@ -5,7 +5,8 @@
 //!
 //! * [`Parser`] walks a Prometheus text or OpenMetrics body entry by entry, without looking into labels.
 //! * [`openmetrics::validate`] holds a body against the whole of OpenMetrics 1.0.
-//! * [`remote_write`] reads and writes Prometheus remote write 1.0.
+//! * [`protobuf`] walks a Prometheus protobuf body; [`BodyParser`] is one face for all formats.
+//! * [`remote_write`] reads Prometheus remote write 1.0 and 2.0 and writes 1.0.
 //! * [`snappy`] and [`gzip`] inflate under a cap.
 //! * [`points`] counts metric points: a histogram of twelve samples is one.
 
@@ -18,7 +19,9 @@ pub mod openmetrics;
 mod parser;
 pub mod points;
 mod proto;
+pub mod protobuf;
 pub mod remote_write;
+pub mod scrape;
 mod series;
 pub mod snappy;
 mod text;
@@ -27,4 +30,5 @@ pub use error::ParseError;
 pub use format::Format;
 pub use number::{format_openmetrics_float, parse_go_float};
 pub use parser::{Entry, Parser, RawExemplar, check};
+pub use scrape::BodyParser;
 pub use series::{normalize_float_label, series_labels, series_name};

@@ -124,7 +124,7 @@ pub struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    /// Starts at the beginning of a body.
+    /// Starts at the beginning of a body of a text format; [`crate::BodyParser`] reads those of all formats.
     pub fn new(format: Format, body: &'a [u8]) -> Parser<'a> {
         Parser {
             format,
@@ -150,7 +150,13 @@ impl<'a> Parser<'a> {
     /// **Takes** the text of a series whose labels were read without a fault.
     #[inline]
     pub fn next_known(&mut self, series: &str) -> Option<(Option<i64>, f64)> {
-        let rest = self.text.as_bytes().get(self.at..)?.strip_prefix(series.as_bytes())?;
+        self.next_known_bytes(series.as_bytes())
+    }
+
+    /// [`Parser::next_known`] for the bytes of the text.
+    #[inline]
+    pub(crate) fn next_known_bytes(&mut self, series: &[u8]) -> Option<(Option<i64>, f64)> {
+        let rest = self.text.as_bytes().get(self.at..)?.strip_prefix(series)?;
         if self.done || series.is_empty() || rest.first() != Some(&b' ') {
             return None;
         }
@@ -162,6 +168,7 @@ impl<'a> Parser<'a> {
             match self.format {
                 Format::Text => (ts_ms, end) = text::read_timestamp(rest, end).ok()?,
                 Format::OpenMetrics => (nanos, end) = openmetrics::read_timestamp(rest, end)?,
+                Format::Protobuf => return None,
             }
         }
         if rest.get(end) != Some(&b'\n') {
@@ -225,6 +232,7 @@ impl<'a> Parser<'a> {
             let read = match self.format {
                 Format::Text => text::read_line(line)?,
                 Format::OpenMetrics => Some(openmetrics::read_line(line)?),
+                Format::Protobuf => return Err(Fault::new(0, "the body is protobuf, which this parser does not read")),
             };
             match read {
                 None => {}
@@ -306,7 +314,7 @@ impl<'a> Parser<'a> {
 
     fn end(&mut self) -> Result<Option<Entry<'a>>, Fault> {
         match self.format {
-            Format::Text => Ok(None),
+            Format::Text | Format::Protobuf => Ok(None),
             Format::OpenMetrics => {
                 self.line += 1;
                 Err(Fault::new(0, "the body ends without # EOF; it may be cut short"))

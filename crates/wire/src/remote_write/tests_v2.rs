@@ -68,7 +68,8 @@ fn a_request_becomes_a_batch() {
     let trace = sender.refs([("trace_id", "x")]);
     let histogram = Metadata { metric_type: 3, help_ref: help, unit_ref: unit };
     for name in ["h_seconds_bucket", "h_seconds_sum", "h_seconds_count"] {
-        sender.series(&[("__name__", name), ("a", "b")], &[sample(1, 1.5), sample(2, f64::NEG_INFINITY)]).metadata = Some(histogram);
+        sender.series(&[("__name__", name), ("a", "b")], &[sample(1, 1.5), sample(2, f64::NEG_INFINITY)]).metadata =
+            Some(histogram);
     }
     let last = sender.series(&[("__name__", "c_total")], &[sample(3, 7.0)]);
     last.metadata = Some(Metadata { metric_type: 1, ..Metadata::default() });
