@@ -2,7 +2,9 @@
 //!
 //! Use: `ingest_speed [DIRECTORY [SERIES [ROUNDS [BATCH_SAMPLES]]]]`. A round is one sample of every series; one round
 //! by labels, then the rest by known ids, then again all by labels. Four submitters wait for their answers in turn.
-//! At the end everything goes into blocks and is read once: bytes per sample, seconds for writing and reading.
+//! At the end everything goes into blocks and is read: bytes per sample, seconds for writing and reading. These depend on
+//! how many samples a series has in a block, and so on whether the run straddles an hour: every block pays for its
+//! series table and postings again. Compare runs with the same number of blocks only.
 
 use std::error::Error;
 use std::path::PathBuf;
