@@ -1,5 +1,7 @@
 //! Runs scripts in Prometheus' test language for PromQL: our own, and Prometheus' where they lie beside the clone.
 
+#[path = "promqltest/classic.rs"]
+mod classic;
 #[path = "promqltest/memory.rs"]
 mod memory;
 #[path = "promqltest/run.rs"]

@@ -5,6 +5,7 @@ use model::{Labels, Samples};
 use promql::ast::{At, Expr, ExprKind};
 use promql::{EvalError, QueryOptions, QueryResult, Value, VectorSample};
 
+use crate::classic;
 use crate::memory::Memory;
 use crate::script::{Command, Eval, Pattern, When, parse};
 use crate::series::{Point, Slot};
@@ -35,7 +36,11 @@ pub fn run_script(text: &str) -> Vec<(usize, Outcome)> {
                 memory.clear();
                 unusual_data = None;
             }
-            Command::Load { step_ms, series, unusual } => {
+            Command::Load { step_ms, series, with_native, unusual } => {
+                let converted = if with_native { classic::native(&series) } else { Vec::new() };
+                for (labels, step, point) in converted {
+                    memory.push(&labels, step as i64 * step_ms, point);
+                }
                 unusual_data = unusual_data.or(unusual);
                 for (labels, slots) in &series {
                     for (at, point) in slots.iter().enumerate() {

@@ -13,6 +13,7 @@ pub enum Command {
     Load {
         step_ms: i64,
         series: Vec<(Labels, Vec<Slot>)>,
+        with_native: bool,
         unusual: Option<&'static str>,
     },
     Eval(Eval),
@@ -92,7 +93,8 @@ pub fn parse(text: &str) -> Result<Vec<Command>, String> {
 
 fn load(line: &str, block: &[&str]) -> Result<Command, String> {
     let (word, step) = line.split_once(char::is_whitespace).ok_or("no step")?;
-    let mut unusual = (word == "load_with_nhcb").then_some("custom buckets made of classic ones");
+    let with_native = word == "load_with_nhcb";
+    let mut unusual = None;
     let mut series = Vec::new();
     for line in block {
         if line.split_whitespace().next().is_some_and(|first| first.ends_with("@st")) {
@@ -101,7 +103,7 @@ fn load(line: &str, block: &[&str]) -> Result<Command, String> {
         }
         series.push(parse_series(line)?);
     }
-    Ok(Command::Load { step_ms: parse_duration(step.trim())?, series, unusual })
+    Ok(Command::Load { step_ms: parse_duration(step.trim())?, series, with_native, unusual })
 }
 
 /// Takes the next word.
