@@ -20,7 +20,7 @@ use run::{Outcome, run_script};
 fn scripts(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut files: Vec<PathBuf> = entries
-        .map(|entry| entry.unwrap().path())
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "test"))
         .collect();
     files.sort();
@@ -40,7 +40,7 @@ fn run_folder(folder: &Path, known: &BTreeSet<String>) -> Vec<String> {
     let mut complaints = Vec::new();
     for path in scripts(folder) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let outcomes = run_script(&text);
         let count = |wanted: fn(&Outcome) -> bool| outcomes.iter().filter(|(_, outcome)| wanted(outcome)).count();
         let passed = count(|outcome| matches!(outcome, Outcome::Passed));
