@@ -6,6 +6,7 @@
 //! * [`Parser`] walks a Prometheus text or OpenMetrics body entry by entry, without looking into labels.
 //! * [`openmetrics::validate`] holds a body against the whole of OpenMetrics 1.0.
 //! * [`protobuf`] walks a Prometheus protobuf body; [`BodyParser`] is one face for all formats.
+//! * [`otlp`] reads OpenTelemetry metrics, binary and JSON.
 //! * [`remote_write`] reads Prometheus remote write 1.0 and 2.0 and writes 1.0.
 //! * [`snappy`] and [`gzip`] inflate under a cap.
 //! * [`points`] counts metric points: a histogram of twelve samples is one.
@@ -16,6 +17,7 @@ pub mod gzip;
 mod native;
 mod number;
 pub mod openmetrics;
+pub mod otlp;
 mod parser;
 pub mod points;
 mod proto;

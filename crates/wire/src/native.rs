@@ -92,11 +92,6 @@ impl Side {
         field.fixed64s(|bits| push(&mut self.absolute, f64::from_bits(bits), fault))
     }
 
-    /// Tells whether anything was said about this side.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.spans.is_empty() && self.whole.is_empty() && self.absolute.is_empty()
-    }
-
     fn finish(self, float: bool) -> Result<(Vec<BucketSpan>, Vec<f64>), Refused> {
         let (counts, other) = if float { (self.absolute, self.whole) } else { (self.whole, self.absolute) };
         if other.is_empty() { Ok((self.spans, counts)) } else { Err("whole and float counts are mixed".into()) }
@@ -146,8 +141,7 @@ fn count_of(count: Option<Count>, float: bool) -> Result<f64, Refused> {
     match (count, float) {
         (None, _) => Ok(0.0),
         (Some(Count::Float(count)), true) => Ok(count),
-        (Some(Count::Whole(count)), false) if count <= EXACT_MAX => Ok(count as f64),
-        (Some(Count::Whole(_)), false) => Err(NOT_EXACT.into()),
+        (Some(Count::Whole(count)), false) => exact_count(count),
         _ => Err("whole and float counts are mixed".into()),
     }
 }
@@ -160,6 +154,19 @@ fn check_sum(histogram: &Histogram) -> Result<(), Refused> {
         return Ok(());
     }
     Err(format!("the buckets hold {buckets} observations, the count says {}", histogram.count).into())
+}
+
+/// Checks a histogram of whole counts: what [`Histogram::check`] looks at, and that the buckets add up to the count.
+pub(crate) fn check_whole(histogram: &Histogram) -> Result<(), Refused> {
+    histogram.check().map_err(|e| Refused::from(e.0))?;
+    check_sum(histogram)
+}
+
+/// Gives a whole count as a double.
+///
+/// **Errors** when it cannot be kept exactly.
+pub(crate) fn exact_count(count: u64) -> Result<f64, Refused> {
+    if count <= EXACT_MAX { Ok(count as f64) } else { Err(NOT_EXACT.into()) }
 }
 
 /// Gives the memory that a histogram takes in a batch, roughly.

@@ -22,14 +22,14 @@ const UNREADABLE: &str = "__unreadable__";
 const NOT_TAKEN: &str = "native histograms cannot be stored here";
 
 /// A request on its way into a batch.
-pub(super) struct Intake<'b> {
-    pub(super) batch: &'b mut Batch,
-    pub(super) limits: &'b Limits,
-    pub(super) stats: DecodeStats,
+pub(crate) struct Intake<'b> {
+    pub(crate) batch: &'b mut Batch,
+    pub(crate) limits: &'b Limits,
+    pub(crate) stats: DecodeStats,
     /// The labels of the series being read.
-    pub(super) labels: LabelsBuf,
+    pub(crate) labels: LabelsBuf,
     /// The place of the series being read.
-    pub(super) index: usize,
+    pub(crate) index: usize,
     /// Samples and histograms so far.
     values: usize,
     histogram_bytes: usize,
@@ -40,13 +40,13 @@ pub(super) struct Intake<'b> {
 }
 
 /// Why a series is refused.
-pub(super) struct Fault {
+pub(crate) struct Fault {
     reason: Refusal,
     text: Cow<'static, str>,
 }
 
 impl Fault {
-    pub(super) fn name(text: impl Into<Cow<'static, str>>) -> Fault {
+    pub(crate) fn name(text: impl Into<Cow<'static, str>>) -> Fault {
         Fault { reason: Refusal::InvalidName, text: text.into() }
     }
 
@@ -56,7 +56,7 @@ impl Fault {
 }
 
 impl<'b> Intake<'b> {
-    pub(super) fn new(batch: &'b mut Batch, limits: &'b Limits) -> Intake<'b> {
+    pub(crate) fn new(batch: &'b mut Batch, limits: &'b Limits) -> Intake<'b> {
         Intake {
             batch,
             limits,
@@ -71,7 +71,7 @@ impl<'b> Intake<'b> {
     }
 
     /// Adds the series whose labels stand in `labels`, refused if there is a fault.
-    pub(super) fn push_series(&mut self, fault: Option<Fault>) -> (SeriesIndex, Verdict) {
+    pub(crate) fn push_series(&mut self, fault: Option<Fault>) -> (SeriesIndex, Verdict) {
         let verdict = fault.as_ref().map_or(Verdict::Pending, |fault| Verdict::Refused(fault.reason));
         if let Some(fault) = fault {
             self.make_readable();
@@ -84,7 +84,7 @@ impl<'b> Intake<'b> {
 
     /// Checks a label and appends it to `labels`.
     #[inline]
-    pub(super) fn push_label(&mut self, name: &[u8], value: &[u8]) -> Result<(), Fault> {
+    pub(crate) fn push_label(&mut self, name: &[u8], value: &[u8]) -> Result<(), Fault> {
         if self.labels.len() >= self.limits.labels_max {
             return Err(Fault::limit(format!("the series has more than {} labels", self.limits.labels_max)));
         }
@@ -105,7 +105,7 @@ impl<'b> Intake<'b> {
     }
 
     /// Checks `labels` as a whole, and sorts them if they are not sorted.
-    pub(super) fn check_labels(&mut self, sorted: bool) -> Result<(), Fault> {
+    pub(crate) fn check_labels(&mut self, sorted: bool) -> Result<(), Fault> {
         if !sorted {
             self.labels.sort().map_err(|e| Fault::name(e.to_string()))?;
         }
@@ -126,7 +126,7 @@ impl<'b> Intake<'b> {
 
     /// Reads a `Sample`; gives its start time, 0 when it has none. Only 2.0 has field 3.
     #[inline]
-    pub(super) fn read_sample(
+    pub(crate) fn read_sample(
         &mut self,
         mut message: Message<'_>,
         series: SeriesIndex,
@@ -148,7 +148,7 @@ impl<'b> Intake<'b> {
     }
 
     /// Reads a `Histogram`; gives its start time, 0 when it has none.
-    pub(super) fn read_histogram(
+    pub(crate) fn read_histogram(
         &mut self,
         message: Message<'_>,
         series: SeriesIndex,
@@ -198,20 +198,20 @@ impl<'b> Intake<'b> {
         self.stats.first_refused_histogram.get_or_insert_with(refused);
     }
 
-    fn reserve_histogram(&mut self, histogram: &Histogram) -> Result<(), WireError> {
+    pub(crate) fn reserve_histogram(&mut self, histogram: &Histogram) -> Result<(), WireError> {
         self.histogram_bytes += memory_of(histogram);
         let max = self.limits.histogram_bytes_max;
         if self.histogram_bytes > max { Err(WireError::HistogramsTooLarge { max }) } else { Ok(()) }
     }
 
     /// Gives how many more bytes of text the request may have.
-    pub(super) fn text_room(&self) -> usize {
+    pub(crate) fn text_room(&self) -> usize {
         self.limits.text_bytes_max - self.text_bytes
     }
 
     /// Counts bytes of text that symbols were put in for.
     #[inline]
-    pub(super) fn spend(&mut self, bytes: usize) -> Result<(), WireError> {
+    pub(crate) fn spend(&mut self, bytes: usize) -> Result<(), WireError> {
         let max = self.limits.text_bytes_max;
         if bytes > self.text_room() {
             return Err(WireError::TextTooLarge { max });
@@ -220,20 +220,20 @@ impl<'b> Intake<'b> {
         Ok(())
     }
 
-    fn count_value(&mut self) -> Result<(), WireError> {
+    pub(crate) fn count_value(&mut self) -> Result<(), WireError> {
         self.values += 1;
         let max = self.limits.samples_max;
         if self.values > max { Err(WireError::TooManySamples { max }) } else { Ok(()) }
     }
 
     /// Gives room for the labels of an exemplar, or `None` when it would be dropped anyway.
-    pub(super) fn exemplar_labels(&self, verdict: Verdict) -> Option<LabelsBuf> {
+    pub(crate) fn exemplar_labels(&self, verdict: Verdict) -> Option<LabelsBuf> {
         let wanted = verdict == Verdict::Pending && self.stats.exemplars < self.limits.exemplars_max;
         wanted.then(LabelsBuf::default)
     }
 
     /// Takes an exemplar; without labels it is dropped and counted.
-    pub(super) fn push_exemplar(&mut self, series: SeriesIndex, labels: Option<LabelsBuf>, ts_ms: i64, value: f64) {
+    pub(crate) fn push_exemplar(&mut self, series: SeriesIndex, labels: Option<LabelsBuf>, ts_ms: i64, value: f64) {
         match labels.and_then(sorted_labels) {
             Some(labels) => {
                 self.stats.exemplars += 1;
@@ -244,7 +244,7 @@ impl<'b> Intake<'b> {
     }
 
     /// Takes a family; gives its place in the batch, or `None` when it is dropped and counted.
-    pub(super) fn push_family(
+    pub(crate) fn push_family(
         &mut self,
         metric_type: MetricType,
         name: &[u8],
@@ -267,7 +267,7 @@ impl<'b> Intake<'b> {
 }
 
 /// Appends a label of an exemplar; `None` when it is not valid.
-pub(super) fn push_exemplar_label(mut labels: LabelsBuf, name: &[u8], value: &[u8]) -> Option<LabelsBuf> {
+pub(crate) fn push_exemplar_label(mut labels: LabelsBuf, name: &[u8], value: &[u8]) -> Option<LabelsBuf> {
     let (name, value) = (std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?);
     if name.is_empty() {
         return None;

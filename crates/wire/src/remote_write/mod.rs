@@ -8,7 +8,7 @@ mod decode_v2;
 mod encode;
 mod encode_histogram;
 mod histogram;
-mod intake;
+pub(crate) mod intake;
 mod limits;
 mod plain;
 mod symbols;
