@@ -1,4 +1,7 @@
-//! PromQL: parse, check, plan, evaluate over [`model::Select`].
+//! PromQL of Prometheus 3.x: parse, check, print, evaluate over [`model::Select`].
+//!
+//! A query's text becomes a tree by [`parse`], the tree an answer by [`instant`] or [`range`]. Evaluation runs to completion
+//! on the caller's thread, within the limits of [`QueryOptions`].
 
 pub mod ast;
 mod check;

@@ -124,6 +124,8 @@ impl Evaluator<'_> {
         let input = self.vector(&aggregate.expr, frame)?;
         let groups = Groups::new(&input.series, &aggregate.grouping);
         let mut vector = self.empty()?;
+        // A cell is as large as several doubles.
+        let _held = self.budget.hold(frame.steps.saturating_mul(4))?;
         let mut cells = vec![Cell::Nothing; frame.steps];
         for (labels, members) in groups.labels.into_iter().zip(&groups.members) {
             cells.fill(Cell::Nothing);
@@ -236,7 +238,7 @@ impl Evaluator<'_> {
                         let labels = group_labels(&with_label(&series.labels, name, &float(*value)), &grouping);
                         let group = *at.entry(labels.clone()).or_insert(counts.len());
                         if group == counts.len() {
-                            hold.grow((frame.steps / 4).max(1) as u64)?;
+                            hold.grow((frame.steps / 2).max(1) as u64)?;
                             counts.push(Series::absent(labels, false, frame.steps));
                         }
                         known.insert(value.to_bits(), group);
@@ -253,7 +255,7 @@ impl Evaluator<'_> {
                 let labels = group_labels(&with_label(&series.labels, name, &text), &grouping);
                 let group = *at.entry(labels.clone()).or_insert(counts.len());
                 if group == counts.len() {
-                    hold.grow((frame.steps / 4).max(1) as u64)?;
+                    hold.grow((frame.steps / 2).max(1) as u64)?;
                     counts.push(Series::absent(labels, false, frame.steps));
                 }
                 if let Some(count) = counts.get_mut(group).and_then(|group| group.values.get_mut(step)) {

@@ -8,6 +8,7 @@ use super::error::EvalError;
 use super::evaluator::Evaluator;
 use super::frame::Frame;
 use super::native::{self, Total, compact};
+use super::scalars::Scalars;
 use super::series::{ABSENT, Point, Series, Vector};
 use crate::ast::{Binary, BinaryOp, Expr, Span};
 
@@ -46,7 +47,7 @@ fn truth(holds: bool) -> f64 {
 impl Evaluator<'_> {
     /// Evaluates an operator between two scalars.
     #[inline(never)]
-    pub(super) fn scalar_binary(&self, binary: &Binary, frame: &Frame) -> Result<Vec<f64>, EvalError> {
+    pub(super) fn scalar_binary(&self, binary: &Binary, frame: &Frame) -> Result<Scalars<'_>, EvalError> {
         let op = binary.op;
         self.both(&binary.lhs, &binary.rhs, frame, |left, right| match compute(op, left, right) {
             (_, holds) if op.is_comparison() => truth(holds),

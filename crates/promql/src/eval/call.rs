@@ -11,6 +11,7 @@ use super::go_math;
 use super::math_fn;
 use super::native;
 use super::quantile;
+use super::scalars::Scalars;
 use super::selector::Take;
 use super::series::{Point, Series, Vector, is_absent};
 use super::window::RangeCall;
@@ -43,7 +44,7 @@ impl Evaluator<'_> {
                 self.sorted(name, arg, labels, frame)
             }
             ("timestamp", [arg]) => self.timestamp(arg, frame),
-            ("vector", [arg]) => self.vector_of([constant(self.scalar(arg, frame)?)]),
+            ("vector", [arg]) => self.vector_of([constant(self.scalar(arg, frame)?.into_values())]),
             (_, [arg]) => self.plain_call(name, arg, frame),
             _ => impossible("arguments of a function"),
         }
@@ -79,7 +80,7 @@ impl Evaluator<'_> {
         }
     }
 
-    fn note_quantiles(&self, qs: Option<&Vec<f64>>, arg: Option<&Expr>, vector: &Vector<'_>) {
+    fn note_quantiles(&self, qs: Option<&Scalars<'_>>, arg: Option<&Expr>, vector: &Vector<'_>) {
         let (Some(qs), Some(arg)) = (qs, arg) else { return };
         for (step, q) in qs.iter().enumerate().filter(|(_, q)| !quantile::is_valid(**q)) {
             if vector.series.iter().any(|series| series.float(step).is_some()) {
@@ -132,7 +133,7 @@ impl Evaluator<'_> {
     ) -> Result<Vector<'_>, EvalError> {
         let bound = |expr: Option<&Expr>, default: f64| match expr {
             Some(expr) => self.scalar(expr, frame),
-            None => Ok(vec![default; frame.steps]),
+            None => self.scalars(frame, |_| default),
         };
         let (low, high) = (bound(low, f64::NEG_INFINITY)?, bound(high, f64::INFINITY)?);
         let at = |column: &[f64], step: usize| column.get(step).copied().unwrap_or(f64::NAN);
@@ -143,7 +144,7 @@ impl Evaluator<'_> {
     }
 
     fn round(&self, arg: &Expr, nearest: Option<&Expr>, frame: &Frame) -> Result<Vector<'_>, EvalError> {
-        let nearest = nearest.map_or_else(|| Ok(vec![1.0; frame.steps]), |expr| self.scalar(expr, frame))?;
+        let nearest = nearest.map_or_else(|| self.scalars(frame, |_| 1.0), |expr| self.scalar(expr, frame))?;
         self.mapped(arg, frame, |step, value| {
             let inverse = 1.0 / nearest.get(step).copied().unwrap_or(1.0);
             (value * inverse + 0.5).floor() / inverse
@@ -179,13 +180,18 @@ impl Evaluator<'_> {
 
     /// Evaluates a call that gives a scalar.
     #[inline(never)]
-    pub(super) fn scalar_call(&self, name: &'static str, args: &[Expr], frame: &Frame) -> Result<Vec<f64>, EvalError> {
+    pub(super) fn scalar_call(
+        &self,
+        name: &'static str,
+        args: &[Expr],
+        frame: &Frame,
+    ) -> Result<Scalars<'_>, EvalError> {
         self.check_enabled(name)?;
-        let all = |value: f64| Ok(vec![value; frame.steps]);
+        let all = |value: f64| self.scalars(frame, |_| value);
         let times = self.times;
         match (name, args) {
             ("pi", []) => all(std::f64::consts::PI),
-            ("time", []) => Ok((0..frame.steps).map(|step| frame.at(step) as f64 / 1000.0).collect()),
+            ("time", []) => self.scalars(frame, |step| frame.at(step) as f64 / 1000.0),
             ("start", []) => all(times.start_ms as f64 / 1000.0),
             ("end", []) => all(times.end_ms as f64 / 1000.0),
             ("range", []) => all(times.end_ms.saturating_sub(times.start_ms) as f64 / 1000.0),
@@ -204,24 +210,23 @@ impl Evaluator<'_> {
         b: &Expr,
         frame: &Frame,
         combine: impl Fn(f64, f64) -> f64,
-    ) -> Result<Vec<f64>, EvalError> {
+    ) -> Result<Scalars<'_>, EvalError> {
         let (mut left, right) = (self.scalar(a, frame)?, self.scalar(b, frame)?);
-        left.iter_mut().zip(right).for_each(|(left, right)| *left = combine(*left, right));
+        left.iter_mut().zip(right.iter()).for_each(|(left, right)| *left = combine(*left, *right));
         Ok(left)
     }
 
     /// The value of the only series; NaN where there is none or more than one.
-    fn scalar_of(&self, arg: &Expr, frame: &Frame) -> Result<Vec<f64>, EvalError> {
+    fn scalar_of(&self, arg: &Expr, frame: &Frame) -> Result<Scalars<'_>, EvalError> {
         let vector = self.vector(arg, frame)?;
-        let mut values = vec![f64::NAN; frame.steps];
-        let mut found = vec![0_u8; frame.steps];
+        let mut values = self.scalars(frame, |_| f64::NAN)?;
+        let mut found = vec![false; frame.steps];
         for series in &vector.series {
             for ((to, found), from) in values.iter_mut().zip(&mut found).zip(&series.values) {
                 if is_absent(*from) {
                     continue;
                 }
-                *to = if *found == 0 { *from } else { f64::NAN };
-                *found = 1;
+                *to = if std::mem::replace(found, true) { f64::NAN } else { *from };
             }
         }
         Ok(values)

@@ -11,6 +11,7 @@ use super::frame::Frame;
 use super::label_set::{filtered, with_label};
 use super::native::{self, Observed};
 use super::quantile;
+use super::scalars::Scalars;
 use super::series::{ABSENT, Series, Vector};
 use crate::ast::{Expr, Span};
 use crate::go_text::general;
@@ -120,7 +121,7 @@ impl Evaluator<'_> {
     }
 
     /// Evaluates the quantiles that are asked for, and complains of those that do not exist.
-    fn quantile_argument(&self, q: &Expr, frame: &Frame) -> Result<Vec<f64>, EvalError> {
+    fn quantile_argument(&self, q: &Expr, frame: &Frame) -> Result<Scalars<'_>, EvalError> {
         let qs = self.scalar(q, frame)?;
         for q_value in qs.iter().filter(|q| !quantile::is_valid(**q)) {
             self.notes.borrow_mut().invalid_quantile(*q_value, bare(q).span);
@@ -179,13 +180,14 @@ impl Evaluator<'_> {
         frame: &Frame,
     ) -> Result<Vector<'_>, EvalError> {
         let name = self.text(label)?;
-        let columns: Vec<Vec<f64>> = qs.iter().map(|q| self.quantile_argument(q, frame)).collect::<Result<_, _>>()?;
+        let columns: Vec<Scalars<'_>> =
+            qs.iter().map(|q| self.quantile_argument(q, frame)).collect::<Result<_, _>>()?;
         let histograms = self.histograms(arg, frame)?;
         let mut vector = self.empty()?;
         for column in &columns {
             // A quantile that changes from step to step makes a series for each of its values.
             let mut distinct: Vec<f64> = Vec::new();
-            for q in column {
+            for q in column.iter() {
                 if !distinct.iter().any(|known| known.to_bits() == q.to_bits()) {
                     distinct.push(*q);
                 }

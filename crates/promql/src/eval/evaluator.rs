@@ -14,6 +14,7 @@ use super::error::EvalError;
 use super::frame::{Frame, QueryTimes};
 use super::native;
 use super::options::QueryOptions;
+use super::scalars::Scalars;
 use super::series::{Point, Series, Vector};
 use crate::ast::{Expr, ExprKind, ValueType};
 use crate::check::value_type;
@@ -205,10 +206,10 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Evaluates what gives a scalar: a number for each step.
-    pub(super) fn scalar(&self, expr: &Expr, frame: &Frame) -> Result<Vec<f64>, EvalError> {
+    pub(super) fn scalar(&self, expr: &Expr, frame: &Frame) -> Result<Scalars<'_>, EvalError> {
         self.tick_series()?;
         match &expr.kind {
-            ExprKind::Number(value) | ExprKind::Duration(value) => Ok(vec![*value; frame.steps]),
+            ExprKind::Number(value) | ExprKind::Duration(value) => self.scalars(frame, |_| *value),
             ExprKind::Paren(inner) => self.scalar(inner, frame),
             ExprKind::Unary { negative, expr } => {
                 let mut values = self.scalar(expr, frame)?;

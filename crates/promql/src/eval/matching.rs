@@ -1,6 +1,6 @@
 //! Operators between two vectors: which series of the two sides meet is worked out once, not at each step.
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use model::{Labels, LabelsBuf};
 
 use super::binary::{changes_meaning, compute};
@@ -19,6 +19,30 @@ struct Meeting {
     many: Vec<usize>,
     /// Of the side that must have one at each step.
     one: Vec<usize>,
+}
+
+/// The label sets that a meeting made, with the steps at which it made them.
+#[derive(Default)]
+struct Made {
+    slots: HashMap<Labels, usize>,
+    steps: Vec<Vec<bool>>,
+}
+
+impl Made {
+    fn slot(&mut self, labels: &Labels, steps: usize) -> usize {
+        let next = self.steps.len();
+        let slot = *self.slots.entry(labels.clone()).or_insert(next);
+        if slot == next {
+            self.steps.push(vec![false; steps]);
+        }
+        slot
+    }
+
+    /// Tells whether the label set was made at this step before.
+    fn twice(&mut self, slot: usize, step: usize) -> bool {
+        let made = self.steps.get_mut(slot).and_then(|steps| steps.get_mut(step));
+        made.is_some_and(|made| std::mem::replace(made, true))
+    }
 }
 
 /// Groups the series of both sides by their matching labels.
@@ -95,6 +119,7 @@ impl Evaluator<'_> {
             true => (matching.fill_right, matching.fill_left),
             false => (matching.fill_left, matching.fill_right),
         };
+        let _held = self.budget.hold(frame.steps.saturating_mul(2))?;
         let (many_any, one_any) = (any_present(&many.series, frame.steps), any_present(&one.series, frame.steps));
         let looked_at = many_any.into_iter().zip(one_any).map(|(many, one)| filled || (many && one)).collect();
         let mut matcher = Matcher {
@@ -165,7 +190,7 @@ impl Matcher<'_, '_> {
         // Steps at which a series of the many side found its one.
         let mut matched = vec![false; frame.steps];
         // What was made in this meeting, to see that nothing is made twice.
-        let mut made: HashSet<(usize, Labels)> = HashSet::new();
+        let mut made = Made::default();
         for index in &meeting.many {
             self.meet_series(*index, meeting, &one_at, &mut matched, &mut made)?;
         }
@@ -210,12 +235,14 @@ impl Matcher<'_, '_> {
         meeting: &Meeting,
         one_at: &[Option<usize>],
         matched: &mut [bool],
-        made: &mut HashSet<(usize, Labels)>,
+        made: &mut Made,
     ) -> Result<(), EvalError> {
         let Some(many) = self.many.get(index) else { return Ok(()) };
         let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
         // One column for each series of the one side (and one for the filled value), because labels may come from there.
-        let mut columns: Vec<(Option<usize>, Series)> = Vec::new();
+        let mut columns: Vec<(Option<usize>, usize, Series)> = Vec::new();
+        // Only where several series of the many side may come out the same is it worth remembering.
+        let watched = !one_to_one && meeting.many.len() > 1;
         for (step, one) in one_at.iter().enumerate() {
             if !self.looked_at.get(step).copied().unwrap_or(false) {
                 continue;
@@ -223,15 +250,16 @@ impl Matcher<'_, '_> {
             let partner = one.and_then(|one| self.one.get(one));
             let (Some(value), Some(other)) = (many.point(step), self.other(partner, step)) else { continue };
             let Some(result) = self.value(&value, &other) else { continue };
-            let at = match columns.iter().position(|(known, _)| known == one) {
+            let at = match columns.iter().position(|(known, ..)| known == one) {
                 Some(at) => at,
                 None => {
                     let labels = self.result_labels(&many.labels, partner.map_or(&meeting.labels, |s| &s.labels));
-                    columns.push((*one, Series::absent(labels, many.drop_name, one_at.len())));
+                    let slot = if watched { made.slot(&labels, one_at.len()) } else { 0 };
+                    columns.push((*one, slot, Series::absent(labels, many.drop_name, one_at.len())));
                     columns.len() - 1
                 }
             };
-            let Some((_, column)) = columns.get_mut(at) else { continue };
+            let Some((_, slot, column)) = columns.get_mut(at) else { continue };
             if let Some(matched) = matched.get_mut(step)
                 && std::mem::replace(matched, true)
                 && one_to_one
@@ -240,15 +268,14 @@ impl Matcher<'_, '_> {
                     "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)",
                 );
             }
-            // Only where several series of the many side may come out the same is it worth remembering.
-            if !one_to_one && meeting.many.len() > 1 && !made.insert((step, column.labels.clone())) {
+            if watched && made.twice(*slot, step) {
                 return execution("multiple matches for labels: grouping labels must ensure unique matches");
             }
             if let Some(point) = result {
                 column.set(step, point);
             }
         }
-        columns.into_iter().try_for_each(|(_, series)| self.push(series))
+        columns.into_iter().try_for_each(|(.., series)| self.push(series))
     }
 
     /// The value on the one side: of the series that is there, else the one to fill in.

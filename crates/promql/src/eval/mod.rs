@@ -34,6 +34,7 @@ mod range_native;
 mod rate;
 mod regression;
 mod result;
+mod scalars;
 mod selector;
 mod series;
 mod window;
@@ -145,7 +146,7 @@ fn range_value(evaluator: &Evaluator<'_>, query: &Expr) -> Result<Value, EvalErr
         return Err(EvalError::Execution(text.to_owned()));
     };
     let series = match kind {
-        ValueType::Scalar => vec![call::constant(evaluator.scalar(query, &frame)?)],
+        ValueType::Scalar => vec![call::constant(evaluator.scalar(query, &frame)?.into_values())],
         _ => series::finish(evaluator.vector(query, &frame)?.series)?,
     };
     let mut all: Vec<MatrixSeries> = series.into_iter().map(|series| matrix_series(series, &frame)).collect();

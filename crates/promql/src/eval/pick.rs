@@ -84,6 +84,7 @@ impl Evaluator<'_> {
     ) -> Result<Vec<Series>, EvalError> {
         let groups = Groups::new(&input.series, &aggregate.grouping);
         let empty = |series: &Series| Series::absent(series.labels.clone(), series.drop_name, frame.steps);
+        let _held = self.budget.hold(input.series.len().saturating_mul(frame.steps / 2))?;
         let mut picked: Vec<Series> = match frame.steps {
             1 => Vec::new(),
             _ => input.series.iter().map(empty).collect(),

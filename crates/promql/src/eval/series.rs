@@ -148,7 +148,7 @@ impl Series {
 
     /// What it weighs in the budget: its values, and for sparse columns a part of the room they take.
     fn weight(&self) -> u64 {
-        self.present().max(self.values.len() / 4) as u64
+        self.present().max(self.values.len() / 2) as u64
     }
 }
 

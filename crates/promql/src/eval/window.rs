@@ -11,6 +11,7 @@ use super::frame::{Frame, Reference};
 use super::native;
 use super::range_fn::{self, RangeFn};
 use super::range_native::Native;
+use super::scalars::Scalars;
 use super::selector::{NO_EXTENDED_HISTOGRAMS, drop_stale};
 use super::series::{Point, Series, Vector, histogram_weight};
 use crate::ast::{DurationExpr, Expr, ExprKind, RangeExtension, Span, VectorSelector};
@@ -111,7 +112,7 @@ pub(super) struct RangeCall<'e> {
     /// The range vector.
     pub matrix: &'e Expr,
     /// The scalar arguments, a value for each step.
-    pub scalars: Vec<Vec<f64>>,
+    pub scalars: Vec<Scalars<'e>>,
 }
 
 /// What is called at each step, and where the range vector stands in the query.
