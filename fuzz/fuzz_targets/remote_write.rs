@@ -5,7 +5,7 @@ use model::Batch;
 use wire::remote_write::{Limits, decode_v1, encode_v1};
 
 fuzz_target!(|body: &[u8]| {
-    let limits = Limits { samples_max: 1000, ..Limits::default() };
+    let limits = Limits { samples_max: 1000, native_histograms: true, ..Limits::default() };
     let mut batch = Batch::default();
     if decode_v1(body, &mut batch, &limits).is_err() {
         return;

@@ -1,5 +1,5 @@
 //! Prints what a sample costs to parse: the long way, the known way of a repeated scrape, with all labels read; and to
-//! read from a remote write request.
+//! read from a remote write request of either version, a protobuf body or an OTLP request.
 //!
 //! `cargo run --release -p wire --example parse_speed`
 
@@ -7,7 +7,11 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use model::{Batch, LabelsBuf, Sample};
-use wire::{Entry, Format, Parser, openmetrics, remote_write, snappy};
+use wire::scrape::{Item, Value};
+use wire::{BodyParser, Entry, Format, Parser, openmetrics, otlp, remote_write, snappy};
+
+#[path = "parse_speed/messages.rs"]
+mod messages;
 
 const SERIES: usize = 2_000;
 const ROUNDS: usize = 500;
@@ -22,7 +26,7 @@ fn main() {
     }
     let body = body("# EOF\n");
     print_row("validate", || openmetrics::validate(body.as_bytes()).map_or_else(|e| panic!("{e}"), |()| SERIES as f64));
-    let request = write_request(body.as_bytes());
+    let request = encoder_request(body.as_bytes());
     println!("remote write: {} bytes a series of one sample", request.len() / SERIES);
     let mut batch = Batch::default();
     print_row("decode_v1", || {
@@ -30,11 +34,33 @@ fn main() {
         let stats = remote_write::decode_v1(&request, &mut batch, &remote_write::Limits::default());
         stats.unwrap_or_else(|e| panic!("{e}")).samples as f64
     });
+    let series = label_sets(body.as_bytes());
+    let request = messages::write_request_v2(&series);
+    println!("remote write 2.0: {} bytes a series of one sample", request.len() / SERIES);
+    print_row("decode_v2", || {
+        batch.clear();
+        let stats = remote_write::decode_v2(&request, &mut batch, &remote_write::Limits::default());
+        stats.unwrap_or_else(|e| panic!("{e}")).samples as f64
+    });
+    let families = messages::families(&series);
+    println!("protobuf: {} bytes a sample", families.len() / SERIES);
+    print_row("next", || protobuf(&families, &[]));
+    let known = protobuf_keys(&families);
+    print_row("next_known", || protobuf(&families, &known));
+    print_row("next + labels", || protobuf_with_labels(&families));
+    let request = messages::otlp_request(&series);
+    println!("OTLP: {} bytes a point", request.len() / SERIES);
+    print_row("decode", || {
+        batch.clear();
+        let stats = otlp::decode(&request, &mut batch, &otlp::Options::default(), &remote_write::Limits::default());
+        stats.unwrap_or_else(|e| panic!("{e}")).points as f64
+    });
+    let request = encoder_request(body.as_bytes());
     let block = snappy::encode_block(&request).unwrap_or_else(|e| panic!("{e}"));
     print_row("snappy", || snappy::decode_block(&block, request.len()).unwrap_or_else(|e| panic!("{e}")).len() as f64);
 }
 
-fn write_request(body: &[u8]) -> Vec<u8> {
+fn encoder_request(body: &[u8]) -> Vec<u8> {
     let mut parser = Parser::new(Format::OpenMetrics, body);
     let mut encoder = remote_write::Encoder::default();
     let mut labels = LabelsBuf::default();
@@ -47,6 +73,71 @@ fn write_request(body: &[u8]) -> Vec<u8> {
         }
     }
     encoder.take()
+}
+
+/// The labels of each series, sorted, with its value.
+fn label_sets(body: &[u8]) -> Vec<messages::Series> {
+    let mut parser = Parser::new(Format::OpenMetrics, body);
+    let mut labels = LabelsBuf::default();
+    let mut all = Vec::new();
+    while let Some(entry) = parser.next() {
+        if let Ok(Entry::Sample { value, .. }) = entry {
+            labels.clear();
+            parser.labels(&mut labels).unwrap_or_else(|e| panic!("{e}"));
+            labels.sort().unwrap_or_else(|e| panic!("{e}"));
+            all.push((labels.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(), value));
+        }
+    }
+    all
+}
+
+fn protobuf(body: &[u8], known: &[Vec<u8>]) -> f64 {
+    let mut parser = BodyParser::new(Format::Protobuf, body, false);
+    let (mut sum, mut at) = (0.0, 0);
+    let mut add = |value| {
+        if let Value::Float(value) = value {
+            sum += value;
+        }
+    };
+    loop {
+        if let Some(reading) = known.get(at).and_then(|key| parser.next_known(key)) {
+            add(reading.value);
+            at += 1;
+            continue;
+        }
+        match parser.next() {
+            None => return sum,
+            Some(Ok(Item::Sample { reading, .. })) => add(reading.value),
+            Some(Ok(_)) => {}
+            Some(Err(e)) => panic!("{e}"),
+        }
+    }
+}
+
+fn protobuf_keys(body: &[u8]) -> Vec<Vec<u8>> {
+    let mut parser = BodyParser::new(Format::Protobuf, body, false);
+    let mut keys = Vec::new();
+    while let Some(item) = parser.next() {
+        if let Ok(Item::Sample { key, .. }) = item {
+            keys.push(key.to_vec());
+        }
+    }
+    keys
+}
+
+fn protobuf_with_labels(body: &[u8]) -> f64 {
+    let mut parser = BodyParser::new(Format::Protobuf, body, false);
+    let mut labels = LabelsBuf::default();
+    let mut sum = 0.0;
+    while let Some(item) = parser.next() {
+        if matches!(item, Ok(Item::Sample { .. })) {
+            labels.clear();
+            parser.labels(&mut labels).unwrap_or_else(|e| panic!("{e}"));
+            labels.sort().unwrap_or_else(|e| panic!("{e}"));
+            sum += labels.len() as f64;
+        }
+    }
+    sum
 }
 
 /// A body like a node exporter's: five labels a series, about 150 bytes a line.

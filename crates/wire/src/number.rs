@@ -72,7 +72,7 @@ pub(crate) fn seconds_prefix(bytes: &[u8]) -> Option<(Nanos, usize)> {
         let places = &bytes[end + 1..];
         fraction = digits(places);
         for place in 0..9 {
-            let digit = if place < fraction { places[place] - b'0' } else { 0 };
+            let digit = places[..fraction].get(place).map_or(0, |digit| digit - b'0');
             nanos = nanos * 10 + i128::from(digit);
         }
         end += 1 + fraction;

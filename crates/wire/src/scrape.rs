@@ -77,7 +77,7 @@ pub enum BodyParser<'a> {
     /// Of a text format, with the exemplar of the sample given last.
     Text(Parser<'a>, Option<RawExemplar<'a>>),
     /// Of protobuf.
-    Protobuf(ProtobufParser<'a>),
+    Protobuf(Box<ProtobufParser<'a>>),
 }
 
 impl<'a> BodyParser<'a> {
@@ -85,7 +85,7 @@ impl<'a> BodyParser<'a> {
     pub fn new(format: Format, body: &'a [u8], classic_too: bool) -> BodyParser<'a> {
         match format {
             Format::Text | Format::OpenMetrics => BodyParser::Text(Parser::new(format, body), None),
-            Format::Protobuf => BodyParser::Protobuf(ProtobufParser::new(body).with_classic(classic_too)),
+            Format::Protobuf => BodyParser::Protobuf(Box::new(ProtobufParser::new(body).with_classic(classic_too))),
         }
     }
 

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use model::Batch;
-use wire::remote_write::{Limits, decode_v1, encode_v1};
-use wire::{Format, gzip, snappy};
+use wire::otlp::{Options, decode as decode_otlp, decode_json};
+use wire::remote_write::{Limits, decode_v1, decode_v2, encode_v1};
+use wire::scrape::Item;
+use wire::{BodyParser, Format, gzip, snappy};
 
 fn seed(path: &str) -> Vec<u8> {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(path);
@@ -30,6 +32,52 @@ fn requests_are_read() {
         assert_eq!(batch.samples.len(), samples, "{path}");
         assert!(!encode_v1(&batch).is_empty(), "{path}");
     }
+}
+
+fn limits() -> Limits {
+    Limits { native_histograms: true, ..Limits::default() }
+}
+
+#[test]
+fn requests_with_histograms_are_read() {
+    let mut batch = Batch::default();
+    let stats = decode_v1(&seed("remote_write/native_histogram"), &mut batch, &limits()).unwrap();
+    assert_eq!((stats.histograms, stats.histograms_refused, batch.histograms.len()), (2, 0, 2));
+    for (path, samples, histograms, refused) in
+        [("all_parts", 1, 1, false), ("symbols_last", 1, 0, false), ("bad_refs", 2, 0, true)]
+    {
+        let mut batch = Batch::default();
+        let stats = decode_v2(&seed(&format!("remote_write_v2/{path}")), &mut batch, &limits()).unwrap();
+        assert_eq!(
+            (stats.samples, batch.histograms.len(), stats.first_refused.is_some()),
+            (samples, histograms, refused)
+        );
+        assert_eq!(stats.histograms_refused, 0, "{path}");
+    }
+}
+
+#[test]
+fn families_are_read() {
+    for (path, wanted) in [("all_types", 10), ("native", 7)] {
+        let body = seed(&format!("protobuf/{path}"));
+        let mut parser = BodyParser::new(Format::Protobuf, &body, false);
+        let mut samples = 0;
+        while let Some(item) = parser.next() {
+            samples += usize::from(matches!(item.unwrap(), Item::Sample { .. }));
+        }
+        assert_eq!(samples, wanted, "{path}");
+    }
+}
+
+#[test]
+fn data_points_are_read() {
+    let (mut batch, options) = (Batch::default(), Options::default());
+    let stats = decode_otlp(&seed("otlp/all_types"), &mut batch, &options, &limits()).unwrap();
+    assert_eq!((stats.points, stats.rejected, batch.histograms.len()), (5, 1, 1));
+    let mut batch = Batch::default();
+    let stats = decode_json(&seed("otlp/json"), &mut batch, &options, &limits()).unwrap();
+    assert_eq!((stats.points, stats.rejected), (1, 0));
+    assert_eq!(batch.labels(batch.samples[0].series).unwrap().to_string(), "c_total{job=\"svc\", l=\"[1,true]\"}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! point that cannot be taken is refused alone and counted, for the partial success of the answer.
 
 mod attributes;
+mod classic;
 mod decode;
 mod exponential;
 mod json;
@@ -144,5 +145,7 @@ impl Stats {
     }
 }
 
+#[cfg(test)]
+mod messages;
 #[cfg(test)]
 mod tests;

@@ -5,16 +5,17 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use model::histogram::{BUCKETS_MAX, BucketSpan, CUSTOM_SCHEMA, Histogram};
+use model::histogram::Histogram;
 use model::{LabelsBuf, Refusal, SeriesIndex, Verdict, stale_nan};
 
 use super::attributes::{read_key_value, text_of};
+use super::classic::Classic;
 use super::decode::{Decoder, Metric, Shape};
 use super::exponential::Exponential;
 use super::labels::encode;
 use super::names::label_name;
 use super::{Deltas, PointEnd, RejectedPoint};
-use crate::native::{Refused, check_whole, exact_count};
+use crate::native::Refused;
 use crate::proto::{Message, WireError};
 
 const NANOS_PER_MILLI: u64 = 1_000_000;
@@ -397,59 +398,6 @@ impl<'a> Decoder<'a, '_> {
             attributes.iter().for_each(|(name, value)| exemplar.labels.set(name, value));
         }
         Ok(exemplar)
-    }
-}
-
-/// A histogram point with its bounds written out.
-#[derive(Default)]
-struct Classic {
-    count: u64,
-    sum: Option<f64>,
-    counts: Vec<u64>,
-    bounds: Vec<f64>,
-    too_many: bool,
-}
-
-impl Classic {
-    fn push_count(&mut self, count: u64) {
-        match self.counts.len() < BUCKETS_MAX {
-            true => self.counts.push(count),
-            false => self.too_many = true,
-        }
-    }
-
-    fn push_bound(&mut self, bound: f64) {
-        match self.bounds.len() < BUCKETS_MAX {
-            true => self.bounds.push(bound),
-            false => self.too_many = true,
-        }
-    }
-
-    fn check(&self) -> Result<(), Refused> {
-        if self.too_many {
-            return Err(format!("more than {BUCKETS_MAX} buckets").into());
-        }
-        if !self.counts.is_empty() && self.counts.len() != self.bounds.len() + 1 {
-            return Err(format!("{} bounds do not go with {} counts", self.bounds.len(), self.counts.len()).into());
-        }
-        let rises = self.bounds.windows(2).all(|w| w[0] < w[1]) && self.bounds.iter().all(|b| b.is_finite());
-        if rises { Ok(()) } else { Err("the bounds do not rise, or are not finite".into()) }
-    }
-
-    fn to_native(&self) -> Result<Histogram, Refused> {
-        let counts: Vec<f64> = self.counts.iter().map(|count| exact_count(*count)).collect::<Result<_, _>>()?;
-        let length = counts.len() as u32;
-        let histogram = Histogram {
-            schema: CUSTOM_SCHEMA,
-            count: exact_count(self.count)?,
-            sum: self.sum.unwrap_or(0.0),
-            positive_spans: if length > 0 { vec![BucketSpan { offset: 0, length }] } else { Vec::new() },
-            positive: counts,
-            custom_bounds: self.bounds.clone(),
-            ..Histogram::default()
-        };
-        check_whole(&histogram)?;
-        Ok(histogram)
     }
 }
 

@@ -23,4 +23,6 @@ pub fn key_labels(key: &[u8], out: &mut LabelsBuf) -> Result<(), &'static str> {
 }
 
 #[cfg(test)]
+mod messages;
+#[cfg(test)]
 mod tests;

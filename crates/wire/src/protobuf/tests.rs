@@ -5,155 +5,11 @@ use model::{LabelsBuf, MetricType};
 use proptest::prelude::*;
 use prost::Message as _;
 
+use super::messages::{Bucket, Exemplar, Family, Histogram, Metric, Number, Pair, Quantile, Span, Summary, Timestamp};
 use super::*;
 use crate::points::Role;
 use crate::scrape::{self, BodyParser, Item, Reading, Value};
 use crate::{Format, ParseError};
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Family {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "2")]
-    help: String,
-    #[prost(int32, tag = "3")]
-    metric_type: i32,
-    #[prost(message, repeated, tag = "4")]
-    metric: Vec<Metric>,
-    #[prost(string, tag = "5")]
-    unit: String,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Metric {
-    #[prost(message, repeated, tag = "1")]
-    label: Vec<Pair>,
-    #[prost(message, optional, tag = "2")]
-    gauge: Option<Number>,
-    #[prost(message, optional, tag = "3")]
-    counter: Option<Number>,
-    #[prost(message, optional, tag = "4")]
-    summary: Option<Summary>,
-    #[prost(message, optional, tag = "5")]
-    untyped: Option<Number>,
-    #[prost(int64, optional, tag = "6")]
-    timestamp_ms: Option<i64>,
-    #[prost(message, optional, tag = "7")]
-    histogram: Option<Histogram>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Pair {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "2")]
-    value: String,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Number {
-    #[prost(double, tag = "1")]
-    value: f64,
-    #[prost(message, optional, tag = "2")]
-    exemplar: Option<Exemplar>,
-    #[prost(message, optional, tag = "3")]
-    created: Option<Timestamp>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Summary {
-    #[prost(uint64, tag = "1")]
-    count: u64,
-    #[prost(double, tag = "2")]
-    sum: f64,
-    #[prost(message, repeated, tag = "3")]
-    quantile: Vec<Quantile>,
-    #[prost(message, optional, tag = "4")]
-    created: Option<Timestamp>,
-}
-
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-struct Quantile {
-    #[prost(double, tag = "1")]
-    quantile: f64,
-    #[prost(double, tag = "2")]
-    value: f64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Histogram {
-    #[prost(uint64, tag = "1")]
-    count: u64,
-    #[prost(double, tag = "2")]
-    sum: f64,
-    #[prost(message, repeated, tag = "3")]
-    bucket: Vec<Bucket>,
-    #[prost(double, tag = "4")]
-    count_float: f64,
-    #[prost(sint32, tag = "5")]
-    schema: i32,
-    #[prost(double, tag = "6")]
-    zero_threshold: f64,
-    #[prost(uint64, tag = "7")]
-    zero_count: u64,
-    #[prost(double, tag = "8")]
-    zero_count_float: f64,
-    #[prost(message, repeated, tag = "9")]
-    negative_span: Vec<Span>,
-    #[prost(sint64, repeated, tag = "10")]
-    negative_delta: Vec<i64>,
-    #[prost(double, repeated, tag = "11")]
-    negative_count: Vec<f64>,
-    #[prost(message, repeated, tag = "12")]
-    positive_span: Vec<Span>,
-    // Go's client writes proto2, where repeated numbers are not packed.
-    #[prost(sint64, repeated, packed = "false", tag = "13")]
-    positive_delta: Vec<i64>,
-    #[prost(double, repeated, packed = "false", tag = "14")]
-    positive_count: Vec<f64>,
-    #[prost(message, optional, tag = "15")]
-    created: Option<Timestamp>,
-    #[prost(message, repeated, tag = "16")]
-    exemplars: Vec<Exemplar>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Bucket {
-    #[prost(uint64, tag = "1")]
-    count: u64,
-    #[prost(double, tag = "2")]
-    bound: f64,
-    #[prost(message, optional, tag = "3")]
-    exemplar: Option<Exemplar>,
-    #[prost(double, tag = "4")]
-    count_float: f64,
-}
-
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-struct Span {
-    #[prost(sint32, tag = "1")]
-    offset: i32,
-    #[prost(uint32, tag = "2")]
-    length: u32,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Exemplar {
-    #[prost(message, repeated, tag = "1")]
-    label: Vec<Pair>,
-    #[prost(double, tag = "2")]
-    value: f64,
-    #[prost(message, optional, tag = "3")]
-    timestamp: Option<Timestamp>,
-}
-
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-struct Timestamp {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
-}
 
 fn pair(name: &str, value: &str) -> Pair {
     Pair { name: name.to_owned(), value: value.to_owned() }
@@ -210,7 +66,9 @@ fn read(body: &[u8], classic_too: bool) -> Result<Vec<Seen>, ParseError> {
     Ok(all)
 }
 
-fn lines(body: &[u8]) -> Vec<(String, Value, Option<i64>, Option<i64>, Option<Role>)> {
+type Line = (String, Value, Option<i64>, Option<i64>, Option<Role>);
+
+fn lines(body: &[u8]) -> Vec<Line> {
     let seen = read(body, false).unwrap();
     seen.into_iter().map(|s| (s.labels, s.reading.value, s.reading.ts_ms, s.reading.start_ms, s.reading.role)).collect()
 }

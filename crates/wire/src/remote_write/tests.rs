@@ -161,7 +161,8 @@ fn a_bad_series_costs_only_itself() {
     let many: Vec<String> = (0..300).map(|i| format!("l{i:03}")).collect();
     let mut too_many = vec![("__name__", "a")];
     too_many.extend(many.iter().map(|n| (n.as_str(), "v")));
-    let bad: [(&[(&str, &str)], Refusal, &str); 7] = [
+    type Case<'c> = (&'c [(&'c str, &'c str)], Refusal, &'c str);
+    let bad: [Case<'_>; 7] = [
         (&[], Refusal::InvalidName, "the series has no metric name"),
         (&[("a", "b")], Refusal::InvalidName, "the series has no metric name"),
         (&[("__name__", ""), ("a", "b")], Refusal::InvalidName, "the series has no metric name"),
@@ -240,7 +241,8 @@ fn deltas_become_absolute_counts_and_a_stale_histogram_becomes_a_marker() {
 
 #[test]
 fn a_bad_histogram_costs_only_itself() {
-    let bad: [(fn(&mut Histogram), &str); 9] = [
+    type Case = (fn(&mut Histogram), &'static str);
+    let bad: [Case; 9] = [
         (|h| h.positive_deltas.push(1), "spans hold 2 buckets, 3 are given"),
         (|h| h.positive_spans[1].offset = -1, "starts before the end"),
         (|h| h.positive_deltas = vec![2, -3], "negative count"),

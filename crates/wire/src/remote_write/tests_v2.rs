@@ -126,7 +126,8 @@ fn labels_of_any_order_are_sorted_and_empty_values_vanish() {
 #[test]
 fn a_bad_series_costs_only_itself() {
     let long = "x".repeat(2000);
-    let bad: [(&[(&str, &str)], &[u32], Refusal, &str); 7] = [
+    type Case<'c> = (&'c [(&'c str, &'c str)], &'c [u32], Refusal, &'c str);
+    let bad: [Case<'_>; 7] = [
         (&[], &[], Refusal::InvalidName, "no metric name"),
         (&[("a", "b")], &[], Refusal::InvalidName, "no metric name"),
         (&[("__name__", "a")], &[1], Refusal::InvalidName, "odd"),
