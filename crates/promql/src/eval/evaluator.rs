@@ -35,6 +35,8 @@ pub(super) struct Evaluator<'a> {
     unchecked: Cell<usize>,
     /// Whether histograms are read for their counts and sums only, and get hints about resets on the way.
     pub(super) hints: Cell<bool>,
+    /// Whether the order of an instant vector means something, because `sort` or `topk` made it.
+    pub(super) ordered: Cell<bool>,
 }
 
 /// Expressions whose value depends on the time of evaluation even when their arguments do not.
@@ -92,6 +94,7 @@ impl<'a> Evaluator<'a> {
             queryable: Cell::new(0),
             unchecked: Cell::new(0),
             hints: Cell::new(false),
+            ordered: Cell::new(false),
         }
     }
 
@@ -141,7 +144,7 @@ impl<'a> Evaluator<'a> {
         Ok(vector)
     }
 
-    /// Finds series, sorted by labels so that the same query over the same data gives the same answer, bit for bit.
+    /// Finds series, in an order that makes the same query over the same data give the same answer, bit for bit.
     pub(super) fn readers(
         &self,
         matchers: &[Matcher],
@@ -149,7 +152,7 @@ impl<'a> Evaluator<'a> {
     ) -> Result<Vec<Box<dyn SeriesReader>>, EvalError> {
         self.options.check()?;
         let mut readers = self.select.select(matchers, range)?;
-        readers.sort_by(|a, b| a.labels().cmp(b.labels()));
+        readers.sort_by(|a, b| a.labels().as_bytes().cmp(b.labels().as_bytes()));
         self.options.check()?;
         Ok(readers)
     }

@@ -81,6 +81,7 @@ impl Evaluator<'_> {
         if frame.steps > 1 {
             return Ok(vector);
         }
+        self.ordered.set(true);
         if matches!(name, "sort" | "sort_desc") {
             vector.series.retain(Series::has_floats);
         }

@@ -56,7 +56,7 @@ use series::{Point, Series};
 /// Evaluates a query at one time.
 ///
 /// **Takes** an expression that [`crate::parse`] gave.
-/// **Gives** whatever the query's type is; vectors in the order that `sort` and the like made.
+/// **Gives** whatever the query's type is; vectors in the order that `sort` and `topk` made, else sorted by labels.
 /// **Errors** say what Prometheus would say.
 /// **Cost** runs to completion on the caller's thread, within the limits of `options`.
 pub fn instant(
@@ -81,7 +81,10 @@ fn instant_value(evaluator: &Evaluator<'_>, query: &Expr, ts_ms: i64) -> Result<
         }
         ValueType::String => Ok(Value::String { ts_ms, value: evaluator.text(query)?.to_owned() }),
         ValueType::Vector => {
-            let series = series::finish(evaluator.vector(query, &frame)?.series)?;
+            let mut series = series::finish(evaluator.vector(query, &frame)?.series)?;
+            if !evaluator.ordered.get() {
+                series.sort_by(|a, b| a.labels.cmp(&b.labels));
+            }
             let sample = |series: Series| {
                 let (value, histogram) = match series.point(0)? {
                     Point::Float(value) => (value, None),

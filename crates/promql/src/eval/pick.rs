@@ -83,6 +83,7 @@ impl Evaluator<'_> {
         frame: &Frame,
     ) -> Result<Vec<Series>, EvalError> {
         let groups = Groups::new(&input.series, &aggregate.grouping);
+        self.ordered.set(true);
         let empty = |series: &Series| Series::absent(series.labels.clone(), series.drop_name, frame.steps);
         let _held = self.budget.hold(input.series.len().saturating_mul(frame.steps / 2))?;
         let mut picked: Vec<Series> = match frame.steps {

@@ -59,7 +59,7 @@ pub enum Value {
         /// The text.
         value: String,
     },
-    /// A number per series; in order where the query asks for one, else in no particular order.
+    /// A number per series; in order where the query asks for one, else sorted by labels.
     Vector(Vec<VectorSample>),
     /// Samples per series, sorted by labels.
     Matrix(Vec<MatrixSeries>),
