@@ -31,7 +31,7 @@ pub(super) fn bound(index: i32, schema: i32, custom: &[f64]) -> f64 {
             Err(_) => f64::NEG_INFINITY,
         };
     }
-    let exponent = f64::from(index) * 2f64.powi(-schema);
+    let exponent = f64::from(index) * 2f64.powi(schema.saturating_neg());
     let bound = exponent.exp2();
     // The last bucket of finite values ends at the largest of them.
     if bound.is_infinite() && exponent <= 1024.0 { f64::MAX } else { bound }

@@ -174,7 +174,7 @@ impl Total {
         // Each round moves the threshold to a bound of a bucket further out, so that it ends.
         let populated_end = |total: &Total, threshold: f64| {
             let cut = |(index, count): &(i32, Kahan)| {
-                let (low, high) = (bound(index - 1, total.schema, &[]), bound(*index, total.schema, &[]));
+                let (low, high) = (bound(index.saturating_sub(1), total.schema, &[]), bound(*index, total.schema, &[]));
                 (low < threshold && high > threshold && count.total() != 0.0).then_some(high)
             };
             total.positive.iter().chain(&total.negative).find_map(cut)
@@ -183,7 +183,7 @@ impl Total {
             threshold = end;
         }
         let schema = self.schema;
-        let swallowed = |index: i32| bound(index - 1, schema, &[]) < threshold;
+        let swallowed = |index: i32| bound(index.saturating_sub(1), schema, &[]) < threshold;
         for buckets in [&mut self.positive, &mut self.negative] {
             for (_, count) in buckets.extract_if(.., |(index, _)| swallowed(*index)) {
                 self.zero = join(self.zero, count, 1.0);
@@ -385,6 +385,14 @@ mod tests {
         let sum = total.get();
         assert_eq!((sum.custom_bounds, sum.positive), (vec![1.0, 5.0], vec![11.0, 25.0, 34.0]));
         assert_eq!(total.add(&histogram(0, 0, &[1.0]), 1.0), Err(Incompatible));
+    }
+
+    #[test]
+    fn indices_at_the_ends_of_their_type_do_no_harm() {
+        let mut total = Total::new(&histogram(8, i32::MIN, &[1.0, 2.0]));
+        let wide = Histogram { zero_threshold: f64::INFINITY, ..histogram(-4, i32::MAX - 1, &[1.0, 3.0]) };
+        assert_eq!(total.add(&wide, 1.0), Ok(Added::default()));
+        assert_eq!((total.get().count, total.get().zero_threshold), (7.0, f64::INFINITY));
     }
 
     #[test]
