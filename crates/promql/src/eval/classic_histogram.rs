@@ -68,13 +68,14 @@ impl Evaluator<'_> {
                     }
                 }
             }
-            if let Some(histogram) = native.and_then(|index| all.get_mut(index)) {
-                histogram.native = Some(series.clone());
-            }
-            if let Some((index, bound)) = classic
-                && let Some(histogram) = all.get_mut(index)
-            {
-                histogram.buckets.push((bound, series));
+            match (native, classic) {
+                (Some(native), None) => set_native(&mut all, native, series),
+                (None, Some((index, bound))) => add_bucket(&mut all, index, bound, series),
+                (Some(native), Some((index, bound))) => {
+                    set_native(&mut all, native, series.clone());
+                    add_bucket(&mut all, index, bound, series);
+                }
+                (None, None) => {}
             }
         }
         Ok(Histograms { all, at: bare(arg).span, _held: vector })
@@ -234,6 +235,18 @@ impl Evaluator<'_> {
                 }
             }
         })
+    }
+}
+
+fn set_native(all: &mut [Histogram], index: usize, series: Series) {
+    if let Some(histogram) = all.get_mut(index) {
+        histogram.native = Some(series);
+    }
+}
+
+fn add_bucket(all: &mut [Histogram], index: usize, bound: f64, series: Series) {
+    if let Some(histogram) = all.get_mut(index) {
+        histogram.buckets.push((bound, series));
     }
 }
 
