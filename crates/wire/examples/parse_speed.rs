@@ -107,7 +107,10 @@ fn protobuf(body: &[u8], known: &[Vec<u8>]) -> f64 {
         }
         match parser.next() {
             None => return sum,
-            Some(Ok(Item::Sample { reading, .. })) => add(reading.value),
+            Some(Ok(Item::Sample { reading, .. })) => {
+                add(reading.value);
+                at += 1;
+            }
             Some(Ok(_)) => {}
             Some(Err(e)) => panic!("{e}"),
         }

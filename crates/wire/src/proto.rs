@@ -64,6 +64,7 @@ pub(crate) struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
+    #[inline]
     pub(crate) fn varint(self) -> Result<u64, WireError> {
         match self.value {
             Value::Varint(value) => Ok(value),
@@ -71,6 +72,7 @@ impl<'a> Field<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn fixed64(self) -> Result<u64, WireError> {
         match self.value {
             Value::Fixed64(bits) => Ok(bits),
@@ -79,6 +81,7 @@ impl<'a> Field<'a> {
     }
 
     /// Reads a `sint32`, whose sign is folded into the lowest bit; what is beyond 32 bits is cut, as protobuf has it.
+    #[inline]
     pub(crate) fn sint32(self) -> Result<i32, WireError> {
         self.varint().map(|value| unfold(u64::from(value as u32)) as i32)
     }
@@ -119,6 +122,7 @@ impl<'a> Field<'a> {
         self.offset
     }
 
+    #[inline]
     pub(crate) fn double(self) -> Result<f64, WireError> {
         match self.value {
             Value::Fixed64(bits) => Ok(f64::from_bits(bits)),
@@ -262,6 +266,7 @@ impl<'a> Message<'a> {
         Ok(&rest[..len as usize])
     }
 
+    #[inline]
     fn take_array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         let bytes = self.bytes[self.at..].first_chunk::<N>().copied();
         let bytes = bytes.ok_or_else(|| self.malformed(self.at, "a number is cut short"))?;

@@ -34,6 +34,8 @@ pub(super) struct PointLabels<'a> {
     names: Vec<Box<str>>,
     known: HashMap<&'a str, u32>,
     pairs: Vec<Pair<'a>>,
+    /// Keys of the points before and the places of their names: the next point mostly has the same keys in the same order.
+    before: Vec<(&'a str, u32)>,
     /// The finished labels, without a metric name.
     pub(super) base: LabelsBuf,
 }
@@ -45,6 +47,7 @@ impl<'a> PointLabels<'a> {
             names: Vec::new(),
             known: HashMap::new(),
             pairs: Vec::new(),
+            before: Vec::new(),
             base: LabelsBuf::default(),
         }
     }
@@ -56,6 +59,7 @@ impl<'a> PointLabels<'a> {
         if self.names.len() >= NAMES_MAX {
             self.names.clear();
             self.known.clear();
+            self.before.clear();
         }
     }
 
@@ -64,12 +68,25 @@ impl<'a> PointLabels<'a> {
     }
 
     pub(super) fn push(&mut self, key: &'a str, value: Cow<'a, str>) {
+        let name = match self.before.get(self.pairs.len()) {
+            Some((same, name)) if *same == key => *name,
+            _ => self.find_name(key),
+        };
+        self.pairs.push(Pair { key, name, value });
+    }
+
+    fn find_name(&mut self, key: &'a str) -> u32 {
         let (names, strategy) = (&mut self.names, self.strategy);
         let name = *self.known.entry(key).or_insert_with(|| {
             names.push(label_name(strategy, key).into_boxed_str());
             names.len() as u32 - 1
         });
-        self.pairs.push(Pair { key, name, value });
+        match self.before.get_mut(self.pairs.len()) {
+            Some(before) => *before = (key, name),
+            // Keys come one behind the other, so that the next free place is the right one.
+            None => self.before.push((key, name)),
+        }
+        name
     }
 
     /// Puts the labels together: attributes whose names fall together are joined by `;` in the order of their keys.

@@ -31,6 +31,7 @@ struct Head {
     start_ms: i64,
     ts_ms: i64,
     no_value: bool,
+    has_exemplars: bool,
 }
 
 /// An exemplar, read.
@@ -89,7 +90,7 @@ impl<'a> Decoder<'a, '_> {
 
     /// Reads times, flags and attributes; gives what is wrong with the labels.
     fn read_head(&mut self, metric: &Metric<'_>, mut message: Message<'a>) -> Result<(Head, Option<Fault>), WireError> {
-        let (attributes, flags, _) = fields_of(metric.shape);
+        let (attributes, flags, exemplars) = fields_of(metric.shape);
         let mut head = Head { ts_ms: self.received_ms, ..Head::default() };
         let mut fault = None;
         self.labels.clear();
@@ -98,6 +99,7 @@ impl<'a> Decoder<'a, '_> {
                 2 => head.start_ms = millis(field.fixed64()?),
                 3 => head.ts_ms = Some(millis(field.fixed64()?)).filter(|ms| *ms > 0).unwrap_or(head.ts_ms),
                 number if number == flags => head.no_value = field.varint()? & NO_VALUE != 0,
+                number if number == exemplars => head.has_exemplars = true,
                 number if number == attributes => {
                     let pushed = self.push_attribute(field.message()?)?;
                     fault = fault.or(pushed.err());
@@ -209,7 +211,7 @@ impl<'a> Decoder<'a, '_> {
         }
         let series = self.push(metric, head, name, None, value.unwrap_or_default())?;
         self.note_start(metric, head, series);
-        self.push_exemplars(metric, message, |_| series)?;
+        self.push_exemplars(metric, head, message, |_| series)?;
         Ok(Ok(()))
     }
 
@@ -289,7 +291,7 @@ impl<'a> Decoder<'a, '_> {
         }
         self.push(metric, head, &bucket, Some(("le", "+Inf")), point.count as f64)?;
         let buckets = point.bounds.len().min(point.counts.len());
-        self.push_exemplars(metric, message, |value| {
+        self.push_exemplars(metric, head, message, |value| {
             let at = point.bounds[..buckets].partition_point(|bound| *bound < value);
             SeriesIndex(first + at as u32)
         })?;
@@ -347,7 +349,7 @@ impl<'a> Decoder<'a, '_> {
         let series = self.push_series(name, None, metric.family)?;
         self.intake.batch.push_histogram(series, head.ts_ms, Arc::new(histogram));
         self.note_start(metric, head, series);
-        self.push_exemplars(metric, message, |_| series)?;
+        self.push_exemplars(metric, head, message, |_| series)?;
         Ok(Ok(()))
     }
 
@@ -355,12 +357,16 @@ impl<'a> Decoder<'a, '_> {
     fn push_exemplars(
         &mut self,
         metric: &Metric<'_>,
+        head: &Head,
         mut message: Message<'a>,
         series_of: impl Fn(f64) -> SeriesIndex,
     ) -> Result<(), WireError> {
+        if !head.has_exemplars {
+            return Ok(());
+        }
         let (_, _, number) = fields_of(metric.shape);
         while let Some(field) = message.next_field()? {
-            if number != 0 && field.number == number {
+            if field.number == number {
                 let exemplar = self.read_exemplar(field.message()?)?;
                 let room = self.intake.exemplar_labels(Verdict::Pending).is_some();
                 let Exemplar { labels, value, ts_ms } = exemplar;

@@ -90,6 +90,13 @@ pub(super) fn is(key: &[u8], kind: Kind, name: &str, labels: &[u8]) -> bool {
         && rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest == labels)
 }
 
+/// Gives the label fields of a key if it is one of a number that is the metric itself, of this family.
+#[inline]
+pub(super) fn plain_labels<'k>(key: &'k [u8], name: &str) -> Option<&'k [u8]> {
+    let [0, len @ 0..0x80, rest @ ..] = key else { return None };
+    if usize::from(*len) == name.len() { rest.strip_prefix(name.as_bytes()) } else { None }
+}
+
 /// Splits a key into kind, family name and label fields; `None` for bytes that are no key.
 fn split(key: &[u8]) -> Option<(Kind, &str, &[u8])> {
     let (&tag, mut rest) = key.split_first()?;

@@ -8,6 +8,8 @@ use model::histogram::{Histogram, ResetHint};
 use crate::native::{Count, NativeParts, Refused, read_timestamp};
 use crate::proto::{Message, WireError};
 
+const LABEL_TAG: u8 = 1 << 3 | 2;
+
 /// A metric, whatever its type.
 #[derive(Clone, Default)]
 pub(super) struct Metric<'a> {
@@ -42,7 +44,7 @@ pub(super) struct Part<'a> {
 }
 
 /// Gives the number of the field of `Metric` that holds the value.
-fn value_field(metric_type: MetricType) -> u32 {
+pub(super) fn value_field(metric_type: MetricType) -> u32 {
     match metric_type {
         MetricType::Gauge => 2,
         MetricType::Counter => 3,
@@ -53,38 +55,46 @@ fn value_field(metric_type: MetricType) -> u32 {
 }
 
 /// Reads a `Metric` without looking into its labels or its value.
-pub(super) fn read_metric<'a>(mut message: Message<'a>, metric_type: MetricType) -> Result<Metric<'a>, WireError> {
-    let whole = message.rest();
-    let mut metric = Metric::default();
+#[inline]
+pub(super) fn read_metric<'a>(message: Message<'a>, metric_type: MetricType) -> Result<Metric<'a>, WireError> {
     let value_field = value_field(metric_type);
-    // Where the labels read so far start and end.
-    let (mut start, mut end) = (0, 0);
+    let whole = message.rest();
+    let mut labels = Cow::Borrowed(&whole[..plain_labels_len(whole)]);
+    let mut fields = message.after(labels.len());
+    let (mut ts_ms, mut value) = (None, None);
     loop {
-        let here = whole.len() - message.rest().len();
-        let Some(field) = message.next_field()? else { return Ok(metric) };
+        let here = fields.rest();
+        let Some(field) = fields.next_field()? else { return Ok(Metric { labels, ts_ms, value }) };
         match field.number {
+            // Labels that do not stand first, or are long.
             1 => {
                 field.bytes()?;
-                let after = whole.len() - message.rest().len();
-                if metric.labels.is_empty() {
-                    start = here;
-                }
-                if metric.labels.is_empty() || (here == end && matches!(metric.labels, Cow::Borrowed(_))) {
-                    metric.labels = Cow::Borrowed(&whole[start..after]);
-                } else {
-                    metric.labels.to_mut().extend_from_slice(&whole[here..after]);
-                }
-                end = after;
+                labels.to_mut().extend_from_slice(&here[..here.len() - fields.rest().len()]);
             }
             // As Prometheus has it, 0 is no timestamp.
-            6 => metric.ts_ms = Some(field.varint()? as i64).filter(|ts_ms| *ts_ms != 0),
-            number if number == value_field => metric.value = Some(field.message()?),
+            6 => ts_ms = Some(field.varint()? as i64).filter(|ts_ms| *ts_ms != 0),
+            number if number == value_field => value = Some(field.message()?),
             _ => {}
         }
     }
 }
 
+/// Measures the labels that a metric starts with, as long as each is shorter than 128 bytes.
+#[inline]
+fn plain_labels_len(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some([LABEL_TAG, len @ 0..0x80, ..]) = bytes.get(at..) {
+        let end = at + 2 + usize::from(*len);
+        if end > bytes.len() {
+            break;
+        }
+        at = end;
+    }
+    at
+}
+
 /// Reads a `Gauge`, `Counter` or `Untyped`.
+#[inline]
 pub(super) fn read_number(mut message: Message<'_>) -> Result<Point<'_>, WireError> {
     let mut point = Point::default();
     while let Some(field) = message.next_field()? {

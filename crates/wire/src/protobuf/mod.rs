@@ -5,6 +5,7 @@
 mod key;
 mod metric;
 mod parser;
+mod plain;
 
 pub use parser::ProtobufParser;
 

@@ -8,6 +8,7 @@ use model::{LabelsBuf, MetricType};
 
 use super::key::{self, Kind, read_pair};
 use super::metric::{self, Metric, Part, Point};
+use super::plain;
 use crate::error::ParseError;
 use crate::native::read_timestamp;
 use crate::points::Role;
@@ -101,6 +102,15 @@ impl<'a> ProtobufParser<'a> {
     /// Gives the next sample if it is one of this key without exemplars. `None` leaves the parser where it is.
     #[inline]
     pub fn next_known(&mut self, key: &[u8]) -> Option<Reading> {
+        if !self.peeked
+            && matches!(self.stage, Stage::Metric)
+            && let Some((reading, len)) =
+                plain::read(self.metrics.rest(), key, self.family.name, self.family.metric_type)
+        {
+            self.metrics = self.metrics.after(len);
+            self.sample = None;
+            return Some(reading);
+        }
         if !self.peeked && (self.done || self.is_at_metadata() || !self.find()) {
             return None;
         }
@@ -132,20 +142,16 @@ impl<'a> ProtobufParser<'a> {
                     }
                 }
                 Stage::Type => {
-                    self.stage = Stage::Help;
+                    self.stage = self.after_type(!help.is_empty());
                     return Some(Ok(Item::Type { name, metric_type }));
                 }
                 Stage::Help => {
-                    self.stage = Stage::Unit;
-                    if !help.is_empty() {
-                        return Some(Ok(Item::Help { name, help: help.into() }));
-                    }
+                    self.stage = self.after_type(false);
+                    return Some(Ok(Item::Help { name, help: help.into() }));
                 }
                 Stage::Unit => {
                     self.stage = Stage::Metric;
-                    if !unit.is_empty() {
-                        return Some(Ok(Item::Unit { name, unit }));
-                    }
+                    return Some(Ok(Item::Unit { name, unit }));
                 }
                 _ => drop(self.find()),
             }
@@ -202,6 +208,14 @@ impl<'a> ProtobufParser<'a> {
     /// Gives the type of the family being read.
     pub fn metric_type(&self) -> MetricType {
         self.family.metric_type
+    }
+
+    fn after_type(&self, has_help: bool) -> Stage<'a> {
+        match (has_help, self.family.unit) {
+            (true, _) => Stage::Help,
+            (false, "") => Stage::Metric,
+            (false, _) => Stage::Unit,
+        }
     }
 
     fn is_at_metadata(&self) -> bool {

@@ -232,6 +232,7 @@ impl<'a> Decoder<'a, '_> {
     }
 }
 
+#[inline]
 fn read_shape(mut message: Message<'_>) -> Result<Shape<'_>, WireError> {
     let mut shape = Shape::default();
     while let Some(field) = message.next_field()? {

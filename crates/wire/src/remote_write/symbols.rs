@@ -36,6 +36,7 @@ impl<'a> Symbols<'a> {
     }
 
     /// Takes the next symbol.
+    #[inline]
     pub(super) fn push(&mut self, field: Field<'a>, limits: &Limits) -> Result<(), WireError> {
         let (bytes, offset) = (field.bytes()?, field.offset());
         if self.symbols.len() >= limits.symbols_max {
@@ -109,7 +110,15 @@ fn take_ref(refs: &mut &[u8]) -> Option<u32> {
 }
 
 /// Counts the bytes of the length that stands at the end of `before`, if it is written as short as can be; else gives 0.
-fn short_len_bytes(before: &[u8], mut len: usize) -> u32 {
+#[inline]
+fn short_len_bytes(before: &[u8], len: usize) -> u32 {
+    match len < 0x80 {
+        true => u32::from(before.last() == Some(&(len as u8))),
+        false => long_len_bytes(before, len),
+    }
+}
+
+fn long_len_bytes(before: &[u8], mut len: usize) -> u32 {
     let mut expected = [0u8; 10];
     let mut count = 0;
     loop {
