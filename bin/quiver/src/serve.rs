@@ -90,17 +90,28 @@ fn flags(args: &ServeArgs) -> Vec<(String, String)> {
 
 /// The log goes to standard error; standard output is for the greeting.
 fn start_log(args: &ServeArgs) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&args.log_level).map_err(|e| {
-        let text =
-            format!("--log-level wants error, warn, info, debug, trace or a filter, not {:?}: {e}", args.log_level);
-        Failure::usage(text)
-    })?;
+    let filter = filter(&args.log_level)?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match args.log_format {
         LogFormat::Json => log.json().flatten_event(true).try_init(),
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
     };
     started.map_err(|e| Failure::failed(format!("cannot start the log: {e}")))
+}
+
+/// Reads `info`, or parts such as `store=debug`; a lone word that is no level would silence everything.
+fn filter(text: &str) -> Result<EnvFilter, Failure> {
+    let wrong = || {
+        Failure::usage(format!(
+            "--log-level wants error, warn, info, debug, trace or a filter such as store=debug, not {text:?}"
+        ))
+    };
+    let level =
+        |word: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&word.to_ascii_lowercase().as_str());
+    if !text.split(',').all(|part| part.contains('=') || level(part.trim())) {
+        return Err(wrong());
+    }
+    EnvFilter::try_new(text.to_ascii_lowercase()).map_err(|_| wrong())
 }
 
 #[cfg(test)]
@@ -133,6 +144,16 @@ mod tests {
         assert_eq!(options.overrides.data_dir, Some("/d".into()));
         assert_eq!(options.overrides.retention_ms, Some(30 * 86_400_000));
         assert!(options.flags.contains(&("log-format".into(), "json".into())));
+    }
+
+    #[test]
+    fn levels_and_filters_are_read() {
+        for good in ["info", "WARN", "store=debug", "info,collect::scrape=trace", "off"] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        for bad in ["", "x y z", "loud", "info,loud", "store=loud"] {
+            assert_eq!(filter(bad).unwrap_err().code, 2, "{bad}");
+        }
     }
 
     #[test]

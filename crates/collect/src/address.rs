@@ -84,6 +84,7 @@ pub struct AddressPolicy(Arc<Rules>);
 
 #[derive(PartialEq, Eq, Debug, Default)]
 struct Rules {
+    nowhere: Option<&'static str>,
     strict: bool,
     loopback: bool,
     allow: Vec<Cidr>,
@@ -97,6 +98,11 @@ impl AddressPolicy {
         AddressPolicy::default()
     }
 
+    /// Forbids everything, for one reason: for targets of a job that is beyond a limit.
+    pub fn nowhere(reason: &'static str) -> AddressPolicy {
+        AddressPolicy(Arc::new(Rules { nowhere: Some(reason), ..Rules::default() }))
+    }
+
     /// For targets that come over the API: no link-local, metadata, multicast or unspecified addresses; loopback by choice.
     pub fn strict(allow_loopback: bool) -> AddressPolicy {
         AddressPolicy(Arc::new(Rules { strict: true, loopback: allow_loopback, ..Rules::default() }))
@@ -105,6 +111,7 @@ impl AddressPolicy {
     /// Adds blocks: what `deny` names is forbidden, else what `allow` names is allowed, else the other rules decide.
     pub fn with_lists(self, allow: Vec<Cidr>, deny: Vec<Cidr>) -> AddressPolicy {
         AddressPolicy(Arc::new(Rules {
+            nowhere: self.0.nowhere,
             strict: self.0.strict,
             loopback: self.0.loopback,
             allow,
@@ -116,6 +123,7 @@ impl AddressPolicy {
     /// Forbids single sockets, such as an admin port of our own.
     pub fn with_denied_sockets(self, deny_sockets: Vec<SocketAddr>) -> AddressPolicy {
         AddressPolicy(Arc::new(Rules {
+            nowhere: self.0.nowhere,
             strict: self.0.strict,
             loopback: self.0.loopback,
             allow: self.0.allow.clone(),
@@ -130,6 +138,9 @@ impl AddressPolicy {
     pub fn check(&self, address: SocketAddr) -> Result<(), ForbiddenAddress> {
         let ip = plain(address.ip());
         let forbid = |reason| Err(ForbiddenAddress { ip: address.ip(), reason });
+        if let Some(reason) = self.0.nowhere {
+            return forbid(reason);
+        }
         if self.0.deny_sockets.iter().any(|d| plain(d.ip()) == ip && d.port() == address.port()) {
             return forbid("this socket is reserved");
         }

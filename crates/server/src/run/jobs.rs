@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use collect::{AddressPolicy, Cidr, Collector, DroppedTarget, TargetSpec, build_targets};
+use collect::{AddressPolicy, Collector, DroppedTarget, TargetSpec, build_targets};
 use discover::{Manager, Trouble};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -150,8 +150,7 @@ fn fail_beyond_limit(job: &str, limit: u64, specs: &mut [TargetSpec]) {
         return;
     }
     tracing::error!(job, targets = specs.len(), limit, "target_limit exceeded: all scrapes of the job fail");
-    let everything: Vec<Cidr> = ["0.0.0.0/0", "::/0"].into_iter().filter_map(Cidr::parse).collect();
-    let nowhere = AddressPolicy::allow_all().with_lists(Vec::new(), everything);
+    let nowhere = AddressPolicy::nowhere("target_limit exceeded");
     for spec in specs {
         spec.address_policy = nowhere.clone();
     }

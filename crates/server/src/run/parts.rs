@@ -165,6 +165,8 @@ impl Opening {
                 n => n,
             },
             exemplars_max: self.settings.exemplars_max,
+            // See `upkeep`: the log must not be cut before the events in it are on disk.
+            maintain_every_ms: 0,
             ..StoreConfig::default()
         };
         let wal_bytes = folder_bytes(&dir.join("wal"));

@@ -65,7 +65,7 @@ pub fn router(app: App, http: Arc<HttpMetrics>, limits: &LimitSettings) -> Route
         .fallback(no_such_path)
         .layer(from_fn_with_state(inflight, inflight::bound))
         .layer(RequestBodyTimeoutLayer::new(BODY_SILENCE))
-        .layer(CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| broken(&own, &*panic)))
+        .layer(CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| broken(&|| own.count_panic(), &*panic)))
         .layer(CompressionLayer::new())
         .layer(map_response(no_sniffing))
         .layer(from_fn_with_state(http, count))
@@ -119,10 +119,39 @@ async fn no_sniffing(mut response: Response) -> Response {
 }
 
 /// A panic costs its request alone.
-fn broken(own: &Own, panic: &(dyn Any + Send)) -> Response<Body> {
-    own.count_panic();
+fn broken(count: &dyn Fn(), panic: &(dyn Any + Send)) -> Response<Body> {
+    count();
     let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
     tracing::error!(panic = text.unwrap_or("unknown"), "a request broke off; this is a bug");
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request met a bug; the log says more")
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use tower::ServiceExt;
+
+    async fn breaks() -> &'static str {
+        panic!("a secret detail")
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_its_request_alone_and_is_counted() {
+        let panics = Arc::new(AtomicU64::new(0));
+        let counted = panics.clone();
+        let catch = CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| {
+            broken(&|| drop(counted.fetch_add(1, Ordering::Relaxed)), &*panic)
+        });
+        let router = Router::new().route("/x", get(breaks)).route("/y", get(|| async { "y" })).layer(catch);
+        for (path, status) in [("/x", 500), ("/x", 500), ("/y", 200)] {
+            let request = axum::http::Request::get(path).body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status, "{path}");
+            let body = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
+            assert!(!String::from_utf8_lossy(&body).contains("secret"));
+        }
+        assert_eq!(panics.load(Ordering::Relaxed), 2);
+    }
 }
