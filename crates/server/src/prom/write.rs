@@ -1,9 +1,9 @@
-//! `POST /api/v1/write`: remote write 1.0, answered when the samples are durable.
+//! `POST /api/v1/write`: remote write 1.0 and 2.0, answered when the samples are durable.
 //!
 //! Owns: the bytes in flight and the seats of decoders.
 //! Invariants: 1. 204 means that all samples are stored and fsynced; 2. of a 400 with counts the others are; 3. a client
 //! that goes away takes neither the batch nor its event along; 4. bytes in flight are counted before they are read and
-//! before they are inflated.
+//! before they are inflated; 5. every answer says in `X-Prometheus-Remote-Write-*-Written` exactly what is durable.
 //! Limits: [`WriteLimits`]. Who finds no room is answered 503 with `Retry-After`, which every sender tries again.
 
 use std::fmt::Write as _;
@@ -17,15 +17,18 @@ use axum::response::{IntoResponse, Response};
 use collect::report::BatchIds;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use http_body_util::BodyExt;
-use model::{Append, AppendError, Appended, Batch, CollectionMethod, Origin, Refusal, Select, SeriesIndex, Verdict};
+use model::{
+    Append, AppendError, Appended, Batch, BatchExemplar, CollectionMethod, Origin, Refusal, Select, SeriesIndex,
+    Verdict,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use wire::remote_write::{self, DecodeStats, Limits};
+use wire::remote_write::{self, DecodeStats, Limits, Written};
 use wire::snappy::{self, SnappyError};
 
 use super::api::{PromApi, Pushed, Source};
 use super::params::Params;
 use super::write_events::WriteEvents;
-use super::write_headers;
+use super::write_headers::{self, Version};
 use super::write_pool::{Buffers, Pool};
 use crate::telemetry::Exposition;
 
@@ -174,6 +177,7 @@ impl IntoResponse for Refused {
 
 /// One request on its way.
 struct Request {
+    version: Version,
     source_id: String,
     started: Instant,
     received_at_ms: i64,
@@ -186,7 +190,7 @@ struct Request {
 pub async fn write(State(api): State<PromApi>, headers: HeaderMap, uri: Uri, body: Body) -> Response {
     let response = match api.writer.take(&headers, &uri, body).await {
         Ok(response) => response,
-        Err(refused) => refused.into_response(),
+        Err(refused) => with_written(refused.into_response(), Written::default()),
     };
     api.writer.stats().count(response.status());
     response
@@ -239,7 +243,7 @@ impl Writer {
 
     pub(super) async fn take(&self, headers: &HeaderMap, uri: &Uri, body: Body) -> Result<Response, Refused> {
         let started = Instant::now();
-        write_headers::check(headers)?;
+        let version = write_headers::check(headers)?;
         let source_id = write_headers::source_id(headers, &Params::parse(uri.query().unwrap_or("")))?;
         let limits = self.0.parts.limits;
         let declared = write_headers::content_length(headers);
@@ -254,7 +258,7 @@ impl Writer {
             Ok(read) => read?,
             Err(_) => return Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
         }
-        let request = Request { source_id, started, received_at_ms: (self.0.parts.now)(), buffers, room };
+        let request = Request { version, source_id, started, received_at_ms: (self.0.parts.now)(), buffers, room };
         let writer = self.clone();
         // Spawned: a client that goes away must not leave a durable batch without its event.
         let task = tokio::spawn(async move { writer.store(request).await });
@@ -292,13 +296,13 @@ impl Writer {
         let Ok(seat) = Arc::clone(&inner.decoders).acquire_owned().await else {
             return Err(Refused::busy("the server is stopping"));
         };
-        let Request { source_id, started, received_at_ms, buffers, room } = request;
+        let Request { version, source_id, started, received_at_ms, buffers, room } = request;
         let origin =
             Origin { target_id: source_id.clone(), source_id, method: CollectionMethod::Streaming, received_at_ms };
         let (tx, rx) = oneshot::channel();
         let writer = self.clone();
         let handed = tokio::task::spawn_blocking(move || {
-            let (batch, stats) = writer.decode(origin, buffers)?;
+            let (batch, stats) = writer.decode(version, origin, buffers)?;
             // The store may make us wait for room; others can decode meanwhile.
             drop(seat);
             writer.0.parts.append.submit(batch, Box::new(move |batch, result| drop(tx.send((batch, result)))));
@@ -317,7 +321,7 @@ impl Writer {
         answer
     }
 
-    fn decode(&self, origin: Origin, mut buffers: Buffers) -> Result<(Batch, DecodeStats), Refused> {
+    fn decode(&self, version: Version, origin: Origin, mut buffers: Buffers) -> Result<(Batch, DecodeStats), Refused> {
         let inner = &self.0;
         let limits = &inner.parts.limits;
         let mut batch = inner.pool.batch();
@@ -330,9 +334,13 @@ impl Writer {
             })
             .and_then(|bytes| {
                 inner.stats.inflated_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                remote_write::decode_v1(bytes, &mut batch, &limits.request).map_err(|error| match error {
-                    remote_write::WireError::TooManySamples { .. } => Refused::too_large(error.to_string()),
-                    _ => Refused::new(StatusCode::BAD_REQUEST, error.to_string()),
+                let decode = match version {
+                    Version::V1 => remote_write::decode_v1,
+                    Version::V2 => remote_write::decode_v2,
+                };
+                decode(bytes, &mut batch, &limits.request).map_err(|error| match error.is_too_large() {
+                    true => Refused::too_large(error.to_string()),
+                    false => Refused::new(StatusCode::BAD_REQUEST, error.to_string()),
                 })
             });
         inner.stats.body_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
@@ -348,26 +356,31 @@ impl Writer {
 
     fn answer(&self, batch: &Batch, stats: &DecodeStats, appended: &Appended) -> Response {
         let refused = appended.counts.refused_total();
-        let mut response = match refused {
+        let response = match refused {
             0 => StatusCode::NO_CONTENT.into_response(),
             _ => {
                 self.0.stats.refused_in_part.fetch_add(1, Ordering::Relaxed);
                 (StatusCode::BAD_REQUEST, refusal_text(batch, stats, appended)).into_response()
             }
         };
-        let kept = |verdict: &Verdict| matches!(verdict, Verdict::Stored | Verdict::Duplicate);
-        let histograms = batch.histograms.iter().filter(|h| kept(&h.verdict)).count() as u64;
-        let samples = (appended.counts.stored + appended.counts.duplicates).saturating_sub(histograms);
-        let written = [
-            ("x-prometheus-remote-write-samples-written", samples),
-            ("x-prometheus-remote-write-histograms-written", histograms),
-            ("x-prometheus-remote-write-exemplars-written", stats.exemplars as u64),
-        ];
-        for (name, count) in written {
-            response.headers_mut().insert(name, HeaderValue::from(count));
-        }
-        response
+        // The exemplars of a series that the store refused went with it.
+        let of_a_series = |e: &&BatchExemplar| batch.series.get(e.series.0 as usize).is_some_and(|s| s.id.is_some());
+        let exemplars = batch.exemplars.iter().filter(of_a_series).count();
+        with_written(response, Written { exemplars, ..stats.written(batch) })
     }
+}
+
+/// Says how much of a request is stored: senders of 2.0 count on it.
+fn with_written(mut response: Response, written: Written) -> Response {
+    let counts = [
+        ("x-prometheus-remote-write-samples-written", written.samples),
+        ("x-prometheus-remote-write-histograms-written", written.histograms),
+        ("x-prometheus-remote-write-exemplars-written", written.exemplars),
+    ];
+    for (name, count) in counts {
+        response.headers_mut().insert(name, HeaderValue::from(count as u64));
+    }
+    response
 }
 
 fn pieces(bytes: usize) -> usize {
@@ -420,6 +433,10 @@ fn refusal_text(batch: &Batch, stats: &DecodeStats, appended: &Appended) -> Stri
     }
     if let Some(series) = &stats.first_refused {
         let _ = write!(text, "; series {}: {}", series.index, series.text);
+    }
+    if let Some(histogram) = &stats.first_refused_histogram {
+        let (series, ts_ms, reason) = (histogram.series, histogram.ts_ms, &histogram.text);
+        let _ = write!(text, "; histogram of series {series} at {ts_ms}: {reason}");
     }
     text.push('\n');
     text

@@ -12,27 +12,36 @@ const V2: &str = "io.prometheus.write.v2.Request";
 /// Longest source id: the specification's tables have room for no more.
 const SOURCE_CHARS_MAX: usize = 100;
 
-/// Checks content type, protobuf message and encoding; what is absent is taken for right.
+/// Which message a body is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    /// `prometheus.WriteRequest` of remote write 1.0.
+    V1,
+    /// `io.prometheus.write.v2.Request` of remote write 2.0.
+    V2,
+}
+
+/// Checks content type, protobuf message and encoding; what is absent is taken for right, and no message named is 1.0.
 ///
 /// **Errors** are 415.
-pub fn check(headers: &HeaderMap) -> Result<(), Refused> {
-    check_type(text(headers, header::CONTENT_TYPE)).map_err(unsupported)?;
+pub fn check(headers: &HeaderMap) -> Result<Version, Refused> {
+    let version = version_of(text(headers, header::CONTENT_TYPE)).map_err(unsupported)?;
     let encoding = text(headers, header::CONTENT_ENCODING);
     if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("snappy") {
         let text =
             format!("{encoding} encoding (compression) is not accepted by this server; only snappy is acceptable");
         return Err(unsupported(text));
     }
-    Ok(())
+    Ok(version)
 }
 
 fn unsupported(text: String) -> Refused {
     Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
 }
 
-fn check_type(content_type: &str) -> Result<(), String> {
+fn version_of(content_type: &str) -> Result<Version, String> {
     if content_type.is_empty() {
-        return Ok(());
+        return Ok(Version::V1);
     }
     let mut parts = content_type.split(';').map(str::trim);
     if !parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(PROTO_TYPE)) {
@@ -46,19 +55,17 @@ fn check_type(content_type: &str) -> Result<(), String> {
             ));
         };
         match (name, value.trim_matches('"')) {
-            ("proto", V1) => return Ok(()),
-            ("proto", V2) => {
-                return Err(format!("{V2} protobuf message is not accepted by this server; accepted {V1}"));
-            }
+            ("proto", V1) => return Ok(Version::V1),
+            ("proto", V2) => return Ok(Version::V2),
             ("proto", other) => {
                 return Err(format!(
-                    "got {content_type} content type; unknown remote write protobuf message {other}, supported: {V1}"
+                    "got {content_type} content type; unknown remote write protobuf message {other}, supported: {V1}, {V2}"
                 ));
             }
             _ => {}
         }
     }
-    Ok(())
+    Ok(Version::V1)
 }
 
 /// Gives the source: `?source_id=`, else `X-Source-Id`, else the default.
@@ -95,30 +102,26 @@ mod tests {
 
     #[test]
     fn content_types_are_judged_as_prometheus_does() {
-        for good in [
-            "",
-            "application/x-protobuf",
-            "Application/X-Protobuf",
-            "application/x-protobuf; charset=utf-8",
-            "application/x-protobuf;proto=prometheus.WriteRequest",
-        ] {
-            assert_eq!(check_type(good), Ok(()), "{good}");
-        }
-        let bad = [
-            (
-                "application/json",
-                "expected application/x-protobuf as the first (media) part, got application/json content-type",
-            ),
-            (
-                "application/x-protobuf;proto=io.prometheus.write.v2.Request",
-                "io.prometheus.write.v2.Request protobuf message is not accepted by this server; accepted prometheus.WriteRequest",
-            ),
+        let good = [
+            ("", Version::V1),
+            ("application/x-protobuf", Version::V1),
+            ("Application/X-Protobuf", Version::V1),
+            ("application/x-protobuf; charset=utf-8", Version::V1),
+            ("application/x-protobuf;proto=prometheus.WriteRequest", Version::V1),
+            ("application/x-protobuf;proto=io.prometheus.write.v2.Request", Version::V2),
+            ("application/x-protobuf; charset=utf-8; proto=\"io.prometheus.write.v2.Request\"", Version::V2),
         ];
-        for (content_type, text) in bad {
-            assert_eq!(check_type(content_type), Err(text.to_owned()));
+        for (content_type, version) in good {
+            assert_eq!(version_of(content_type), Ok(version), "{content_type}");
         }
-        for bad in ["application/x-protobuf;proto", "application/x-protobuf;proto=nothing"] {
-            assert!(check_type(bad).is_err(), "{bad}");
+        let text = "expected application/x-protobuf as the first (media) part, got application/json content-type";
+        assert_eq!(version_of("application/json"), Err(text.to_owned()));
+        for bad in [
+            "application/x-protobuf;proto",
+            "application/x-protobuf;proto=nothing",
+            "application/x-protobuf;proto=io.prometheus.write.v3.Request",
+        ] {
+            assert!(version_of(bad).is_err(), "{bad}");
         }
     }
 }

@@ -6,6 +6,7 @@ mod asking;
 mod showing;
 mod speed;
 mod writing;
+mod writing_v2;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -83,7 +83,7 @@ impl World {
 
 impl Answered {
     #[track_caller]
-    fn expect(self, status: u16, text: &str) -> Answered {
+    pub(super) fn expect(self, status: u16, text: &str) -> Answered {
         assert_eq!(self.status, status, "{}", self.text);
         assert!(self.text.contains(text), "{}", self.text);
         self
@@ -120,10 +120,10 @@ async fn headers_may_be_absent_but_not_wrong() {
     let world = World::new();
     let body = request(vec![named("a", &[(NOW, 1.0)])]);
     world.send("POST", "/api/v1/write", &[], body.clone()).await.expect(204, "");
-    let v2 = "application/x-protobuf;proto=io.prometheus.write.v2.Request";
+    let v3 = "application/x-protobuf;proto=io.prometheus.write.v3.Request";
     let wrong = [
         ("content-type", "application/json", "expected application/x-protobuf as the first (media) part"),
-        ("content-type", v2, "io.prometheus.write.v2.Request protobuf message is not accepted by this server"),
+        ("content-type", v3, "unknown remote write protobuf message io.prometheus.write.v3.Request"),
         ("content-encoding", "gzip", "gzip encoding (compression) is not accepted by this server"),
     ];
     for (name, value, text) in wrong {
