@@ -45,7 +45,7 @@ pub(super) fn copy_labels<'m>(series: Message<'m>, limits: &Limits, out: &mut Ve
     }
     let rest = series.after(at);
     let usual = named && labels <= limits.labels_max && bytes[..at].is_ascii();
-    (usual && at < bytes.len() && !has_labels(rest)).then_some(rest)
+    (usual && has_only_values(rest)).then_some(rest)
 }
 
 /// Splits a label field, tag and length included, into name and value, each with its length before it; `None` when it is
@@ -63,13 +63,15 @@ fn split_label(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&bytes[3..value_at], &bytes[value_at + 1..end]))
 }
 
-/// Looks for labels among the samples, where no sender puts them but the format allows them; damage counts as such.
-fn has_labels(mut rest: Message<'_>) -> bool {
+/// Tells whether there are samples, exemplars or histograms, and no more labels among them, where no sender puts them but the
+/// format allows them; damage counts as such.
+fn has_only_values(mut rest: Message<'_>) -> bool {
+    let mut any = false;
     loop {
         match rest.next_field() {
-            Ok(None) => return false,
-            Ok(Some(field)) if field.number != 1 => {}
-            _ => return true,
+            Ok(None) => return any,
+            Ok(Some(field)) if field.number != 1 => any |= matches!(field.number, 2..=4),
+            _ => return false,
         }
     }
 }
@@ -95,8 +97,9 @@ mod tests {
 
     #[test]
     fn every_other_shape_is_left() {
-        let others: [&[&[u8]]; 10] = [
+        let others: [&[&[u8]]; 11] = [
             &[NAMED],
+            &[NAMED, b"\x28\x02"],
             &[SAMPLE],
             &[SAMPLE, NAMED],
             &[NAMED, SAMPLE, b"\x0a\x06\x0a\x01b\x12\x01c"],

@@ -312,6 +312,13 @@ fn unknown_fields_are_jumped_over() {
 }
 
 #[test]
+fn a_series_with_nothing_but_unknown_fields_is_none() {
+    let body = b"\x0a\x11\x0a\x0d\x0a\x08__name__\x12\x01a\x28\x02";
+    let (batch, stats) = decode(body).unwrap();
+    assert_eq!((batch.series.len(), stats), (0, DecodeStats::default()));
+}
+
+#[test]
 fn the_number_of_samples_is_limited() {
     let samples: Vec<(i64, f64)> = (0..11).map(|i| (i, 0.0)).collect();
     let request = WriteRequest { timeseries: vec![series(&[("__name__", "a")], &samples)], metadata: Vec::new() };
