@@ -96,7 +96,7 @@ impl Encoder {
 
 /// Writes a batch as a write request: series with their samples, exemplars and native histograms, then families, whatever their verdicts.
 ///
-/// Series that the batch knows by id only have no labels to write and are left out.
+/// Series that the batch knows by id only have no labels to write and are left out; so are those without any value.
 pub fn encode_v1(batch: &Batch) -> Vec<u8> {
     let mut encoder = Encoder::default();
     let mut scratch = Vec::new();
@@ -112,6 +112,7 @@ pub fn encode_v1(batch: &Batch) -> Vec<u8> {
         let index = model::SeriesIndex(index as u32);
         let labels = batch.labels(index);
         encoder.start_series(labels.iter().flat_map(|l| l.iter()));
+        let labels_len = encoder.series.len();
         while let Some(sample) = samples.next_if(|s| s.series == index) {
             encoder.add_sample(Sample { ts_ms: sample.ts_ms, value: sample.value });
         }
@@ -122,7 +123,7 @@ pub fn encode_v1(batch: &Batch) -> Vec<u8> {
         while let Some(histogram) = histograms.next_if(|h| h.series == index) {
             encoder.add_histogram(histogram.ts_ms, &histogram.histogram, &mut scratch);
         }
-        if labels.is_some() {
+        if labels.is_some() && encoder.series.len() > labels_len {
             put_bytes(&mut encoder.out, 1, &encoder.series);
         }
     }
