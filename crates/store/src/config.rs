@@ -42,6 +42,9 @@ pub struct StoreConfig {
     pub queue_bytes_max: u64,
     /// How long a submit waits for room before it answers `Busy`.
     pub queue_wait_ms: u64,
+    /// How long a scrape's batch, for whose answer nobody waits, may wait for others to share its fdatasync. Any other
+    /// batch takes those that wait along at once.
+    pub scrape_patience_ms: u64,
     /// How far ahead of our clock a sample may be.
     pub future_limit_ms: i64,
     /// Series at one time.
@@ -68,6 +71,7 @@ impl Default for StoreConfig {
             batch_bytes_max: 64 << 20,
             queue_bytes_max: 128 << 20,
             queue_wait_ms: 5_000,
+            scrape_patience_ms: 0,
             future_limit_ms: 600_000,
             series_max: 10_000_000,
             label_limits: LabelLimits::default(),

@@ -54,16 +54,19 @@ impl Core {
     /// Makes the series of a record known; gives how many are new.
     pub fn define(&self, applied: &mut Applied, origin: &Origin, definitions: &[Definition]) -> u64 {
         let mut new = 0;
+        let with_attrs = |d: &Definition| self.attrs.of(origin, d.metric_type);
         for definition in definitions {
-            let attrs = self.attrs.of(origin, definition.metric_type);
+            let attrs = with_attrs(definition);
             if self.head.define(definition.id, &definition.labels, attrs) {
                 self.index.write().add(definition.id, &definition.labels);
                 new += 1;
             }
-            self.registry.mark_defined(&definition.labels, definition.id, attrs);
             if let (Some(log), Some(attrs)) = (applied.series_log.as_mut(), self.attrs.get(attrs)) {
                 log.add(definition.id, &definition.labels, &attrs);
             }
+        }
+        if !definitions.is_empty() {
+            self.registry.mark_defined(definitions.iter().map(|d| (&d.labels, d.id, with_attrs(d))));
         }
         new
     }

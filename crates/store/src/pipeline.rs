@@ -25,6 +25,8 @@ use crate::wal::segment::{SegmentInfo, SegmentWriter, WriteError};
 
 /// Groups between the threads: one being applied, one ready.
 const GROUPS_MAX: usize = 2;
+/// When so much is on its way, nobody waits for company.
+const PATIENCE_BYTES_MAX: u64 = 1 << 20;
 
 /// A batch that waits. Dropped without an answer, it answers `Closed`.
 pub struct Item {
@@ -33,6 +35,8 @@ pub struct Item {
     pub frame: Frame,
     pub definitions: Vec<Definition>,
     pub max_ts_ms: i64,
+    /// It may wait a little for company, see [`crate::StoreConfig::scrape_patience_ms`].
+    pub patient: bool,
     pub waiting: Waiting,
 }
 
@@ -73,6 +77,8 @@ struct Queue {
     items: VecDeque<Item>,
     /// Bytes queued or being written or applied.
     bytes: u64,
+    /// Until when the items may wait for company; `None` when one of them is in a hurry.
+    patience_ends: Option<Instant>,
     closed: bool,
     failed: Option<String>,
 }
@@ -84,6 +90,7 @@ struct Shared {
     /// Something was done.
     room: Condvar,
     bytes_max: u64,
+    patience: Duration,
     fsyncs: AtomicU64,
     roll: Mutex<bool>,
     segments: Mutex<Vec<SegmentInfo>>,
@@ -110,6 +117,7 @@ impl Pipeline {
             came: Condvar::new(),
             room: Condvar::new(),
             bytes_max: core.config.queue_bytes_max,
+            patience: Duration::from_millis(core.config.scrape_patience_ms),
             fsyncs: AtomicU64::new(0),
             roll: Mutex::new(false),
             segments: Mutex::new(segments),
@@ -146,8 +154,19 @@ impl Pipeline {
             return item.waiting.answer(Err(refusal));
         }
         queue.bytes += bytes;
+        let first = queue.items.is_empty();
+        let hurries = !item.patient || queue.bytes >= PATIENCE_BYTES_MAX;
+        if first {
+            queue.patience_ends = Some(Instant::now() + self.shared.patience);
+        }
+        if hurries {
+            queue.patience_ends = None;
+        }
         queue.items.push_back(item);
-        self.shared.came.notify_one();
+        // The commit thread sleeps on while patient items gather.
+        if first || hurries {
+            self.shared.came.notify_one();
+        }
     }
 
     /// Waits until nothing is queued, being written or being applied; `false` when that takes too long.
@@ -248,6 +267,11 @@ impl Committer {
                 return None;
             }
             self.shared.came.wait(&mut queue);
+        }
+        while let Some(end) = queue.patience_ends.filter(|_| !queue.closed) {
+            if self.shared.came.wait_until(&mut queue, end).timed_out() {
+                break;
+            }
         }
         Some(queue.items.drain(..).collect())
     }

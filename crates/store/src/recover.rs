@@ -158,7 +158,7 @@ fn preload(core: &Core, known: &hashbrown::HashMap<u32, (model::Labels, SeriesAt
             let attrs = core.attrs.intern(attrs.clone());
             core.head.define(id, labels, attrs);
             core.index.write().add(id, labels);
-            core.registry.mark_defined(labels, id, attrs);
+            core.registry.mark_defined([(labels, id, attrs)]);
         }
     }
 }

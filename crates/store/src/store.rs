@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use model::{
-    Append, AppendDone, AppendError, Batch, Family, Labels, Matcher, MetricType, NO_FAMILY, Refusal, SeriesId,
-    SeriesIndex, TimeRange, Verdict,
+    Append, AppendDone, AppendError, Batch, CollectionMethod, Family, Labels, Matcher, MetricType, NO_FAMILY, Refusal,
+    SeriesId, SeriesIndex, TimeRange, Verdict,
 };
 use parking_lot::{Mutex, RwLock};
 use sys::{Clock, Fs, Lock};
@@ -146,6 +146,7 @@ impl Store {
         let current = batch.generation == generation;
         let (mut definitions, mut refused) = (Vec::new(), Vec::new());
         let mut attrs: [Option<AttrsId>; 256] = [None; 256];
+        let mut resolver = self.core.registry.resolver();
         for index in 0..batch.series.len() {
             let series = batch.series[index];
             let bytes = batch.label_bytes(SeriesIndex(index as u32));
@@ -158,7 +159,7 @@ impl Store {
             let metric_type = type_of(batch, series.family);
             let attrs =
                 *attrs[metric_type as usize].get_or_insert_with(|| self.core.attrs.of(&batch.origin, metric_type));
-            match self.core.registry.resolve(bytes, attrs) {
+            match resolver.resolve(bytes, attrs) {
                 Ok(resolved) => {
                     if let Some(labels) = resolved.define {
                         definitions.push(Definition { id: resolved.id, metric_type, labels });
@@ -224,9 +225,10 @@ impl Append for Store {
         let _gate = self.gate.read();
         match self.prepare(&mut batch) {
             Ok(Prepared { framed, frame, definitions, max_ts_ms }) => {
+                let patient = batch.origin.method == CollectionMethod::PullScraping;
                 let waiting = Waiting::new(batch, done);
                 let wait = Duration::from_millis(self.core.config.queue_wait_ms);
-                self.pipeline.enqueue(Item { framed, frame, definitions, max_ts_ms, waiting }, wait);
+                self.pipeline.enqueue(Item { framed, frame, definitions, max_ts_ms, patient, waiting }, wait);
             }
             Err(error) => done(batch, Err(error)),
         }

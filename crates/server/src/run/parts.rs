@@ -24,13 +24,17 @@ use super::{Options, RunError};
 use crate::config::{Config, Settings};
 use crate::net::NetStats;
 use crate::observe::Observer;
+use crate::prom::api::Pushed;
 use crate::prom::{PromApi, PromParts, QueryLimits, QueryService, RuntimeInfo, WriteLimits};
+use crate::push::{Folder, Gateway, GatewayParts, Group, PushLimits};
 use crate::rest::{Rest, RestParts};
 use crate::telemetry::own::{Own, OwnParts};
 use crate::telemetry::{HttpMetrics, Intake, Metered};
 
 /// Scrapes under way get this long when the server stops.
 pub const SCRAPES_GRACE: Duration = Duration::from_secs(3);
+/// Scrapes come evenly spread; gathered for so long they share an fdatasync. Nobody waits for their answer.
+const SCRAPE_PATIENCE_MS: u64 = 10;
 /// How often windows that are over are looked for.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -69,6 +73,7 @@ impl Opening {
         let corruptions = Arc::new(AtomicU64::new(recovery.damaged.len() as u64));
         // The store's lock is held: nobody else writes in the directory from here on.
         let events = self.open_events(&dir, recovery).await?;
+        let (folder, groups) = self.open_push(&dir).await?;
         self.gate.progress("opening the catalog of targets");
         let catalog = Arc::new(Catalog::open(&dir.join("catalog.db")).await?);
 
@@ -76,6 +81,10 @@ impl Opening {
         let append: Arc<dyn Append> = Arc::new(Metered::new(store.clone(), intake.clone()));
         let batch_ids = Arc::new(BatchIds::new(self.settings.node.clone()));
         let observer = Arc::new(Observer::new(catalog.clone(), events.clone()));
+        let pushed: Pushed = {
+            let observer = observer.clone();
+            Arc::new(move |report| observer.pushed(report))
+        };
         let collector = Arc::new(Collector::new(append.clone(), observer.clone(), batch_ids.clone()));
         let queries = QueryService::new(store.clone(), self.query_limits(), now.clone());
         let rest = Rest::new(RestParts {
@@ -99,6 +108,15 @@ impl Opening {
         };
         let (options, settings) = (self.options.clone(), self.settings.clone());
         let reloader = Arc::new(Reloader::new(options, settings, jobs.clone(), now.clone()));
+        let gateway = Gateway::new(GatewayParts {
+            append: append.clone(),
+            batch_ids: batch_ids.clone(),
+            pushed: pushed.clone(),
+            now: now.clone(),
+            folder,
+            groups,
+            limits: self.push_limits(),
+        });
         let prom = PromApi::new(PromParts {
             append,
             select: store.clone(),
@@ -121,10 +139,7 @@ impl Opening {
             now: now.clone(),
             write_limits: self.write_limits(),
             batch_ids,
-            pushed: {
-                let observer = observer.clone();
-                Arc::new(move |report| observer.pushed(report))
-            },
+            pushed,
         });
 
         self.gate.progress("loading targets");
@@ -142,14 +157,17 @@ impl Opening {
             jobs: jobs.clone(),
             reloader: reloader.clone(),
             prom: prom.clone(),
+            gateway: gateway.clone(),
             corruptions,
             started_at_ms,
         }));
         tokio::spawn(rest.clone().housekeeping(self.stop.clone()));
         tokio::spawn(prom.clone().report_writes(self.stop.clone()));
+        tokio::spawn(gateway.clone().run(self.stop.clone()));
         tokio::spawn(jobs.follow(self.stop.clone()));
         tokio::spawn(upkeep(store.clone(), events.clone(), self.stop.clone()));
-        let app = App { rest, prom: prom.clone(), reloader: reloader.clone(), own, collector: collector.clone() };
+        let app =
+            App { rest, prom: prom.clone(), gateway, reloader: reloader.clone(), own, collector: collector.clone() };
         self.gate.open(routes::router(app, http, &self.settings.limits));
         Ok(Parts { reloader, collector, catalog, events, store, prom, clock })
     }
@@ -167,6 +185,7 @@ impl Opening {
             exemplars_max: self.settings.exemplars_max,
             // See `upkeep`: the log must not be cut before the events in it are on disk.
             maintain_every_ms: 0,
+            scrape_patience_ms: SCRAPE_PATIENCE_MS,
             ..StoreConfig::default()
         };
         let wal_bytes = folder_bytes(&dir.join("wal"));
@@ -184,6 +203,20 @@ impl Opening {
             tracing::error!("damage found: {damage}");
         }
         Ok((store, recovery))
+    }
+
+    /// Reads the pushed groups of earlier lives.
+    async fn open_push(&self, dir: &Path) -> Result<(Folder, Vec<Group>), RunError> {
+        self.gate.progress("reading pushed groups");
+        let dir = dir.join("push");
+        let opened = tokio::task::spawn_blocking(move || {
+            Folder::open(Arc::new(RealFs), &dir).map_err(|error| RunError::Push { dir, error })
+        });
+        let (folder, groups, damaged) = opened.await.map_err(|_| RunError::Bug)??;
+        for damage in &damaged {
+            tracing::error!("damage found: {damage}");
+        }
+        Ok((folder, groups))
     }
 
     /// Opens the event log; collections that the store knows and the log does not are published now.
@@ -220,6 +253,14 @@ impl Opening {
             inflated_bytes_max: limits.body_bytes_max,
             inflight_bytes_max: limits.inflight_bytes_max.max(2 * limits.body_bytes_max),
             ..WriteLimits::default()
+        }
+    }
+
+    fn push_limits(&self) -> PushLimits {
+        PushLimits {
+            restate_every: Duration::from_millis(self.settings.push_restate_ms.max(1).unsigned_abs()),
+            body_bytes_max: self.settings.limits.body_bytes_max,
+            ..PushLimits::default()
         }
     }
 
