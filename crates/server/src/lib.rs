@@ -4,6 +4,7 @@ pub mod config;
 pub mod net;
 pub mod observe;
 pub mod prom;
+pub mod push;
 pub mod rest;
 pub mod run;
 pub mod telemetry;

@@ -24,6 +24,8 @@ pub struct Settings {
     pub retention_ms: i64,
     /// Exemplars kept, over all series.
     pub exemplars_max: usize,
+    /// How often the samples of pushed groups are written again, in milliseconds.
+    pub push_restate_ms: i64,
     /// Limits of queries.
     pub query: QuerySettings,
     /// Limits of everything that comes in.
@@ -64,6 +66,7 @@ impl Default for Settings {
             node: "n1".to_owned(),
             retention_ms: 15 * DAY_MS,
             exemplars_max: 100_000,
+            push_restate_ms: 15_000,
             query: QuerySettings::default(),
             limits: LimitSettings::default(),
         }
@@ -101,6 +104,8 @@ pub struct SettingsText {
     pub retention_ms: Option<i64>,
     /// Prometheus' `storage.exemplars.max_exemplars`
     pub exemplars_max: Option<u64>,
+    /// `push_restate_interval`
+    pub push_restate_ms: Option<i64>,
     /// `query`
     pub query: QuerySettings,
     /// `limits`
@@ -130,6 +135,7 @@ impl Settings {
             exemplars_max: text
                 .exemplars_max
                 .map_or(defaults.exemplars_max, |n| usize::try_from(n).unwrap_or(EXEMPLARS_MAX).min(EXEMPLARS_MAX)),
+            push_restate_ms: text.push_restate_ms.unwrap_or(defaults.push_restate_ms),
             query: text.query,
             limits: text.limits,
         }
@@ -144,10 +150,14 @@ pub fn read(node: &Node, problems: &mut Problems) -> SettingsText {
         data_dir: fields.string("data_dir", problems).map(PathBuf::from),
         node: fields.parsed("node", problems, parse_node),
         retention_ms: fields.duration_ms("retention", problems),
+        push_restate_ms: fields.duration_ms("push_restate_interval", problems),
         ..SettingsText::default()
     };
     if text.retention_ms == Some(0) {
         problems.error(fields.place_of("retention"), "retention must be longer than 0");
+    }
+    if text.push_restate_ms == Some(0) {
+        problems.error(fields.place_of("push_restate_interval"), "push_restate_interval must be longer than 0");
     }
     if let Some(node) = fields.get("query") {
         read_query(node, &mut text.query, problems);
@@ -227,11 +237,11 @@ mod tests {
     #[test]
     fn wrong_settings_are_said() {
         let root =
-            yaml::parse("{node: 'a b', retention: 0s, query: {timeoutt: 1s}, limits: {body_size_max: much}}").unwrap();
+            yaml::parse("{node: 'a b', retention: 0s, push_restate_interval: 0s, query: {timeoutt: 1s}, limits: {body_size_max: much}}").unwrap();
         let mut problems = Problems::default();
         read(&root, &mut problems);
         let texts: Vec<&str> = problems.0.iter().map(|p| p.text.as_str()).collect();
-        assert_eq!(texts.len(), 4, "{texts:?}");
+        assert_eq!(texts.len(), 5, "{texts:?}");
         assert!(texts.iter().any(|t| t.contains("did you mean \"timeout\"?")), "{texts:?}");
     }
 }

@@ -70,6 +70,14 @@ pub enum RunError {
     /// The store.
     #[error("{0}")]
     Store(#[from] store::OpenError),
+    /// The pushed groups.
+    #[error("cannot open the pushed groups in {dir}: {error}")]
+    Push {
+        /// Their folder.
+        dir: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
     /// The event log.
     #[error("{0}")]
     Events(#[from] events::EventError),

@@ -21,6 +21,7 @@ use super::landing;
 use super::reload::Reloader;
 use crate::config::settings::LimitSettings;
 use crate::prom::{self, BuildInfo, PromApi};
+use crate::push::{self, Gateway};
 use crate::rest::problem::Problem;
 use crate::rest::{self, Rest};
 use crate::telemetry::HttpMetrics;
@@ -35,6 +36,7 @@ const BODY_SILENCE: Duration = Duration::from_secs(30);
 pub struct App {
     pub rest: Rest,
     pub prom: PromApi,
+    pub gateway: Gateway,
     pub reloader: Arc<Reloader>,
     pub own: Arc<Own>,
     pub collector: Arc<Collector>,
@@ -43,6 +45,12 @@ pub struct App {
 impl FromRef<App> for Rest {
     fn from_ref(app: &App) -> Rest {
         app.rest.clone()
+    }
+}
+
+impl FromRef<App> for Gateway {
+    fn from_ref(app: &App) -> Gateway {
+        app.gateway.clone()
     }
 }
 
@@ -62,6 +70,7 @@ pub fn router(app: App, http: Arc<HttpMetrics>, limits: &LimitSettings) -> Route
         .route("/-/reload", post(reload).put(reload))
         .merge(rest::router::<App>())
         .merge(prom::router::<App>())
+        .merge(push::router::<App>())
         .fallback(no_such_path)
         .layer(from_fn_with_state(inflight, inflight::bound))
         .layer(RequestBodyTimeoutLayer::new(BODY_SILENCE))

@@ -19,6 +19,7 @@ use super::intake::Intake;
 use super::process;
 use crate::net::NetStats;
 use crate::prom::PromApi;
+use crate::push::Gateway;
 use crate::run::{Jobs, Reloader};
 
 /// The figures of the store may be this many times as old as counting them took.
@@ -44,6 +45,8 @@ pub struct OwnParts {
     pub reloader: Arc<Reloader>,
     /// Queries and remote write.
     pub prom: PromApi,
+    /// Pushed groups.
+    pub gateway: Gateway,
     /// Damaged records and files found.
     pub corruptions: Arc<AtomicU64>,
     /// When the process started; milliseconds since 1970.
@@ -85,6 +88,7 @@ impl Own {
         self.discovery(&mut page);
         self.events(&mut page);
         parts.prom.render(&mut page);
+        parts.gateway.render(&mut page);
         parts.http.render(&mut page);
         self.connections(&mut page);
         self.configuration(&mut page);
