@@ -90,9 +90,8 @@ fn register(server: &ServerArgs, add: &AddArgs) -> Result<ExitCode, Failure> {
 fn request(add: &AddArgs) -> Result<Value, Failure> {
     let mut labels = Map::new();
     for label in &add.labels {
-        let (name, value) = label
-            .split_once('=')
-            .ok_or_else(|| Failure::usage(format!("--label wants NAME=VALUE, not {label:?}")))?;
+        let (name, value) =
+            label.split_once('=').ok_or_else(|| Failure::usage(format!("--label wants NAME=VALUE, not {label:?}")))?;
         labels.insert(name.to_owned(), json!(value));
     }
     let mut scrape = Map::new();
@@ -113,16 +112,46 @@ fn request(add: &AddArgs) -> Result<Value, Failure> {
     Ok(body)
 }
 
-/// Prints every plain member of a scrape report, and its errors.
+/// Prints what a person wants to know of a first scrape; `--output json` has the rest.
 fn print_report(report: &Value) {
-    let rows: Vec<Vec<String>> = report
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(_, v)| !v.is_null())
-        .map(|(k, v)| vec![k.clone(), text(v)])
-        .collect();
-    table::print(&["First scrape", ""], rows);
+    table::print(&["First scrape", ""], report_rows(report));
+}
+
+fn report_rows(report: &Value) -> Vec<Vec<String>> {
+    let number = |key: &str| report[key].as_u64().unwrap_or(0);
+    let mut rows = Vec::new();
+    let mut row = |what: &str, value: String| {
+        if !value.is_empty() {
+            rows.push(vec![what.to_owned(), value]);
+        }
+    };
+    row("Result", if report["ok"] == true { "good".to_owned() } else { "failed".to_owned() });
+    row("Error", text(&report["error"]));
+    for error in report["parse_errors"].as_array().into_iter().flatten() {
+        let place = format!("line {}, column {}: ", text(&error["line"]), text(&error["column"]));
+        row("Error", format!("{place}{} near {}", text(&error["message"]), text(&error["text"])));
+    }
+    row("Address", text(&report["address"]));
+    row("Format", text(&report["format"]));
+    row("Size", format!("{} bytes, {} on the wire", number("bytes"), number("bytes_wire")));
+    row("Took", format!("{} ms", number("duration_ms")));
+    let series = format!("{} ({} samples)", number("series"), number("samples"));
+    row("Series", with_parts(series, &report["series_by_type"]));
+    row("Not stored", with_parts(String::new(), &report["balance"]["rejected_by_reason"]));
+    let top = report["top_labels"].as_array().into_iter().flatten().take(5);
+    let top: Vec<String> = top.map(|l| format!("{} {}", text(&l["name"]), text(&l["values"]))).collect();
+    row("Label values", top.join(", "));
+    rows
+}
+
+/// Adds the members of an object of numbers: `250 (250 samples): counter 90, gauge 40`.
+fn with_parts(head: String, parts: &Value) -> String {
+    let parts: Vec<String> = parts.as_object().into_iter().flatten().map(|(k, v)| format!("{k} {}", text(v))).collect();
+    match (head.is_empty(), parts.is_empty()) {
+        (_, true) => head,
+        (true, false) => parts.join(", "),
+        (false, false) => format!("{head}: {}", parts.join(", ")),
+    }
 }
 
 fn show(server: &ServerArgs, answer: &client::Answer, people: impl FnOnce(&Value)) -> Result<ExitCode, Failure> {
@@ -138,6 +167,20 @@ fn show(server: &ServerArgs, answer: &client::Answer, people: impl FnOnce(&Value
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_first_scrape_reads_as_sentences() {
+        let report = json!({
+            "ok": false, "error": "syntax", "bytes": 120, "bytes_wire": 80, "duration_ms": 3, "series": 2, "samples": 2,
+            "parse_errors": [{"line": 3, "column": 4, "message": "no value", "text": "b{x"}],
+            "series_by_type": {"counter": 2}, "balance": {"rejected_by_reason": {"too_new": 1}}, "top_labels": []
+        });
+        let lines: Vec<String> = report_rows(&report).into_iter().map(|r| r.join(": ")).collect();
+        assert!(lines.contains(&"Error: line 3, column 4: no value near b{x".to_owned()), "{lines:?}");
+        assert!(lines.contains(&"Series: 2 (2 samples): counter 2".to_owned()), "{lines:?}");
+        assert!(lines.contains(&"Not stored: too_new 1".to_owned()), "{lines:?}");
+        assert!(!lines.iter().any(|l| l.starts_with("Label values")), "{lines:?}");
+    }
 
     #[test]
     fn a_registration_holds_what_was_given() {

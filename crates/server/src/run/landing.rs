@@ -23,7 +23,7 @@ const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8
 <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><style>\
 :root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}\
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #8884;\
-vertical-align:top;overflow-wrap:anywhere}code,pre{background:#8882;padding:.1rem .3rem;border-radius:.2rem}\
+vertical-align:top}td{overflow-wrap:break-word}.long{overflow-wrap:anywhere}.short{white-space:nowrap}code,pre{background:#8882;padding:.1rem .3rem;border-radius:.2rem}\
 pre{padding:.6rem;overflow-x:auto}.healthy{color:#2a9d4a}.degraded{color:#c98a00}.unhealthy{color:#d33}\
 .unknown,.disabled{color:#888}</style></head><body><h1>Quiver</h1>\
 <p>Collects metrics, loses none, answers PromQL. Version ";
@@ -92,7 +92,8 @@ fn row(html: &mut String, status: &TargetStatus, url: &str) {
     let health = status.health.as_str();
     let _ = write!(
         html,
-        "<tr><td>{}</td><td>{}</td><td class=\"{health}\">{health}</td><td>{}</td><td>{} ms</td><td>{}</td></tr>",
+        "<tr><td>{}</td><td class=\"long\">{}</td><td class=\"short {health}\">{health}</td><td>{}</td>\
+         <td class=\"short\">{} ms</td><td class=\"long\">{}</td></tr>",
         escape(&status.target_id),
         escape(url),
         status.samples_scraped,
