@@ -1,11 +1,12 @@
 //! What the last scrape of one target looked like, so that the next one is cheap.
 //!
-//! Owns: the text of each series and what it led to; the order in which the series stood; what must be marked stale.
+//! Owns: the key of each series (its text, or what a binary format makes of it) and what it led to; the order in which the
+//! series stood; what must be marked stale.
 //! Invariants: 1. entries hold the series of the last scrape that was stored, and of no other; a series that one such
 //! scrape does not hold is forgotten with it. 2. Ids belong to `generation`. 3. Between [`SeriesCache::begin`] and
 //! [`SeriesCache::commit`] or [`SeriesCache::roll_back`] entries are only added, so that a failed answer of the store costs
-//! nothing. 4. An entry's labels follow from its text, its type and the rules in `mapping`.
-//! Limits: text and entries of one body; who reads the body bounds it.
+//! nothing. 4. An entry's labels follow from its key, its type and the rules in `mapping`.
+//! Limits: keys and entries of one body; who reads the body bounds it.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use hashbrown::{HashSet, HashTable};
 use model::{Batch, Family, Labels, LabelsBuf, MetricType, NO_FAMILY, SeriesId, SeriesIndex, stale_nan};
 use wire::Format;
 use wire::points::Role;
+use wire::scrape::key_labels;
 
 use crate::draft::{Draft, INDEX_BITS, TRACKED};
 use crate::rules::{Mapped, map_labels};
@@ -44,7 +46,7 @@ pub(crate) struct CachedSeries {
     len: u32,
     /// The store's id; none as long as the store has not said it.
     pub(crate) id: SeriesId,
-    /// Of the stored labels; two texts may lead to the same.
+    /// Of the stored labels; two keys may lead to the same.
     pub(crate) fingerprint: u64,
     /// The family that `role` belongs to, by its place in [`SeriesCache::families`].
     pub(crate) family: u32,
@@ -58,7 +60,7 @@ pub(crate) struct CachedSeries {
     live: bool,
 }
 
-/// A series whose text means nothing any more, but whose end is still to be marked.
+/// A series whose key means nothing any more, but whose end is still to be marked.
 #[derive(Clone, Debug)]
 struct Orphan {
     labels: Labels,
@@ -68,11 +70,11 @@ struct Orphan {
 /// The cache of one target.
 #[derive(Debug, Default)]
 pub(crate) struct SeriesCache {
-    text: String,
+    keys: Vec<u8>,
     entries: Vec<CachedSeries>,
     /// The lines of the last scrape, as places in `entries`.
     order: Vec<u32>,
-    /// Found by text; built when a line is not where it was.
+    /// Found by key; built when a line is not where it was.
     index: Option<HashTable<u32>>,
     hasher: foldhash::quality::RandomState,
     /// The families of the last scrape, in order.
@@ -109,7 +111,7 @@ impl SeriesCache {
             marks: vec![0; self.entries.len()],
             order: Vec::with_capacity(self.order.len()),
             entries_before: self.entries.len(),
-            text_before: self.text.len(),
+            keys_before: self.keys.len(),
             ..Draft::default()
         }
     }
@@ -119,7 +121,7 @@ impl SeriesCache {
         if self.entries.is_empty() {
             let series = body_bytes / LINE_BYTES;
             self.entries.reserve(series);
-            self.text.reserve(body_bytes / 2);
+            self.keys.reserve(body_bytes / 2);
             self.index = Some(HashTable::with_capacity(series));
         }
     }
@@ -136,9 +138,9 @@ impl SeriesCache {
 
     /// Gives the entry of the line at a place of the last scrape.
     #[inline]
-    pub(crate) fn at_line(&self, line: usize) -> Option<(u32, &str)> {
+    pub(crate) fn at_line(&self, line: usize) -> Option<(u32, &[u8])> {
         let entry = *self.order.get(line)?;
-        Some((entry, self.text(entry)))
+        Some((entry, self.key(entry)))
     }
 
     #[inline]
@@ -152,16 +154,16 @@ impl SeriesCache {
     }
 
     #[inline]
-    pub(crate) fn text(&self, entry: u32) -> &str {
+    pub(crate) fn key(&self, entry: u32) -> &[u8] {
         let e = &self.entries[entry as usize];
-        &self.text[e.start as usize..(e.start + e.len) as usize]
+        &self.keys[e.start as usize..(e.start + e.len) as usize]
     }
 
     /// Looks for a series near the line where it is expected, then everywhere; moves the line behind it.
-    pub(crate) fn find(&mut self, series: &str, line: &mut usize) -> Option<u32> {
+    pub(crate) fn find(&mut self, key: &[u8], line: &mut usize) -> Option<u32> {
         for ahead in 0..LOOK_AHEAD {
             match self.at_line(*line + ahead) {
-                Some((entry, text)) if text == series => {
+                Some((entry, at_line)) if at_line == key => {
                     *line += ahead + 1;
                     return Some(entry);
                 }
@@ -169,9 +171,9 @@ impl SeriesCache {
                 None => break,
             }
         }
-        let hash = self.hasher.hash_one(series);
+        let hash = self.hasher.hash_one(key);
         let index = self.index.take().unwrap_or_else(|| self.build_index());
-        let found = index.find(hash, |entry| self.text(*entry) == series).copied();
+        let found = index.find(hash, |entry| self.key(*entry) == key).copied();
         self.index = Some(index);
         if let Some(entry) = found
             && self.order.get(entry as usize) == Some(&entry)
@@ -190,22 +192,22 @@ impl SeriesCache {
     }
 
     fn hash_of(&self, entry: u32) -> u64 {
-        self.hasher.hash_one(self.text(entry))
+        self.hasher.hash_one(self.key(entry))
     }
 
     /// Adds a series that [`SeriesCache::find`] did not find.
     pub(crate) fn add(
         &mut self,
         draft: &mut Draft,
-        series: &str,
+        key: &[u8],
         kind: Kind,
         fingerprint: u64,
         metric_type: MetricType,
     ) -> u32 {
         let entry = self.entries.len() as u32;
         self.entries.push(CachedSeries {
-            start: self.text.len() as u32,
-            len: series.len() as u32,
+            start: self.keys.len() as u32,
+            len: key.len() as u32,
             id: SeriesId::NONE,
             fingerprint,
             family: NO_FAMILY - 1,
@@ -215,7 +217,7 @@ impl SeriesCache {
             metric_type,
             live: false,
         });
-        self.text.push_str(series);
+        self.keys.extend_from_slice(key);
         draft.marks.push(0);
         if let Some(mut index) = self.index.take() {
             index.insert_unique(self.hash_of(entry), entry, |e| self.hash_of(*e));
@@ -224,24 +226,14 @@ impl SeriesCache {
         entry
     }
 
-    /// Reads the labels of an entry anew from its text.
+    /// Reads the labels of an entry anew from its key.
     ///
     /// **Gives** `false` if the rules do not keep it.
     pub(crate) fn read_labels(&self, entry: u32, out: &mut LabelsBuf) -> bool {
         out.clear();
         let Some((spec, format)) = &self.mapping else { return false };
-        let mut raw = LabelsBuf::default();
-        if wire::series_labels(*format, self.text(entry), &mut raw).is_err() {
-            return false;
-        }
-        let metric_type = self.entry(entry).metric_type;
-        for (name, value) in raw.iter() {
-            match wire::normalize_float_label(metric_type, name, value) {
-                Some(normal) => out.push(name, &normal),
-                None => out.push(name, value),
-            }
-        }
-        map_labels(spec, out) == Ok(Mapped::Kept)
+        key_labels(*format, self.key(entry), self.entry(entry).metric_type, out).is_ok()
+            && map_labels(spec, out) == Ok(Mapped::Kept)
     }
 
     /// Adds an entry to a batch: by its id, or by its labels if it has none.
@@ -269,7 +261,7 @@ impl SeriesCache {
         if gone.is_empty() && self.orphans.is_empty() {
             return;
         }
-        // Another text may lead to the same series, which then has not ended.
+        // Another key may lead to the same series, which then has not ended.
         let mut taken: HashSet<u64> = self
             .entries
             .iter()
@@ -388,7 +380,7 @@ impl SeriesCache {
             if self.entries.len() > draft.entries_before {
                 // Where lines keep their places nobody asks the table: it comes back when it is needed.
                 self.index = None;
-                self.text.shrink_to_fit();
+                self.keys.shrink_to_fit();
                 self.entries.shrink_to_fit();
                 self.order.shrink_to_fit();
             }
@@ -401,20 +393,20 @@ impl SeriesCache {
     fn rebuild(&mut self, draft: &Draft) {
         let mut moved: Vec<u32> = vec![u32::MAX; self.entries.len()];
         let mut entries = Vec::with_capacity(self.entries.len());
-        let mut text = String::with_capacity(self.text.len());
+        let mut keys = Vec::with_capacity(self.keys.len());
         let mut order = Vec::with_capacity(draft.order.len());
         for old in &draft.order {
             if moved[*old as usize] == u32::MAX {
                 moved[*old as usize] = entries.len() as u32;
-                let entry = CachedSeries { start: text.len() as u32, ..self.entry(*old).clone() };
-                text.push_str(self.text(*old));
+                let entry = CachedSeries { start: keys.len() as u32, ..self.entry(*old).clone() };
+                keys.extend_from_slice(self.key(*old));
                 entries.push(entry);
             }
             order.push(moved[*old as usize]);
         }
-        text.shrink_to_fit();
+        keys.shrink_to_fit();
         entries.shrink_to_fit();
-        (self.entries, self.text, self.order, self.index) = (entries, text, order, None);
+        (self.entries, self.keys, self.order, self.index) = (entries, keys, order, None);
     }
 
     /// Forgets a draft whose batch was not stored.
@@ -477,9 +469,9 @@ impl SeriesCache {
     /// Throws out what a draft added, and roles: they belong to the families of a scrape that did not come to be.
     fn drop_fresh(&mut self, draft: &Draft) {
         self.entries.truncate(draft.entries_before);
-        self.text.truncate(draft.text_before);
+        self.keys.truncate(draft.keys_before);
         self.entries.shrink_to_fit();
-        self.text.shrink_to_fit();
+        self.keys.shrink_to_fit();
         self.index = None;
         self.families.clear();
         for entry in &mut self.entries {

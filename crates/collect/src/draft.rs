@@ -14,7 +14,7 @@ pub(crate) struct Draft {
     pub(crate) marks: Vec<u32>,
     pub(crate) order: Vec<u32>,
     pub(crate) entries_before: usize,
-    pub(crate) text_before: usize,
+    pub(crate) keys_before: usize,
     /// Entries that got a stale marker, and where their series begin in the batch.
     pub(crate) stale: Vec<u32>,
     pub(crate) stale_at: u32,

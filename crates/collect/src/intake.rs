@@ -1,15 +1,22 @@
-//! From a body to a batch: finds each line's series in the cache, or reads its labels and asks the rules.
+//! From a body to a batch: finds each sample's series in the cache, or reads its labels and asks the rules.
 //!
-//! Invariants: 1. every sample of the body is in the batch, undecided or with its verdict; 2. a sample that is decided here
+//! Invariants: 1. every sample of the body is in the batch, undecided or with its verdict, a native histogram that is decided
+//! here as a sample without a number; 2. a sample that is decided here
 //! belongs to the batch's first series, which is always `up`: so no series comes to be for what is not stored.
-//! Cost: a known series at its place costs one comparison of text; see `examples/scrape_cost.rs`.
+//! Cost: a known series at its place costs one comparison of its key; see `examples/scrape_cost.rs`.
 
+mod family;
+
+use std::sync::Arc;
+
+use model::histogram::Histogram;
 use model::{
-    Batch, BatchExemplar, Family, LABEL_NAME, LabelsBuf, MetricType, NO_FAMILY, Refusal, SeriesIndex, TypeCounts,
-    Verdict,
+    Batch, BatchExemplar, LABEL_NAME, LabelsBuf, MetricType, NO_FAMILY, Refusal, SeriesIndex, TypeCounts, Verdict,
 };
-use wire::points::{PointCounter, Role, role_of};
-use wire::{Entry, Format, ParseError, Parser, RawExemplar, openmetrics, series_name};
+use wire::points::{PointCounter, Role};
+use wire::protobuf::ProtobufParser;
+use wire::scrape::{Item, Reading, Value};
+use wire::{BodyParser, Format, ParseError};
 
 use crate::cache::{Kind, SeriesCache};
 use crate::draft::Draft;
@@ -17,11 +24,13 @@ use crate::outcome::{ScrapeError, ScrapeErrorKind};
 use crate::rules::{Mapped, map_labels};
 use crate::target::{OnExceed, TargetSpec};
 
-/// Families ahead in the last scrape that are compared with the present one.
-const FAMILIES_AHEAD: usize = 8;
 /// The series that decided samples belong to.
 const UP: SeriesIndex = SeriesIndex(0);
 const TYPES: usize = 8;
+/// Memory that the native histograms of one body may take: a few bytes of the body can make hundreds.
+const HISTOGRAM_BYTES_MAX: usize = 256 << 20;
+/// Exemplars taken of one body.
+const EXEMPLARS_MAX: usize = 1 << 17;
 
 /// Why a body is refused as a whole.
 #[derive(Debug)]
@@ -38,10 +47,20 @@ pub(crate) struct Taken {
     pub(crate) kept: u64,
     pub(crate) series: u64,
     pub(crate) added: u64,
-    /// Samples refused by a limit.
+    /// Samples refused: by a limit, or as histograms that do not fit together.
     pub(crate) refused: u64,
     pub(crate) series_by_type: [u64; TYPES],
     pub(crate) points: TypeCounts,
+}
+
+/// Where a sample belongs.
+struct Placed {
+    series: SeriesIndex,
+    ts_ms: i64,
+    /// Pending if the sample is to be stored.
+    verdict: Verdict,
+    /// Its value is the start time of the point before.
+    created: bool,
 }
 
 /// Reads one body.
@@ -65,8 +84,11 @@ pub(crate) struct Intake<'a> {
     metric_type: MetricType,
     /// The point that a `_created` line may belong to.
     point: Option<(SeriesIndex, u32)>,
+    /// Memory taken by native histograms so far.
+    histogram_bytes: usize,
     buf: LabelsBuf,
     encoded: Vec<u8>,
+    key: Vec<u8>,
 }
 
 impl<'a> Intake<'a> {
@@ -99,8 +121,10 @@ impl<'a> Intake<'a> {
             family_is_settled: true,
             metric_type: MetricType::Unknown,
             point: None,
+            histogram_bytes: 0,
             buf: LabelsBuf::default(),
             encoded: Vec::new(),
+            key: Vec::new(),
         }
     }
 
@@ -108,100 +132,188 @@ impl<'a> Intake<'a> {
     ///
     /// **Gives** what it held, as far as it was read, and why it must be refused, if it must.
     pub(crate) fn run(mut self, format: Format, body: &[u8]) -> (Taken, Option<Failure>) {
-        let failure = self.read(format, body).err().or_else(|| self.over_sample_limit());
+        let mut parser = match format {
+            Format::Text | Format::OpenMetrics => BodyParser::new(format, body, false),
+            Format::Protobuf => {
+                let parser = ProtobufParser::new(body).with_native(self.spec.native_histograms);
+                BodyParser::Protobuf(Box::new(parser.with_classic(self.spec.always_classic_histograms)))
+            }
+        };
+        self.cache.expect(body.len());
+        let failure = self.read(&mut parser).err().or_else(|| self.over_limit());
         self.taken.points = self.points.finish();
         (self.taken, failure)
     }
 
-    fn read(&mut self, format: Format, body: &[u8]) -> Result<(), Failure> {
-        let mut parser = Parser::new(format, body);
-        self.cache.expect(body.len());
+    fn read(&mut self, parser: &mut BodyParser<'_>) -> Result<(), Failure> {
         let mut line = 0;
         loop {
-            while let Some((entry, text)) = self.cache.at_line(line)
-                && let Some((ts_ms, value)) = parser.next_known(text)
+            while let Some((entry, key)) = self.cache.at_line(line)
+                && let Some(reading) = parser.next_known(key)
             {
                 line += 1;
-                self.take(entry, ts_ms, value, false);
+                self.take(entry, reading, parser, false);
             }
-            match parser.next() {
-                None => return Ok(()),
-                Some(entry) => self.take_entry(entry.map_err(Failure::Syntax)?, &parser, &mut line)?,
+            let Some(item) = parser.next() else { return Ok(()) };
+            let (known, reading) = match item.map_err(Failure::Syntax)? {
+                Item::Sample { key, reading } => {
+                    let known = self.cache.find(key, &mut line);
+                    if known.is_none() {
+                        self.key.clear();
+                        self.key.extend_from_slice(key);
+                    }
+                    (known, reading)
+                }
+                metadata => {
+                    self.take_metadata(metadata);
+                    continue;
+                }
+            };
+            let series = match known {
+                Some(entry) => self.take(entry, reading, parser, false),
+                None => self.admit(reading, parser)?,
+            };
+            if series != UP {
+                self.take_exemplars(series, reading.ts_ms, parser);
             }
         }
     }
 
-    fn take_entry(&mut self, entry: Entry<'_>, parser: &Parser<'_>, line: &mut usize) -> Result<(), Failure> {
-        match entry {
-            Entry::Sample { series, ts_ms, value, exemplar, .. } => {
-                let taken = match self.cache.find(series, line) {
-                    Some(entry) => Some(self.take(entry, ts_ms, value, false)),
-                    None => self.admit(series, ts_ms, value, parser)?,
-                };
-                if let (Some(exemplar), Some(series)) = (exemplar, taken)
-                    && series != UP
-                {
-                    self.take_exemplar(series, &exemplar, ts_ms);
-                }
-            }
-            Entry::Type { name, metric_type } => {
-                self.family_named(name).metric_type = metric_type;
-            }
-            Entry::Help { name, help } => {
+    fn take_metadata(&mut self, item: Item<'_>) {
+        match item {
+            Item::Type { name, metric_type } => self.family_named(name).metric_type = metric_type,
+            Item::Help { name, help } => {
                 let family = self.family_named(name);
                 family.help.clear();
                 family.help.push_str(&help);
             }
-            Entry::Unit { name, unit } => {
+            Item::Unit { name, unit } => {
                 let family = self.family_named(name);
                 family.unit.clear();
                 family.unit.push_str(unit);
             }
-            Entry::Comment | Entry::Eof => {}
+            Item::Sample { .. } | Item::Nothing => {}
         }
-        Ok(())
     }
 
-    /// Takes one sample of a known series; `fresh` says that its labels stand in `encoded`.
+    /// Takes the sample that the parser gave last, of a known series; `fresh` says that its labels stand in `encoded`.
     #[inline]
-    fn take(&mut self, entry: u32, ts_ms: Option<i64>, value: f64, fresh: bool) -> SeriesIndex {
+    fn take(&mut self, entry: u32, reading: Reading, parser: &BodyParser<'_>, fresh: bool) -> SeriesIndex {
+        match reading.value {
+            Value::Float(value) => self.take_float(entry, &reading, value, fresh),
+            Value::Histogram => self.take_native(entry, &reading, parser),
+        }
+    }
+
+    #[inline]
+    fn take_float(&mut self, entry: u32, reading: &Reading, value: f64, fresh: bool) -> SeriesIndex {
+        let placed = self.place(entry, reading, fresh);
+        if placed.verdict != Verdict::Pending {
+            self.decide(placed.ts_ms, value, placed.verdict);
+            return placed.series;
+        }
+        self.batch.push_sample(placed.series, placed.ts_ms, value);
+        if placed.created {
+            self.take_start(entry, value);
+        }
+        placed.series
+    }
+
+    /// Takes a native histogram of a known series.
+    fn take_native(&mut self, entry: u32, reading: &Reading, parser: &BodyParser<'_>) -> SeriesIndex {
+        if self.cache.entry(entry).kind != Kind::Kept {
+            // What is not kept need not be read.
+            return self.take_float(entry, reading, f64::NAN, false);
+        }
+        match self.read_histogram(reading, parser) {
+            Some(histogram) => self.take_histogram(entry, reading, histogram, false),
+            None => UP,
+        }
+    }
+
+    fn take_histogram(&mut self, entry: u32, reading: &Reading, histogram: Histogram, fresh: bool) -> SeriesIndex {
+        let placed = self.place(entry, reading, fresh);
+        if placed.verdict == Verdict::Pending {
+            self.batch.push_histogram(placed.series, placed.ts_ms, Arc::new(histogram));
+        } else {
+            self.decide(placed.ts_ms, f64::NAN, placed.verdict);
+        }
+        placed.series
+    }
+
+    /// Reads a native histogram; one that does not fit together is refused alone, and its series counts as not seen.
+    fn read_histogram(&mut self, reading: &Reading, parser: &BodyParser<'_>) -> Option<Histogram> {
+        if self.histogram_bytes > HISTOGRAM_BYTES_MAX {
+            return None;
+        }
+        match parser.histogram() {
+            Ok(histogram) => {
+                self.histogram_bytes += memory_of(&histogram);
+                Some(histogram)
+            }
+            Err(text) => {
+                tracing::debug!(target_id = self.spec.target_id, error = text, "a native histogram is refused");
+                if !self.family_is_settled {
+                    self.settle_family();
+                }
+                self.points.add(reading.role.unwrap_or(Role::Point));
+                self.taken.samples += 1;
+                let (ts_ms, _) = self.time_of(reading);
+                self.decide(ts_ms, f64::NAN, Verdict::Refused(Refusal::InvalidValue));
+                None
+            }
+        }
+    }
+
+    /// Gives the time that a sample is stored under, and whether its end is to be marked.
+    #[inline]
+    fn time_of(&self, reading: &Reading) -> (i64, bool) {
+        match reading.ts_ms {
+            Some(ts_ms) if self.spec.honor_timestamps => (ts_ms, self.spec.track_timestamps_staleness),
+            _ => (self.scrape_ms, true),
+        }
+    }
+
+    /// Counts a sample of a known series and gives it its place.
+    #[inline]
+    fn place(&mut self, entry: u32, reading: &Reading, fresh: bool) -> Placed {
         if !self.family_is_settled {
             self.settle_family();
         }
-        if self.cache.entry(entry).family != self.family_before || self.family_before != self.family {
+        if reading.role.is_none()
+            && (self.cache.entry(entry).family != self.family_before || self.family_before != self.family)
+        {
             self.find_role(entry);
         }
         let cached = self.cache.entry(entry);
-        let (role, kind, created) = (cached.role, cached.kind, cached.created);
+        let (role, kind, created) = (reading.role.unwrap_or(cached.role), cached.kind, cached.created);
         self.points.add(role);
         self.taken.samples += 1;
-        let (ts_ms, tracked) = match ts_ms {
-            Some(ts_ms) if self.spec.honor_timestamps => (ts_ms, self.spec.track_timestamps_staleness),
-            _ => (self.scrape_ms, true),
-        };
+        let (ts_ms, tracked) = self.time_of(reading);
         let seen = self.draft.series(entry);
         let series = match seen {
             Some(series) => series,
             None => self.first_sample(entry, role, kind, fresh),
         };
         self.draft.see(entry, series, tracked && kind == Kind::Kept);
-        match kind {
-            Kind::Kept if seen.is_some() && !self.has_room() => self.refuse(ts_ms, value, Refusal::SampleLimit),
+        let verdict = match kind {
+            Kind::Kept if seen.is_some() && !self.has_room() => Verdict::Refused(Refusal::SampleLimit),
             // Cannot be, as the rules are those that kept it; but nothing may ever be written into `up`.
-            Kind::Kept if series == UP => self.refuse(ts_ms, value, Refusal::InvalidName),
+            Kind::Kept if series == UP => Verdict::Refused(Refusal::InvalidName),
             Kind::Kept => {
                 self.taken.kept += 1;
-                self.batch.push_sample(series, ts_ms, value);
-                if created {
-                    self.take_start(entry, value);
-                } else if role == Role::Point {
+                if let Some(start_ms) = reading.start_ms {
+                    self.batch.start_timestamps.push((series, start_ms));
+                }
+                if role == Role::Point && !created {
                     self.point = Some((series, entry));
                 }
+                Verdict::Pending
             }
-            Kind::Dropped => self.batch.push_decided(UP, ts_ms, value, Verdict::Filtered),
-            Kind::Refused => self.refuse(ts_ms, value, Refusal::LabelLimit),
-        }
-        series
+            Kind::Dropped => Verdict::Filtered,
+            Kind::Refused => Verdict::Refused(Refusal::LabelLimit),
+        };
+        Placed { series, ts_ms, verdict, created }
     }
 
     /// Gives an entry its place in the batch.
@@ -233,39 +345,28 @@ impl<'a> Intake<'a> {
         has
     }
 
-    fn refuse(&mut self, ts_ms: i64, value: f64, why: Refusal) {
-        self.taken.refused += 1;
-        self.batch.push_decided(UP, ts_ms, value, Verdict::Refused(why));
+    /// Counts a sample that is not stored.
+    fn decide(&mut self, ts_ms: i64, value: f64, verdict: Verdict) {
+        self.taken.refused += u64::from(matches!(verdict, Verdict::Refused(_)));
+        self.batch.push_decided(UP, ts_ms, value, verdict);
     }
 
-    /// Takes a sample of a series that the cache does not know.
-    fn admit(
-        &mut self,
-        series: &str,
-        ts_ms: Option<i64>,
-        value: f64,
-        parser: &Parser<'_>,
-    ) -> Result<Option<SeriesIndex>, Failure> {
-        self.buf.clear();
-        parser.labels(&mut self.buf).map_err(Failure::Syntax)?;
-        if self.buf.get(LABEL_NAME).unwrap_or("").is_empty() {
-            return Err(Failure::Syntax(parser.fault("the metric name is empty")));
-        }
-        let mapped =
-            map_labels(self.spec, &mut self.buf).map_err(|twice| Failure::Syntax(parser.fault(twice.to_string())))?;
-        let kind = match mapped {
-            Mapped::Kept => Kind::Kept,
-            Mapped::Dropped => Kind::Dropped,
-            Mapped::OverLimit(text) if self.spec.limits.on_exceed == OnExceed::Fail => {
-                return Err(Failure::Rule(ScrapeError::new(ScrapeErrorKind::LabelLimit, text)));
-            }
-            Mapped::OverLimit(_) => Kind::Refused,
-            Mapped::Invalid(text) => return Err(Failure::Rule(ScrapeError::new(ScrapeErrorKind::Parse, text))),
+    /// Takes a sample of a series that the cache does not know; its key stands in `key`.
+    fn admit(&mut self, reading: Reading, parser: &BodyParser<'_>) -> Result<SeriesIndex, Failure> {
+        let kind = self.read_labels(parser)?;
+        let histogram = match reading.value {
+            Value::Histogram if kind == Kind::Kept => match self.read_histogram(&reading, parser) {
+                None => return Ok(UP),
+                histogram => histogram,
+            },
+            _ => None,
         };
+        let value = if let Value::Float(value) = reading.value { value } else { f64::NAN };
         if kind == Kind::Kept && !self.has_room() {
             self.taken.samples += 1;
-            self.refuse(ts_ms.unwrap_or(self.scrape_ms), value, Refusal::SampleLimit);
-            return Ok(None);
+            let (ts_ms, _) = self.time_of(&reading);
+            self.decide(ts_ms, value, Verdict::Refused(Refusal::SampleLimit));
+            return Ok(UP);
         }
         let mut fingerprint = 0;
         if kind == Kind::Kept {
@@ -274,79 +375,65 @@ impl<'a> Intake<'a> {
             fingerprint = xxhash_rust::xxh3::xxh3_64(&self.encoded);
             self.taken.added += 1;
         }
-        let entry = self.cache.add(self.draft, series, kind, fingerprint, parser.metric_type());
-        Ok(Some(self.take(entry, ts_ms, value, kind == Kind::Kept)))
+        let entry = self.cache.add(self.draft, &self.key, kind, fingerprint, parser.metric_type());
+        let fresh = kind == Kind::Kept;
+        Ok(match histogram {
+            Some(histogram) => self.take_histogram(entry, &reading, histogram, fresh),
+            None => self.take_float(entry, &reading, value, fresh),
+        })
     }
 
-    fn over_sample_limit(&self) -> Option<Failure> {
-        let limits = &self.spec.limits;
-        let over = limits.on_exceed == OnExceed::Fail && limits.sample > 0 && self.taken.kept > limits.sample;
-        over.then(|| Failure::Rule(ScrapeError::new(ScrapeErrorKind::SampleLimit, "sample limit exceeded")))
-    }
-
-    fn take_exemplar(&mut self, series: SeriesIndex, exemplar: &RawExemplar<'_>, ts_ms: Option<i64>) {
+    /// Reads the labels of the sample given last into `buf` and asks the rules.
+    fn read_labels(&mut self, parser: &BodyParser<'_>) -> Result<Kind, Failure> {
         self.buf.clear();
-        exemplar.read_labels(&mut self.buf);
-        let ts_ms = exemplar.ts_ms.or(ts_ms).unwrap_or(self.scrape_ms);
-        let labels = self.buf.to_labels();
-        self.batch.exemplars.push(BatchExemplar { series, labels, ts_ms, value: exemplar.value });
-    }
-
-    /// Gives the point before a `_created` line its start, if both have the same labels.
-    fn take_start(&mut self, entry: u32, value: f64) {
-        let Some((point, point_entry)) = self.point else { return };
-        let (created, point_text) = (self.cache.text(entry), self.cache.text(point_entry));
-        let braces = |text: &str| text.len() - text.find('{').unwrap_or(text.len());
-        let same = created[created.len() - braces(created)..] == point_text[point_text.len() - braces(point_text)..];
-        if let (true, Some(start_ms)) = (same, openmetrics::created_ms(value)) {
-            self.batch.start_timestamps.push((point, start_ms));
+        parser.labels(&mut self.buf).map_err(Failure::Syntax)?;
+        if self.buf.get(LABEL_NAME).unwrap_or("").is_empty() {
+            return Err(Failure::Syntax(parser.fault("the metric name is empty")));
         }
-    }
-
-    /// Gives the family of a metadata line: the one that is open, or a new one.
-    fn family_named(&mut self, name: &str) -> &mut Family {
-        let families = &mut self.batch.families;
-        if families.get(self.family as usize).is_none_or(|open| open.name != name) {
-            self.family = families.len() as u32;
-            families.push(Family { name: name.to_owned(), ..Family::default() });
-        }
-        self.family_is_settled = false;
-        &mut families[self.family as usize]
-    }
-
-    /// The metadata of a family is complete when its first sample comes: looks for it in the last scrape.
-    #[cold]
-    fn settle_family(&mut self) {
-        self.family_is_settled = true;
-        self.point = None;
-        let Some(open) = self.batch.families.get(self.family as usize) else { return };
-        self.metric_type = open.metric_type;
-        self.points.start_family(open.metric_type);
-        let ahead = self.cache.families.iter().skip(self.family_line).take(FAMILIES_AHEAD);
-        let found =
-            ahead.zip(self.family_line..).find(|(f, _)| f.name == open.name && f.metric_type == open.metric_type);
-        self.family_before = match found {
-            Some((_, at)) => {
-                self.family_line = at + 1;
-                at as u32
+        let mapped =
+            map_labels(self.spec, &mut self.buf).map_err(|twice| Failure::Syntax(parser.fault(twice.to_string())))?;
+        match mapped {
+            Mapped::Kept => Ok(Kind::Kept),
+            Mapped::Dropped => Ok(Kind::Dropped),
+            Mapped::OverLimit(text) if self.spec.limits.on_exceed == OnExceed::Fail => {
+                Err(Failure::Rule(ScrapeError::new(ScrapeErrorKind::LabelLimit, text)))
             }
-            // No entry has it, so that every role is found anew.
-            None => NO_FAMILY - 2,
-        };
+            Mapped::OverLimit(_) => Ok(Kind::Refused),
+            Mapped::Invalid(text) => Err(Failure::Rule(ScrapeError::new(ScrapeErrorKind::Parse, text))),
+        }
     }
 
-    /// Finds what an entry is to the family above it.
-    #[cold]
-    fn find_role(&mut self, entry: u32) {
-        let text = self.cache.text(entry);
-        let name = series_name(text);
-        let (mut role, mut created) = (Role::Stranger, false);
-        if let Some(open) = self.batch.families.get(self.family as usize) {
-            role = role_of(open.metric_type, &open.name, text, name);
-            created = openmetrics::is_created_of(name, &open.name, open.metric_type);
-        }
-        let family = self.family;
-        let cached = self.cache.entry_mut(entry);
-        (cached.role, cached.created, cached.family) = (role, created, family);
+    /// Looks at the limits that a body can only break as a whole.
+    fn over_limit(&self) -> Option<Failure> {
+        let limits = &self.spec.limits;
+        let error = if limits.on_exceed == OnExceed::Fail && limits.sample > 0 && self.taken.kept > limits.sample {
+            ScrapeError::new(ScrapeErrorKind::SampleLimit, "sample limit exceeded")
+        } else if self.histogram_bytes > HISTOGRAM_BYTES_MAX {
+            let text = format!("the native histograms take more than {HISTOGRAM_BYTES_MAX} bytes of memory");
+            ScrapeError::new(ScrapeErrorKind::BodyTooLarge, text)
+        } else {
+            return None;
+        };
+        Some(Failure::Rule(error))
     }
+
+    /// Takes the exemplars of the sample given last; more than a body can sensibly have are left out.
+    #[inline]
+    fn take_exemplars(&mut self, series: SeriesIndex, ts_ms: Option<i64>, parser: &BodyParser<'_>) {
+        let at_ms = ts_ms.unwrap_or(self.scrape_ms);
+        let exemplars = &mut self.batch.exemplars;
+        parser.exemplars(|labels, value, ts_ms| {
+            if exemplars.len() < EXEMPLARS_MAX {
+                let (labels, ts_ms) = (labels.to_labels(), ts_ms.unwrap_or(at_ms));
+                exemplars.push(BatchExemplar { series, labels, ts_ms, value });
+            }
+        });
+    }
+}
+
+/// Gives the memory that a histogram takes, roughly.
+fn memory_of(histogram: &Histogram) -> usize {
+    let spans = histogram.positive_spans.len() + histogram.negative_spans.len();
+    let counts = histogram.positive.len() + histogram.negative.len() + histogram.custom_bounds.len();
+    size_of::<Histogram>() + 8 * (spans + counts)
 }

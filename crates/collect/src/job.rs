@@ -49,6 +49,10 @@ pub struct ScrapeJob {
     pub protocols: Vec<Protocol>,
     /// `fallback_scrape_protocol`.
     pub fallback_protocol: Option<Protocol>,
+    /// `scrape_native_histograms`. Whoever sets it puts [`Protocol::Proto`] first, unless the protocols are given.
+    pub native_histograms: bool,
+    /// `always_scrape_classic_histograms`.
+    pub always_classic_histograms: bool,
     /// TLS, authentication, headers.
     pub http: Arc<HttpSettings>,
     /// Which addresses may be connected to.
@@ -73,6 +77,8 @@ impl ScrapeJob {
             limits: ScrapeLimits { body_bytes: 0, ..ScrapeLimits::default() },
             protocols: Protocol::DEFAULT.to_vec(),
             fallback_protocol: None,
+            native_histograms: false,
+            always_classic_histograms: false,
             http: Arc::new(HttpSettings::default()),
             address_policy: AddressPolicy::allow_all(),
         }
@@ -181,6 +187,8 @@ fn build_target(job: &ScrapeJob, buf: &mut LabelsBuf, discovered: &Labels) -> Re
         limits: job.limits,
         protocols: job.protocols.clone(),
         fallback_protocol: job.fallback_protocol,
+        native_histograms: job.native_histograms,
+        always_classic_histograms: job.always_classic_histograms,
         http: job.http.clone(),
         enabled: true,
         address_policy: job.address_policy.clone(),

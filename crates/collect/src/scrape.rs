@@ -139,8 +139,9 @@ pub(crate) async fn dry_run(shop: Arc<Shop>, spec: TargetSpec) -> ScrapeOutcome 
         return outcome;
     }
     // The report series stand at the end; the balance is about what the body held.
-    batch.verdicts.truncate(outcome.samples as usize);
-    for verdict in batch.verdicts.iter_mut().filter(|v| **v == Verdict::Pending) {
+    batch.verdicts.truncate((outcome.samples as usize).saturating_sub(batch.histograms.len()));
+    let histograms = batch.histograms.iter_mut().map(|h| &mut h.verdict);
+    for verdict in batch.verdicts.iter_mut().chain(histograms).filter(|v| **v == Verdict::Pending) {
         *verdict = Verdict::Stored;
     }
     outcome.counts = batch.counts();

@@ -32,12 +32,17 @@ pub enum Protocol {
     Text100,
     /// Prometheus text 0.0.4.
     Text004,
+    /// Delimited protobuf: the only one with native histograms.
+    Proto,
 }
 
 impl Protocol {
-    /// Prometheus' order of preference, without protobuf.
+    /// Prometheus' order of preference where native histograms are not wanted.
     pub const DEFAULT: [Protocol; 4] =
         [Protocol::OpenMetrics100, Protocol::OpenMetrics001, Protocol::Text100, Protocol::Text004];
+    /// Prometheus' order of preference where they are: every protocol there is.
+    pub const PROTO_FIRST: [Protocol; 5] =
+        [Protocol::Proto, Protocol::OpenMetrics100, Protocol::OpenMetrics001, Protocol::Text100, Protocol::Text004];
 
     /// Gives the word of the configuration (`scrape_protocols`).
     pub fn as_str(self) -> &'static str {
@@ -46,12 +51,13 @@ impl Protocol {
             Protocol::OpenMetrics001 => "OpenMetricsText0.0.1",
             Protocol::Text100 => "PrometheusText1.0.0",
             Protocol::Text004 => "PrometheusText0.0.4",
+            Protocol::Proto => "PrometheusProto",
         }
     }
 
     /// Reads the word of the configuration.
     pub fn parse(word: &str) -> Option<Protocol> {
-        Protocol::DEFAULT.into_iter().find(|p| p.as_str() == word)
+        Protocol::PROTO_FIRST.into_iter().find(|p| p.as_str() == word)
     }
 }
 
@@ -128,6 +134,10 @@ pub struct TargetSpec {
     pub protocols: Vec<Protocol>,
     /// The format of answers without a usable content type; `None` fails them.
     pub fallback_protocol: Option<Protocol>,
+    /// Native histograms are taken; otherwise the classic buckets of every histogram.
+    pub native_histograms: bool,
+    /// The classic buckets of a native histogram are taken, too.
+    pub always_classic_histograms: bool,
     /// TLS, authentication, headers.
     pub http: Arc<HttpSettings>,
     /// Whether it is scraped at all.
@@ -156,13 +166,15 @@ impl TargetSpec {
             limits: ScrapeLimits::default(),
             protocols: Protocol::DEFAULT.to_vec(),
             fallback_protocol: None,
+            native_histograms: false,
+            always_classic_histograms: false,
             http: Arc::new(HttpSettings::default()),
             enabled: true,
             address_policy: AddressPolicy::allow_all(),
         }
     }
 
-    /// Tells whether another spec turns the same text into the same series.
+    /// Tells whether another spec turns the same key into the same series.
     pub(crate) fn maps_like(&self, other: &TargetSpec) -> bool {
         self.labels == other.labels
             && self.honor_labels == other.honor_labels

@@ -17,12 +17,15 @@ pub(crate) struct Negotiated {
 pub(super) fn accept_header(protocols: &[Protocol]) -> String {
     let mut weight = 6;
     let mut out = String::new();
-    for protocol in protocols.iter().take(4) {
+    for protocol in protocols.iter().take(5) {
         let media = match protocol {
             Protocol::OpenMetrics100 => "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8",
             Protocol::OpenMetrics001 => "application/openmetrics-text;version=0.0.1",
             Protocol::Text100 => "text/plain;version=1.0.0;escaping=allow-utf-8",
             Protocol::Text004 => "text/plain;version=0.0.4",
+            Protocol::Proto => {
+                "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+            }
         };
         out.push_str(&format!("{media};q=0.{weight},"));
         weight -= 1;
@@ -46,27 +49,36 @@ pub(crate) fn format_of(content_type: Option<&str>, fallback: Option<Protocol>) 
                 .to_owned(),
         );
     }
-    let mut parts = text.split(';');
-    let media = parts.next().unwrap_or("").trim().to_ascii_lowercase();
-    let version = parts
-        .filter_map(|p| p.split_once('='))
-        .find(|(key, _)| key.trim().eq_ignore_ascii_case("version"))
-        .map(|(_, value)| value.trim().trim_matches('"'));
-    match (media.as_str(), version) {
+    let media = text.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    match (media.as_str(), parameter(text, "version")) {
         ("application/openmetrics-text", Some("0.0.1")) => Ok(negotiated(Protocol::OpenMetrics001)),
         ("application/openmetrics-text", _) => Ok(negotiated(Protocol::OpenMetrics100)),
         ("text/plain", Some("1.0.0")) => Ok(negotiated(Protocol::Text100)),
         ("text/plain", _) => Ok(negotiated(Protocol::Text004)),
+        ("application/vnd.google.protobuf", _) if is_delimited_families(text) => Ok(negotiated(Protocol::Proto)),
         _ => otherwise(format!(
             "received unsupported Content-Type {text:?} and no fallback_scrape_protocol specified for target"
         )),
     }
 }
 
+/// Gives a parameter of a content type.
+fn parameter<'t>(content_type: &'t str, name: &str) -> Option<&'t str> {
+    let mut parts = content_type.split(';').skip(1).filter_map(|p| p.split_once('='));
+    parts.find(|(key, _)| key.trim().eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().trim_matches('"'))
+}
+
+/// Tells whether nothing speaks against the one shape of protobuf that we read. As in Prometheus it need not be named.
+fn is_delimited_families(content_type: &str) -> bool {
+    let is_or_absent = |name, value| parameter(content_type, name).is_none_or(|given| given == value);
+    is_or_absent("proto", "io.prometheus.client.MetricFamily") && is_or_absent("encoding", "delimited")
+}
+
 fn negotiated(protocol: Protocol) -> Negotiated {
     let format = match protocol {
         Protocol::OpenMetrics100 | Protocol::OpenMetrics001 => Format::OpenMetrics,
         Protocol::Text100 | Protocol::Text004 => Format::Text,
+        Protocol::Proto => Format::Protobuf,
     };
     Negotiated { format, name: protocol.as_str() }
 }
@@ -84,12 +96,20 @@ mod tests {
              text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
              text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
         );
+        assert_eq!(
+            accept_header(&Protocol::PROTO_FIRST),
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,\
+             application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
+             application/openmetrics-text;version=0.0.1;q=0.4,\
+             text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,\
+             text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+        );
         assert_eq!(accept_header(&[Protocol::Text004]), "text/plain;version=0.0.4;q=0.6,*/*;q=0.5");
     }
 
     #[test]
     fn content_types_decide_the_format() {
-        let name = |content_type, fallback| format_of(content_type, fallback).map(|n| n.name);
+        let name = |content_type: Option<&str>, fallback| format_of(content_type, fallback).map(|n| n.name);
         assert_eq!(name(Some("text/plain; version=0.0.4; charset=utf-8"), None), Ok("PrometheusText0.0.4"));
         assert_eq!(name(Some("text/plain;version=1.0.0;escaping=allow-utf-8"), None), Ok("PrometheusText1.0.0"));
         assert_eq!(name(Some("text/plain"), None), Ok("PrometheusText0.0.4"));
@@ -97,6 +117,14 @@ mod tests {
             name(Some("Application/OpenMetrics-text; version=1.0.0; charset=utf-8"), None),
             Ok("OpenMetricsText1.0.0")
         );
+        let protobuf = |parameters: &str| name(Some(&format!("application/vnd.google.protobuf{parameters}")), None);
+        let family = "; proto=io.prometheus.client.MetricFamily; encoding=";
+        assert_eq!(protobuf(&format!("{family}delimited")), Ok("PrometheusProto"));
+        assert_eq!(protobuf(&format!("{family}delimited; escaping=underscores")), Ok("PrometheusProto"));
+        assert_eq!(protobuf(""), Ok("PrometheusProto"));
+        assert!(protobuf(&format!("{family}text")).is_err_and(|e| e.contains("encoding=text")));
+        assert!(protobuf("; proto=a.Other; encoding=delimited").is_err());
+        assert_eq!(name(Some("x/y"), Some(Protocol::Proto)), Ok("PrometheusProto"));
         assert!(name(None, None).is_err_and(|e| e.contains("blank Content-Type")));
         assert_eq!(name(None, Some(Protocol::Text004)), Ok("PrometheusText0.0.4"));
         assert!(name(Some("text/html"), None).is_err_and(|e| e.contains("\"text/html\"")));

@@ -14,10 +14,21 @@ pub struct Global {
     pub scrape_timeout_ms: i64,
     /// `scrape_protocols`; `None` when not given.
     pub protocols: Option<Vec<Protocol>>,
+    /// Which histograms are taken.
+    pub histograms: Histograms,
     /// The limits.
     pub limits: Limits,
     /// `external_labels`, variables expanded.
     pub external_labels: Vec<(String, String)>,
+}
+
+/// Options of histograms that `global` and `scrape_configs` share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Histograms {
+    /// `scrape_native_histograms`
+    pub native: bool,
+    /// `always_scrape_classic_histograms`
+    pub always_classic: bool,
 }
 
 /// Limits that `global` and `scrape_configs` share; 0 means none.
@@ -45,6 +56,7 @@ impl Default for Global {
             scrape_interval_ms: 60_000,
             scrape_timeout_ms: 10_000,
             protocols: None,
+            histograms: Histograms::default(),
             limits: Limits::default(),
             external_labels: Vec::new(),
         }
@@ -65,6 +77,7 @@ pub fn read(node: &Node, problems: &mut Problems) -> Global {
         scrape_interval_ms: interval,
         scrape_timeout_ms: given_timeout.unwrap_or(defaults.scrape_timeout_ms.min(interval)),
         protocols: read_protocols(&mut fields, " for global config", problems),
+        histograms: read_histogram_and_name_options(&mut fields, Histograms::default(), problems),
         limits: read_limits(&mut fields, Limits::default(), problems),
         external_labels: read_external_labels(&mut fields, problems),
     };
@@ -72,7 +85,6 @@ pub fn read(node: &Node, problems: &mut Problems) -> Global {
     fields.duration_ms("evaluation_interval", problems);
     fields.duration_ms("rule_query_offset", problems);
     fields.not_yet(&["query_log_file", "scrape_failure_log_file"], problems);
-    read_histogram_and_name_options(&mut fields, problems);
     fields.finish(problems);
     global
 }
@@ -91,7 +103,7 @@ pub fn read_limits(fields: &mut Fields<'_>, inherited: Limits, problems: &mut Pr
     }
 }
 
-/// Reads `scrape_protocols`. Protobuf may stand in the list; we simply do not ask for it.
+/// Reads `scrape_protocols`.
 pub fn read_protocols(fields: &mut Fields<'_>, of: &str, problems: &mut Problems) -> Option<Vec<Protocol>> {
     let words = fields.strings("scrape_protocols", problems)?;
     let at = fields.place_of("scrape_protocols");
@@ -106,13 +118,8 @@ pub fn read_protocols(fields: &mut Fields<'_>, of: &str, problems: &mut Problems
         }
         match Protocol::parse(word) {
             Some(protocol) => protocols.push(protocol),
-            None if word == "PrometheusProto" => {}
             None => problems.error(at, format!("scrape_protocols: {}{of}", unknown_protocol(word))),
         }
-    }
-    if protocols.is_empty() && words.iter().any(|w| w == "PrometheusProto") {
-        problems.not_yet(at, "scrape_protocols: PrometheusProto alone", fields.what());
-        return None;
     }
     Some(protocols)
 }
@@ -125,15 +132,21 @@ pub fn unknown_protocol(word: &str) -> String {
     )
 }
 
-/// Reads options of native histograms and of metric names, which `global` and `scrape_configs` share.
-pub fn read_histogram_and_name_options(fields: &mut Fields<'_>, problems: &mut Problems) {
-    for key in ["scrape_native_histograms", "convert_classic_histograms_to_nhcb", "extra_scrape_metrics"] {
+/// Reads options of histograms and of metric names, which `global` and `scrape_configs` share; what is absent is inherited.
+pub fn read_histogram_and_name_options(
+    fields: &mut Fields<'_>,
+    inherited: Histograms,
+    problems: &mut Problems,
+) -> Histograms {
+    for key in ["convert_classic_histograms_to_nhcb", "extra_scrape_metrics"] {
         if fields.bool(key, problems) == Some(true) {
             problems.not_yet(fields.place_of(key), key, fields.what());
         }
     }
-    // Classic histograms are always scraped here, so either value is right.
-    fields.bool("always_scrape_classic_histograms", problems);
+    let histograms = Histograms {
+        native: fields.bool("scrape_native_histograms", problems).unwrap_or(inherited.native),
+        always_classic: fields.bool("always_scrape_classic_histograms", problems).unwrap_or(inherited.always_classic),
+    };
     let schemes = [
         ("metric_name_validation_scheme", "utf8", &["legacy"][..]),
         ("metric_name_escaping_scheme", "allow-utf-8", &["underscores", "dots", "values"][..]),
@@ -151,6 +164,7 @@ pub fn read_histogram_and_name_options(fields: &mut Fields<'_>, problems: &mut P
             }
         }
     }
+    histograms
 }
 
 fn read_external_labels(fields: &mut Fields<'_>, problems: &mut Problems) -> Vec<(String, String)> {

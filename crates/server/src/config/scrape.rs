@@ -64,13 +64,24 @@ fn read(node: &Node, dir: &Path, global: &Global, problems: &mut Problems) -> Jo
     }
     let mechanisms = sd::read(&mut fields, dir, relabeled, problems);
     fields.not_yet(&["scrape_failure_log_file"], problems);
-    // Limits of native histograms, which are not asked for.
-    fields.uint("native_histogram_bucket_limit", problems);
-    fields.parsed("native_histogram_min_bucket_factor", problems, |t| {
-        t.parse::<f64>().map_err(|_| format!("{t:?} is not a number"))
-    });
+    read_native_limits(&mut fields, job.native_histograms, problems);
     fields.finish(problems);
     Job { scrape: job, mechanisms, target_limit: limits.target, keep_dropped: limits.keep_dropped }
+}
+
+/// Reads limits of native histograms: where none are taken, any will do.
+fn read_native_limits(fields: &mut Fields<'_>, native: bool, problems: &mut Problems) {
+    let limit = fields.uint("native_histogram_bucket_limit", problems);
+    let factor = fields.parsed("native_histogram_min_bucket_factor", problems, |t| {
+        t.parse::<f64>().map_err(|_| format!("{t:?} is not a number"))
+    });
+    let given = [
+        ("native_histogram_bucket_limit", limit.is_some_and(|n| n > 0)),
+        ("native_histogram_min_bucket_factor", factor.is_some_and(|f| f > 0.0)),
+    ];
+    for (key, _) in given.into_iter().filter(|(_, given)| native && *given) {
+        problems.not_yet(fields.place_of(key), key, fields.what());
+    }
 }
 
 fn read_times(fields: &mut Fields<'_>, job: &mut ScrapeJob, global: &Global, problems: &mut Problems) {
@@ -87,20 +98,20 @@ fn read_times(fields: &mut Fields<'_>, job: &mut ScrapeJob, global: &Global, pro
 
 fn read_protocols(fields: &mut Fields<'_>, job: &mut ScrapeJob, global: &Global, problems: &mut Problems) {
     let of = format!(" for {}", fields.what());
+    let histograms = global::read_histogram_and_name_options(fields, global.histograms, problems);
+    (job.native_histograms, job.always_classic_histograms) = (histograms.native, histograms.always_classic);
     let own = global::read_protocols(fields, &of, problems);
-    if let Some(protocols) = own.or_else(|| global.protocols.clone()).filter(|p| !p.is_empty()) {
-        job.protocols = protocols;
+    match own.or_else(|| global.protocols.clone()).filter(|p| !p.is_empty()) {
+        Some(protocols) => job.protocols = protocols,
+        None if job.native_histograms => job.protocols = Protocol::PROTO_FIRST.to_vec(),
+        None => {}
     }
     let word = fields.string("fallback_scrape_protocol", problems).unwrap_or_default();
     job.fallback_protocol = Protocol::parse(&word);
-    if word == "PrometheusProto" {
-        let at = fields.place_of("fallback_scrape_protocol");
-        problems.not_yet(at, "fallback_scrape_protocol: PrometheusProto", fields.what());
-    } else if !word.is_empty() && job.fallback_protocol.is_none() {
+    if !word.is_empty() && job.fallback_protocol.is_none() {
         let text = format!("invalid fallback_scrape_protocol{of}: {}", global::unknown_protocol(&word));
         problems.error(fields.place_of("fallback_scrape_protocol"), text);
     }
-    global::read_histogram_and_name_options(fields, problems);
 }
 
 fn read_request(fields: &mut Fields<'_>, job: &mut ScrapeJob, problems: &mut Problems) {

@@ -23,6 +23,8 @@ pub struct ProtobufParser<'a> {
     families: Message<'a>,
     /// Classic buckets of a native histogram are given, too.
     classic_too: bool,
+    /// Native histograms are given.
+    native: bool,
     family: Family<'a>,
     /// What remains of the family's message.
     metrics: Message<'a>,
@@ -79,6 +81,7 @@ impl<'a> ProtobufParser<'a> {
         ProtobufParser {
             families: Message::new(body),
             classic_too: false,
+            native: true,
             family: Family::default(),
             metrics: Message::new(&[]),
             metric: Metric::default(),
@@ -96,6 +99,13 @@ impl<'a> ProtobufParser<'a> {
     /// only, as Prometheus does without `always_scrape_classic_histograms`.
     pub fn with_classic(mut self, classic_too: bool) -> ProtobufParser<'a> {
         self.classic_too = classic_too;
+        self
+    }
+
+    /// Says whether native histograms are given, as they are as a rule; without them every histogram is given as a classic one,
+    /// one that has no classic buckets with its infinite bucket alone.
+    pub fn with_native(mut self, native: bool) -> ProtobufParser<'a> {
+        self.native = native;
         self
     }
 
@@ -376,6 +386,7 @@ impl<'a> ProtobufParser<'a> {
                 _ => (metric::read_number(value), Stage::Number),
             };
             self.point = point.map_err(|e| self.wire_error(&e))?;
+            self.point.is_native &= self.native;
             let is_classic = matches!(stage, Stage::Native) && !self.point.is_native;
             self.stage = if is_classic { Stage::Count } else { stage };
             return Ok(true);
