@@ -3,7 +3,9 @@
 //! Pure functions over bytes: files, checksums and caches belong to the store. `docs/format/block.md` draws the layout.
 
 mod error;
+mod histograms;
 mod labels_json;
+mod pages;
 mod samples_reader;
 mod samples_writer;
 pub mod scale;
@@ -11,6 +13,7 @@ mod series;
 mod source;
 
 pub use error::ColumnsError;
+pub use histograms::{HISTOGRAM_COLUMNS, HistogramRows, HistogramsFile, HistogramsWriter, StoredHistogram};
 pub use labels_json::labels_to_json;
 pub use samples_reader::{Column, ColumnPage, NO_SCALED, SamplesFile};
 pub use samples_writer::{COLUMNS, PAGE_ROWS, ROW_GROUP_ROWS, RowRange, SamplesWriter};

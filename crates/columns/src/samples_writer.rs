@@ -146,7 +146,7 @@ impl RowGroup {
     }
 }
 
-fn write_column<D: DataType, W: Write + Send>(
+pub(crate) fn write_column<D: DataType, W: Write + Send>(
     out: &mut SerializedRowGroupWriter<'_, W>,
     values: &[D::T],
     levels: Option<&[i16]>,
@@ -158,20 +158,20 @@ fn write_column<D: DataType, W: Write + Send>(
 
 static SCHEMA: LazyLock<TypePtr> = LazyLock::new(|| {
     let fields = vec![
-        field(SERIES_ID, Physical::INT64, Repetition::REQUIRED),
+        field(COLUMNS[SERIES_ID], Physical::INT64, Repetition::REQUIRED),
         timestamp_field(COLUMNS[TIMESTAMP]),
-        field(VALUE_SCALED, Physical::INT64, Repetition::OPTIONAL),
-        field(VALUE_PLAIN, Physical::DOUBLE, Repetition::OPTIONAL),
-        field(STALE, Physical::BOOLEAN, Repetition::REQUIRED),
+        field(COLUMNS[VALUE_SCALED], Physical::INT64, Repetition::OPTIONAL),
+        field(COLUMNS[VALUE_PLAIN], Physical::DOUBLE, Repetition::OPTIONAL),
+        field(COLUMNS[STALE], Physical::BOOLEAN, Repetition::REQUIRED),
     ];
     built(Type::group_type_builder("samples").with_fields(fields).build())
 });
 
-fn field(column: usize, physical: Physical, repetition: Repetition) -> TypePtr {
-    built(Type::primitive_type_builder(COLUMNS[column], physical).with_repetition(repetition).build())
+pub(crate) fn field(name: &str, physical: Physical, repetition: Repetition) -> TypePtr {
+    built(Type::primitive_type_builder(name, physical).with_repetition(repetition).build())
 }
 
-fn timestamp_field(name: &str) -> TypePtr {
+pub(crate) fn timestamp_field(name: &str) -> TypePtr {
     let logical = LogicalType::timestamp(true, TimeUnit::MILLIS);
     built(
         Type::primitive_type_builder(name, Physical::INT64)
@@ -184,7 +184,7 @@ fn timestamp_field(name: &str) -> TypePtr {
 
 /// The schema is a constant: that it is well formed is checked by the first test that writes a file.
 #[expect(clippy::expect_used, reason = "built from constants")]
-fn built(built: parquet::errors::Result<Type>) -> TypePtr {
+pub(crate) fn built(built: parquet::errors::Result<Type>) -> TypePtr {
     Arc::new(built.expect("the schema is built from constants"))
 }
 

@@ -21,6 +21,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use crate::error::{ColumnsError, layout};
+use crate::histograms::HistogramRows;
 use crate::labels_json::{labels_from_json, labels_to_json};
 use crate::samples_writer::RowRange;
 use crate::scale;
@@ -43,6 +44,8 @@ pub struct SeriesRow {
     pub target_id: Arc<str>,
     /// Where its samples lie.
     pub rows: RowRange,
+    /// Where its native histograms lie.
+    pub histograms: HistogramRows,
     /// Its first time; milliseconds since 1970.
     pub min_ts_ms: i64,
     /// Its last time.
@@ -66,6 +69,8 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         field("row_count", DataType::Int64),
         field("plain_rows", DataType::Int64),
         field("stale_rows", DataType::Int64),
+        field("first_histogram", DataType::Int64),
+        field("histogram_rows", DataType::Int64),
         field("min_ts", time()),
         field("max_ts", time()),
         field("fingerprint", DataType::UInt64),
@@ -135,6 +140,8 @@ fn to_batch(rows: &[SeriesRow]) -> Result<RecordBatch, ColumnsError> {
         number(&|r| r.rows.rows as i64),
         number(&|r| r.rows.plain_rows as i64),
         number(&|r| r.rows.stale_rows as i64),
+        number(&|r| r.histograms.first_row as i64),
+        number(&|r| r.histograms.rows as i64),
         time(&|r| r.min_ts_ms),
         time(&|r| r.max_ts_ms),
         Arc::new(fingerprints),
@@ -163,7 +170,8 @@ fn properties(level: i32) -> Result<WriterProperties, ColumnsError> {
     for name in ["series_id", "metric_name", "min_ts", "max_ts"] {
         props = props.set_column_statistics_enabled(ColumnPath::from(name), EnabledStatistics::Chunk);
     }
-    for name in ["series_id", "first_row", "row_count", "plain_rows", "stale_rows", "min_ts", "max_ts"] {
+    let numbers = ["first_row", "row_count", "plain_rows", "stale_rows", "first_histogram", "histogram_rows"];
+    for name in numbers.into_iter().chain(["series_id", "min_ts", "max_ts"]) {
         let path = ColumnPath::from(name);
         props = props.set_column_dictionary_enabled(path.clone(), false);
         props = props.set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
@@ -216,6 +224,9 @@ struct Rows<'a> {
     row_count: &'a Int64Array,
     plain_rows: &'a Int64Array,
     stale_rows: &'a Int64Array,
+    /// The first format had no histograms.
+    first_histogram: Option<&'a Int64Array>,
+    histogram_rows: Option<&'a Int64Array>,
     min_ts: &'a TimestampMillisecondArray,
     max_ts: &'a TimestampMillisecondArray,
 }
@@ -234,6 +245,8 @@ impl<'a> Rows<'a> {
             row_count: column(batch, "row_count")?,
             plain_rows: column(batch, "plain_rows")?,
             stale_rows: column(batch, "stale_rows")?,
+            first_histogram: column(batch, "first_histogram").ok(),
+            histogram_rows: column(batch, "histogram_rows").ok(),
             min_ts: column(batch, "min_ts")?,
             max_ts: column(batch, "max_ts")?,
         })
@@ -260,6 +273,10 @@ impl<'a> Rows<'a> {
                 exponent,
                 plain_rows: count(self.plain_rows)?,
                 stale_rows: count(self.stale_rows)?,
+            },
+            histograms: HistogramRows {
+                first_row: self.first_histogram.map_or(Ok(0), count)?,
+                rows: self.histogram_rows.map_or(Ok(0), count)?,
             },
             min_ts_ms: self.min_ts.value(at),
             max_ts_ms: self.max_ts.value(at),

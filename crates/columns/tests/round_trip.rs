@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use columns::{
-    Column, ColumnPage, NO_SCALED, PAGE_ROWS, ROW_GROUP_ROWS, RowRange, SamplesFile, SamplesWriter, SeriesRow,
-    SeriesWriter, read_series, scale,
+    Column, ColumnPage, HistogramRows, NO_SCALED, PAGE_ROWS, ROW_GROUP_ROWS, RowRange, SamplesFile, SamplesWriter,
+    SeriesRow, SeriesWriter, read_series, scale,
 };
 use model::{Labels, MetricType, STALE_NAN_BITS, Samples, stale_nan};
 use proptest::prelude::*;
@@ -94,6 +94,7 @@ fn the_series_table_comes_back() {
                 plain_rows: i % 4,
                 stale_rows: i % 5,
             },
+            histograms: HistogramRows { first_row: i * 3, rows: i % 3 },
             min_ts_ms: -5,
             max_ts_ms: i as i64,
         })

@@ -96,6 +96,7 @@ impl Core {
         self.head.apply(placed, |verdict| decided.push(verdict.unwrap_or_else(unknown_series)));
         let waiting = verdicts.iter_mut().filter(|v| **v == Verdict::Pending);
         waiting.zip(decided).for_each(|(place, verdict)| *place = verdict);
+        self.apply_histograms(batch);
         let counts = batch.counts();
         self.keep_extras(batch);
         applied.seq = seq;
@@ -105,6 +106,20 @@ impl Core {
             report.counts = counts;
         }
         Ok(Appended { counts, new_series, ledger: LedgerPosition { epoch: self.epoch, seq } })
+    }
+
+    /// Comes after the batch's doubles, as on replay.
+    fn apply_histograms(&self, batch: &mut Batch) {
+        let Batch { histograms, series, .. } = batch;
+        let pending = histograms.iter().filter(|h| h.verdict == Verdict::Pending).map(|h| {
+            let mut bytes = Vec::new();
+            h.histogram.encode(&mut bytes);
+            (series.get(h.series.0 as usize).map_or(0, |s| s.id.0 as u32), h.ts_ms, bytes)
+        });
+        let mut decided = Vec::new();
+        self.head.apply_histograms(pending, |verdict| decided.push(verdict.unwrap_or_else(unknown_series)));
+        let waiting = histograms.iter_mut().filter(|h| h.verdict == Verdict::Pending);
+        waiting.zip(decided).for_each(|(place, verdict)| place.verdict = verdict);
     }
 
     fn keep_extras(&self, batch: &Batch) {
@@ -128,10 +143,13 @@ impl Core {
         self.define(&mut applied, &record.origin, &record.definitions);
         let wanted = record.samples.iter().filter(|s| !ledger.covers(seq, s.ts_ms)).map(|s| (s.id, s.ts_ms, s.value));
         let (mut counts, mut orphans) = (record.decided, 0);
-        self.head.apply(wanted, |verdict| {
+        let mut decided = |verdict: Option<Verdict>| {
             orphans += u64::from(verdict.is_none());
             counts.add(verdict.unwrap_or_else(unknown_series));
-        });
+        };
+        self.head.apply(wanted, &mut decided);
+        let wanted = record.histograms.iter().filter(|h| !ledger.covers(seq, h.ts_ms));
+        self.head.apply_histograms(wanted.map(|h| (h.id, h.ts_ms, &h.bytes)), &mut decided);
         let mut metadata = self.metadata.write();
         record.families.iter().for_each(|family| metadata.add(family));
         let mut exemplars = self.exemplars.write();

@@ -16,7 +16,7 @@ use crate::attrs::SeriesAttrs;
 use crate::blocks::BlockInput;
 use crate::coding::write_sealed;
 use crate::core::Core;
-use crate::head::{FrozenSeries, Snapshot};
+use crate::head::{FrozenSeries, Sealed, Snapshot};
 use crate::series_log::SeriesLog;
 use crate::store::Store;
 use crate::wal::segment::file_name;
@@ -181,8 +181,11 @@ impl Core {
     /// Writes the frozen chunks, a block for each window; gives how many.
     fn write_blocks(&self, frozen: &[FrozenSeries]) -> Result<u64, MaintenanceError> {
         let window_ms = self.config.window_ms;
-        let windows: BTreeSet<i64> =
-            frozen.iter().flat_map(|s| s.chunks.iter().map(|c| c.min_ms.div_euclid(window_ms))).collect();
+        let windows: BTreeSet<i64> = frozen
+            .iter()
+            .flat_map(|s| s.chunks.iter().chain(&s.histograms))
+            .map(|c| c.min_ms.div_euclid(window_ms))
+            .collect();
         for window in &windows {
             let start_ms = window.saturating_mul(window_ms);
             let range = TimeRange { start_ms, end_ms: start_ms.saturating_add(window_ms - 1) };
@@ -193,9 +196,9 @@ impl Core {
     }
 
     fn block_input(&self, series: &FrozenSeries, range: TimeRange) -> Option<BlockInput> {
-        let inside = series.chunks.iter().filter(|c| range.contains(c.min_ms)).cloned().collect();
+        let inside = |all: &[Sealed]| all.iter().filter(|c| range.contains(c.min_ms)).cloned().collect();
         let mut samples = Samples::default();
-        Snapshot::of_chunks(inside).read(range, &mut samples);
+        Snapshot::of_chunks(inside(&series.chunks), inside(&series.histograms)).read(range, &mut samples);
         let attrs = self.attrs.get(series.attrs)?;
         (!samples.is_empty()).then(|| BlockInput { labels: series.labels.clone(), attrs, samples })
     }

@@ -239,7 +239,8 @@ impl Replay<'_> {
             return;
         };
         info.last_seq = info.last_seq.max(seq);
-        info.max_ts_ms = record.samples.iter().map(|s| s.ts_ms).fold(info.max_ts_ms, i64::max);
+        let times = record.samples.iter().map(|s| s.ts_ms).chain(record.histograms.iter().map(|h| h.ts_ms));
+        info.max_ts_ms = times.fold(info.max_ts_ms, i64::max);
         let (counts, orphans) = self.core.apply_record(&record, seq, &self.ledger);
         if orphans > 0 {
             self.recovery.damaged.push(format!(
@@ -247,9 +248,10 @@ impl Replay<'_> {
             ));
         }
         self.recovery.records += 1;
-        self.recovery.samples += record.samples.len() as u64;
+        let samples = record.samples.len() as u64 + record.histograms.len() as u64;
+        self.recovery.samples += samples;
         if let Some(mut report) = record.report {
-            report.counts = self.counts_for_report(seq, &record.decided, record.samples.len() as u64, counts);
+            report.counts = self.counts_for_report(seq, &record.decided, samples, counts);
             self.recovery.reports.push((seq, report));
         }
     }

@@ -85,12 +85,37 @@ impl SeriesReader for MergedReader {
         }
         out.ts_ms.extend_from_slice(&merged.ts_ms);
         out.values.extend_from_slice(&merged.values);
+        out.histograms.extend(merged.histograms);
         Ok(())
     }
 }
 
-/// Merges by time; of equal times the first argument's sample stays.
-pub fn merge(mut first: Samples, second: Samples) -> Samples {
+/// Merges by time; of equal times the first argument's sample stays, be it a double or a histogram.
+pub fn merge(mut first: Samples, mut second: Samples) -> Samples {
+    if first.histograms.is_empty() && second.histograms.is_empty() {
+        return merge_doubles(first, second);
+    }
+    leave_out_other_kind(&first, &mut second);
+    let mut histograms = std::mem::take(&mut first.histograms);
+    histograms.append(&mut second.histograms);
+    // Stable: the first argument's stay in front of their equals.
+    histograms.sort_by_key(|h| h.0);
+    histograms.dedup_by_key(|h| h.0);
+    Samples { histograms, ..merge_doubles(first, second) }
+}
+
+/// Takes out of `second` the doubles where `first` has histograms, and the other way round.
+fn leave_out_other_kind(first: &Samples, second: &mut Samples) {
+    second.histograms.retain(|h| first.ts_ms.binary_search(&h.0).is_err());
+    let free = |ts_ms: i64| first.histograms.binary_search_by_key(&ts_ms, |h| h.0).is_err();
+    if second.ts_ms.iter().all(|ts_ms| free(*ts_ms)) {
+        return;
+    }
+    let doubles = second.ts_ms.iter().copied().zip(second.values.iter().copied());
+    (second.ts_ms, second.values) = doubles.filter(|d| free(d.0)).unzip();
+}
+
+fn merge_doubles(mut first: Samples, second: Samples) -> Samples {
     match (first.ts_ms.last(), second.ts_ms.first()) {
         (None, _) => return second,
         (_, None) => return first,

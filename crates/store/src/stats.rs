@@ -17,6 +17,10 @@ pub struct StoreStats {
     pub head_samples: u64,
     /// Chunks in the head, open ones included.
     pub head_chunks: u64,
+    /// Native histograms in the head; `head_samples` and `head_chunks` include them.
+    pub head_histograms: u64,
+    /// Memory that the head's native histograms take.
+    pub head_histogram_bytes: u64,
     /// First sample time, head and blocks; `None` when there is none.
     pub min_ms: Option<i64>,
     /// Last sample time, head and blocks; `None` when there is none.
@@ -62,9 +66,12 @@ impl Store {
     pub fn stats(&self) -> StoreStats {
         let core = &self.core;
         let mut span: Option<(i64, i64)> = None;
-        let mut head_chunks = 0;
+        let (mut head_chunks, mut head_histograms, mut head_histogram_bytes) = (0, 0, 0);
         core.head.visit_all(|_, slot| {
             head_chunks += slot.chunks();
+            let (histograms, bytes) = slot.histograms();
+            head_histograms += histograms;
+            head_histogram_bytes += bytes;
             span = span.into_iter().chain(slot.span()).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
         });
         let blocks = core.blocks.totals();
@@ -74,6 +81,8 @@ impl Store {
             series: core.index.read().all().len() as u64,
             head_samples: core.head.samples(),
             head_chunks,
+            head_histograms,
+            head_histogram_bytes,
             min_ms: span.map(|s| s.0).into_iter().chain(blocks.min_ms).min(),
             max_ms: span.map(|s| s.1).into_iter().chain(blocks.max_ms).max(),
             head_min_ms: span.map(|s| s.0),

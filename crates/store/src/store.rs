@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use model::histogram::{BUCKETS_MAX, Histogram};
 use model::{
     Append, AppendDone, AppendError, Batch, CollectionMethod, Family, Labels, Matcher, MetricType, NO_FAMILY, Refusal,
     SeriesId, SeriesIndex, TimeRange, Verdict,
@@ -193,12 +194,25 @@ impl Store {
                 max_ts_ms = max_ts_ms.max(sample.ts_ms);
             }
         }
+        for h in batch.histograms.iter_mut().filter(|h| h.verdict == Verdict::Pending) {
+            if h.ts_ms > newest_ms {
+                h.verdict = Verdict::Refused(Refusal::TooNew);
+            } else if h.ts_ms < oldest_ms {
+                h.verdict = Verdict::Refused(Refusal::TooOld);
+            } else if !is_storable(&h.histogram) {
+                h.verdict = Verdict::Refused(Refusal::InvalidValue);
+            } else {
+                max_ts_ms = max_ts_ms.max(h.ts_ms);
+            }
+        }
         if refused.is_empty() {
             return max_ts_ms;
         }
-        for (sample, verdict) in batch.samples.iter().zip(batch.verdicts.iter_mut()) {
+        let samples = batch.samples.iter().map(|s| s.series).zip(batch.verdicts.iter_mut());
+        let histograms = batch.histograms.iter_mut().map(|h| (h.series, &mut h.verdict));
+        for (series, verdict) in samples.chain(histograms) {
             if *verdict == Verdict::Pending
-                && let Ok(at) = refused.binary_search_by_key(&(sample.series.0 as usize), |r| r.0)
+                && let Ok(at) = refused.binary_search_by_key(&(series.0 as usize), |r| r.0)
             {
                 *verdict = Verdict::Refused(refused[at].1);
             }
@@ -243,6 +257,12 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// What is acknowledged must be read again: the byte form has the same limits as the check, and one on spans.
+fn is_storable(histogram: &Histogram) -> bool {
+    let spans = histogram.positive_spans.len().max(histogram.negative_spans.len());
+    spans <= BUCKETS_MAX && histogram.check().is_ok()
 }
 
 fn type_of(batch: &Batch, family: u32) -> MetricType {

@@ -29,11 +29,7 @@ fn inputs(rows: &Contents) -> Vec<BlockInput> {
     let input = |(labels, samples): (&Labels, &BTreeMap<i64, u64>)| BlockInput {
         labels: labels.clone(),
         attrs: Arc::new(SeriesAttrs { metric_type: MetricType::Gauge, source: "s".into(), target_id: "t".into() }),
-        samples: Samples {
-            ts_ms: samples.keys().copied().collect(),
-            values: samples.values().map(|bits| f64::from_bits(*bits)).collect(),
-            ..Samples::default()
-        },
+        samples: common::samples_of(samples),
     };
     rows.iter().map(input).collect()
 }
@@ -53,8 +49,8 @@ fn read(folder: &BlockFolder, matchers: &[Matcher], range: TimeRange) -> Result<
             continue;
         }
         let rows = out.entry(reader.labels().clone()).or_default();
-        for (ts, value) in samples.ts_ms.iter().zip(&samples.values) {
-            assert!(rows.insert(*ts, value.to_bits()).is_none(), "{} at {ts} is in two blocks", reader.labels());
+        for (ts, bits) in common::rows_of(&samples) {
+            assert!(rows.insert(ts, bits).is_none(), "{} at {ts} is in two blocks", reader.labels());
         }
     }
     out.retain(|_, rows| !rows.is_empty());
@@ -65,6 +61,7 @@ fn value() -> impl Strategy<Value = u64> {
     prop_oneof![
         any::<u64>(),
         (0i64..100_000).prop_map(|n| (n as f64 / 100.0).to_bits()),
+        (0..common::HISTOGRAMS).prop_map(|n| common::stand_in(n).to_bits()),
         prop::sample::select(vec![0, 1 << 63, 1, model::STALE_NAN_BITS, f64::NAN.to_bits(), f64::INFINITY.to_bits()]),
     ]
 }
@@ -178,7 +175,12 @@ fn after_damage(fs: &SimFs, path: &Path, change: impl FnOnce(&mut Vec<u8>), want
 #[test]
 fn any_flipped_byte_of_any_file_of_a_block_is_told_or_harmless() {
     let fs = SimFs::seeded(1);
-    let want = some(6, 20, 1000);
+    let mut want = some(6, 20, 1000);
+    // One series with both, one with histograms alone.
+    for (series, step) in [(2, 3), (5, 1)] {
+        let rows = want.get_mut(&common::labels(series)).unwrap();
+        rows.values_mut().step_by(step).for_each(|bits| *bits = common::stand_in(*bits as usize % 6).to_bits());
+    }
     write(&open(&fs).0, &want).unwrap();
     for path in files(&fs) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -187,7 +189,8 @@ fn any_flipped_byte_of_any_file_of_a_block_is_told_or_harmless() {
             let (failed, told) = after_damage(&fs, &path, |bytes| bytes[at] ^= 1 << (at % 8), &want);
             match name.as_str() {
                 // All of it is one stretch here.
-                "samples.parquet" => assert!(failed == want.len() && told > 0, "{name} byte {at}: {failed}"),
+                "samples.parquet" => assert!(failed == 5 && told > 0, "{name} byte {at}: {failed}"),
+                "histograms.parquet" => assert!(failed == 2 && told > 0, "{name} byte {at}: {failed}"),
                 // Read only when the postings are damaged.
                 "series.parquet" => assert_eq!(failed, 0),
                 _ => assert!(failed == 0 && told > 0, "{name} byte {at}: {failed} failed, {told} told"),

@@ -3,7 +3,7 @@
 //! Owns: its manifest. Files are opened when first needed; what is open or decoded lives in the shared cache and goes
 //! when others need the room.
 //! Invariants: 1. no value is given that was not verified; 2. a damaged stretch costs the series in it an error, and
-//! no other; 3. the postings and the end of `samples.parquet` are there twice.
+//! no other; 3. the postings and the ends of `samples.parquet` and `histograms.parquet` are there twice.
 //! Fails how: sentences that name file and bytes.
 
 use std::path::{Path, PathBuf};
@@ -11,18 +11,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use columns::{Column, ColumnPage, ReadAt, SamplesFile, SeriesRow, read_series};
+use columns::{
+    Column, ColumnPage, ColumnsError, HistogramsFile, ReadAt, SamplesFile, SeriesRow, StoredHistogram, read_series,
+};
 use model::{Matcher, TimeRange};
 use sys::Fs;
 
 use super::cache::{Cache, Part};
 use super::checksums::VerifiedFile;
 use super::lookup::Lookup;
-use super::manifest::{Manifest, POSTINGS, SAMPLES, SERIES};
+use super::manifest::{HISTOGRAMS, Manifest, POSTINGS, SAMPLES, SERIES};
 use super::postings::PostingsWriter;
 
 /// What an open file counts for in the cache, so that few are open at a time.
 const OPEN_FILE_COST_BYTES: usize = 256 << 10;
+
+/// What a decoded histogram counts for beside its buckets.
+const HISTOGRAM_COST_BYTES: usize = 256;
 
 /// What all blocks of a directory share.
 pub struct Shared {
@@ -53,6 +58,12 @@ pub struct Block {
 pub struct OpenSamples {
     source: VerifiedFile,
     file: SamplesFile,
+}
+
+/// The histograms file, open.
+pub struct OpenHistograms {
+    source: VerifiedFile,
+    pub file: HistogramsFile,
 }
 
 impl Block {
@@ -103,30 +114,55 @@ impl Block {
             }
         })
         .map_err(|e| e.to_string())?;
-        let image = failed.and_then(|()| writer.finish((0, &[])));
+        let image = failed.and_then(|()| writer.finish((0, &[]), None));
         image.map(Bytes::from).map_err(|e| e.to_string())
     }
 
     fn samples(&self) -> Result<Arc<OpenSamples>, String> {
         self.shared.cache.get((self.id(), Part::Samples, 0), || {
             let source = self.open(SAMPLES)?;
-            let file = match SamplesFile::open(&source) {
-                Ok(file) => file,
-                Err(why) => {
-                    let file = self.file_from_copy(source.len()).map_err(|also| format!("{why}; {also}"))?;
-                    self.shared.report(&format!("{why}: its end is read from the copy in {POSTINGS}"));
-                    file
-                }
-            };
+            let file = self.open_or_copy(&source, |s| SamplesFile::open(s), Lookup::tail)?;
             let bytes = file.bytes() + OPEN_FILE_COST_BYTES;
             Ok((OpenSamples { source, file }, bytes))
         })
     }
 
-    fn file_from_copy(&self, len: u64) -> Result<SamplesFile, String> {
-        let (start, tail) = self.lookup()?.tail()?;
-        let tail = Tail { start, len, bytes: Bytes::from(tail) };
-        SamplesFile::open(&tail).map_err(|e| e.to_string())
+    /// Opens the native histograms.
+    pub fn open_histograms(&self) -> Result<Arc<OpenHistograms>, String> {
+        self.shared.cache.get((self.id(), Part::Histograms, 0), || {
+            let source = self.open(HISTOGRAMS)?;
+            let file = self.open_or_copy(&source, |s| HistogramsFile::open(s), Lookup::histograms_tail)?;
+            let bytes = file.bytes() + OPEN_FILE_COST_BYTES;
+            Ok((OpenHistograms { source, file }, bytes))
+        })
+    }
+
+    /// Opens a file by its end; when that is damaged, by the end's copy in the postings.
+    fn open_or_copy<T>(
+        &self,
+        source: &VerifiedFile,
+        open: impl Fn(&dyn ReadAt) -> Result<T, ColumnsError>,
+        copy: impl FnOnce(&Lookup) -> Result<(u64, Vec<u8>), String>,
+    ) -> Result<T, String> {
+        open(source).or_else(|why| {
+            let copied = self.lookup().and_then(|lookup| copy(&lookup));
+            let opened = copied.and_then(|(start, tail)| {
+                open(&Tail { start, len: source.len(), bytes: Bytes::from(tail) }).map_err(|e| e.to_string())
+            });
+            let file = opened.map_err(|also| format!("{why}; {also}"))?;
+            self.shared.report(&format!("{why}: its end is read from the copy in {POSTINGS}"));
+            Ok(file)
+        })
+    }
+
+    /// Reads a page of histograms.
+    pub fn histogram_page(&self, open: &OpenHistograms, page: usize) -> Result<Arc<Vec<StoredHistogram>>, String> {
+        self.shared.cache.get((self.id(), Part::HistogramPage, page as u64), || {
+            let (rows, bytes) = open.file.read_page(&open.source, page).map_err(|e| e.to_string())?;
+            // Decoded counts are doubles where the bytes have a few bits.
+            let cost = bytes * 8 + rows.len() * HISTOGRAM_COST_BYTES;
+            Ok((rows, cost))
+        })
     }
 
     /// Reads a page of a column.
@@ -192,10 +228,10 @@ impl OpenSamples {
 
 /// Verifies a whole file, stretch by stretch: postings are small, and a lookup must not fail half-way.
 fn check_all(file: &VerifiedFile) -> Result<(), String> {
-    let step = super::checksums::STRETCH_BYTES;
+    const STEP_BYTES: u64 = 64 << 10;
     let mut at = 0;
     while at < file.len() {
-        let len = (file.len() - at).min(step as u64);
+        let len = (file.len() - at).min(STEP_BYTES);
         file.read_at(at, len as usize)?;
         at += len;
     }

@@ -23,6 +23,10 @@ pub enum Part {
     Table,
     /// A page, by number and column.
     Page,
+    /// The open file of histograms with the places of its pages.
+    Histograms,
+    /// A page of histograms, by number.
+    HistogramPage,
 }
 
 /// Block, part, number within the part.

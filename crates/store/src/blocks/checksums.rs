@@ -1,4 +1,4 @@
-//! A checksum for every 64 KiB of a file: made while it is written, checked before anything of it is decoded.
+//! A checksum for every 8 KiB of a file: made while it is written, checked before anything of it is decoded.
 //!
 //! Invariants: 1. no byte leaves [`VerifiedFile`] whose stretch does not have its checksum; 2. a stretch has its
 //! number as seed, so that stretches that changed places are found too.
@@ -12,23 +12,43 @@ use serde::{Deserialize, Serialize};
 use sys::{File, Fs};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// What one checksum covers: small enough to lose little, large enough to cost an eighth of a per mille.
-pub const STRETCH_BYTES: usize = 64 << 10;
+/// What one checksum covers: small enough that a damaged byte costs little; `docs/decisions/0005` has what it costs.
+pub const STRETCH_BYTES: usize = 8 << 10;
+/// What one covered in the first format.
+const FIRST_STRETCH_BYTES: u32 = 64 << 10;
+/// Longer stretches are not ours.
+const STRETCH_BYTES_MAX: u32 = 1 << 20;
+/// What is handed to the file system at a time.
+const WRITE_BYTES: usize = 64 << 10;
 
 /// Length and checksums of a file.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FileSums {
     /// Length of the file.
     pub bytes: u64,
+    /// Bytes of a stretch.
+    #[serde(default = "first_stretch")]
+    pub stretch: u32,
     /// XXH3-64 of each stretch, seeded with its number.
     #[serde(with = "hex")]
     pub xxh3: Vec<u64>,
 }
 
+fn first_stretch() -> u32 {
+    FIRST_STRETCH_BYTES
+}
+
+impl Default for FileSums {
+    fn default() -> FileSums {
+        FileSums { bytes: 0, stretch: STRETCH_BYTES as u32, xxh3: Vec::new() }
+    }
+}
+
 impl FileSums {
     /// Tells whether there is a checksum for every byte, and no more.
     pub fn is_sound(&self) -> bool {
-        self.bytes.div_ceil(STRETCH_BYTES as u64) == self.xxh3.len() as u64
+        let sane = (1..=STRETCH_BYTES_MAX).contains(&self.stretch);
+        sane && self.bytes.div_ceil(u64::from(self.stretch)) == self.xxh3.len() as u64
     }
 }
 
@@ -39,7 +59,7 @@ fn sum(stretch: &[u8], number: usize) -> u64 {
 /// A new file that is summed on its way to the disk.
 pub struct SummedFile {
     file: Box<dyn File>,
-    /// The stretch under construction.
+    /// What is not written yet: whole stretches, and one under construction.
     buffer: Vec<u8>,
     sums: FileSums,
 }
@@ -47,13 +67,15 @@ pub struct SummedFile {
 impl SummedFile {
     /// Creates the file.
     pub fn create(fs: &dyn Fs, path: &Path) -> io::Result<SummedFile> {
-        let buffer = Vec::with_capacity(STRETCH_BYTES);
+        let buffer = Vec::with_capacity(WRITE_BYTES);
         Ok(SummedFile { file: fs.create(path)?, buffer, sums: FileSums::default() })
     }
 
-    fn put_stretch(&mut self) -> io::Result<()> {
+    fn put_stretches(&mut self) -> io::Result<()> {
         self.file.append(&self.buffer)?;
-        self.sums.xxh3.push(sum(&self.buffer, self.sums.xxh3.len()));
+        for stretch in self.buffer.chunks(STRETCH_BYTES) {
+            self.sums.xxh3.push(sum(stretch, self.sums.xxh3.len()));
+        }
         self.sums.bytes += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
@@ -62,7 +84,7 @@ impl SummedFile {
     /// Writes what is left and makes the bytes durable.
     pub fn finish(mut self) -> io::Result<FileSums> {
         if !self.buffer.is_empty() {
-            self.put_stretch()?;
+            self.put_stretches()?;
         }
         self.file.sync_data()?;
         Ok(self.sums)
@@ -71,10 +93,10 @@ impl SummedFile {
 
 impl Write for SummedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(STRETCH_BYTES - self.buffer.len());
+        let taken = bytes.len().min(WRITE_BYTES - self.buffer.len());
         self.buffer.extend_from_slice(bytes.get(..taken).unwrap_or_default());
-        if self.buffer.len() == STRETCH_BYTES {
-            self.put_stretch()?;
+        if self.buffer.len() == WRITE_BYTES {
+            self.put_stretches()?;
         }
         Ok(taken)
     }
@@ -101,6 +123,11 @@ impl VerifiedFile {
         Ok(VerifiedFile { file, name, sums: sums.clone() })
     }
 
+    /// Never 0, for it divides.
+    fn stretch(&self) -> u64 {
+        u64::from(self.sums.stretch).max(1)
+    }
+
     /// Reads and checks whole stretches.
     fn stretches(&self, first: usize, from: u64, len: usize) -> Result<Vec<u8>, String> {
         let mut bytes = vec![0; len];
@@ -108,9 +135,10 @@ impl VerifiedFile {
         if read != len {
             return Err(format!("{} is damaged: it ends at byte {}", self.name, from + read as u64));
         }
-        for (number, stretch) in (first..).zip(bytes.chunks(STRETCH_BYTES)) {
+        let size = self.stretch() as usize;
+        for (number, stretch) in (first..).zip(bytes.chunks(size)) {
             if self.sums.xxh3.get(number) != Some(&sum(stretch, number)) {
-                let at = number * STRETCH_BYTES;
+                let at = number * size;
                 let to = at + stretch.len();
                 return Err(format!("{} is damaged: the checksum of bytes {at} to {to} disagrees", self.name));
             }
@@ -130,7 +158,7 @@ impl ReadAt for VerifiedFile {
         if len == 0 {
             return Ok(Bytes::new());
         }
-        let stretch = STRETCH_BYTES as u64;
+        let stretch = self.stretch();
         let first = offset / stretch;
         let from = first * stretch;
         let to = end.next_multiple_of(stretch).min(self.sums.bytes);
@@ -181,6 +209,9 @@ mod tests {
         file.write_all(&content).unwrap();
         let sums = file.finish().unwrap();
         assert!(sums.is_sound() && sums.bytes == content.len() as u64);
+        let first_format: FileSums =
+            serde_json::from_str(r#"{"bytes":65537,"xxh3":"00000000000000010000000000000002"}"#).unwrap();
+        assert!(first_format.is_sound() && !FileSums { stretch: 0, ..first_format }.is_sound());
         let text = serde_json::to_string(&sums).unwrap();
         assert_eq!(serde_json::from_str::<FileSums>(&text).unwrap(), sums);
         let open = || VerifiedFile::open(&fs, path, &sums).unwrap();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use columns::SeriesRow;
 use hashbrown::HashMap;
+use model::histogram::Histogram;
 use model::{Labels, Samples, TimeRange};
 
 use super::block::Block;
@@ -73,20 +74,40 @@ impl LeftOut {
     }
 }
 
+/// A sample that is known.
+enum Known<'a> {
+    Bits(u64),
+    Histogram(&'a Histogram),
+}
+
+impl LeftOut {
+    /// Counts a sample that was left out; `same` tells whether it is the known one, bit for bit.
+    fn count(&mut self, same: bool) {
+        self.repeated += u64::from(same);
+        self.superseded += u64::from(!same);
+    }
+}
+
 /// Takes out of `samples` what stands in `known` already.
 pub fn leave_out(samples: &mut Samples, known: &Samples) -> LeftOut {
     let mut left_out = LeftOut::default();
-    let bits: HashMap<i64, u64> =
-        known.ts_ms.iter().zip(&known.values).map(|(ts_ms, value)| (*ts_ms, value.to_bits())).collect();
-    if bits.is_empty() {
+    let doubles = known.ts_ms.iter().zip(&known.values).map(|(ts_ms, value)| (*ts_ms, Known::Bits(value.to_bits())));
+    let histograms = known.histograms.iter().map(|(ts_ms, histogram)| (*ts_ms, Known::Histogram(histogram)));
+    let known: HashMap<i64, Known<'_>> = doubles.chain(histograms).collect();
+    if known.is_empty() {
         return left_out;
     }
     let mut kept = Samples::default();
     for (ts_ms, value) in samples.ts_ms.iter().zip(&samples.values) {
-        match bits.get(ts_ms) {
+        match known.get(ts_ms) {
             None => kept.push(*ts_ms, *value),
-            Some(old) if *old == value.to_bits() => left_out.repeated += 1,
-            Some(_) => left_out.superseded += 1,
+            Some(old) => left_out.count(matches!(old, Known::Bits(bits) if *bits == value.to_bits())),
+        }
+    }
+    for (ts_ms, histogram) in std::mem::take(&mut samples.histograms) {
+        match known.get(&ts_ms) {
+            None => kept.histograms.push((ts_ms, histogram)),
+            Some(old) => left_out.count(matches!(old, Known::Histogram(old) if old.same_bits(&histogram))),
         }
     }
     *samples = kept;

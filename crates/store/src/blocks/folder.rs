@@ -24,7 +24,7 @@ use super::manifest::Manifest;
 use super::merge::merge;
 use super::reader::BlockReader;
 use super::view::write_view;
-use super::writer::{BlockWriter, UNFINISHED, parse_folder_name};
+use super::writer::{BlockWriter, UNFINISHED, parse_folder_name, span};
 use super::{BlockInput, BlockSet, BlockTotals};
 
 /// More blocks of one window than this are merged into one.
@@ -102,7 +102,8 @@ impl BlockFolder {
     /// Writes the view. That fails when the disk is full: the samples are safe all the same, and it is tried again.
     fn refresh_view(&self) {
         let list = self.list();
-        let written = write_view(&*self.shared.fs, &self.dir, list.iter().map(|b| &*b.path));
+        let written =
+            write_view(&*self.shared.fs, &self.dir, list.iter().map(|b| (&*b.path, b.manifest.histograms > 0)));
         self.view_is_old.store(written.is_err(), Ordering::Release);
         if let Err(error) = written {
             tracing::warn!("cannot write metrics_ts.sql beside {}: {error}", self.dir.display());
@@ -124,10 +125,7 @@ impl BlockFolder {
     fn leave_out_known(&self, input: &mut BlockInput, rivals: &mut [Cursor]) -> LeftOut {
         let mut left_out = LeftOut::default();
         for rival in rivals {
-            let (Some(start_ms), Some(end_ms)) = (input.samples.ts_ms.first(), input.samples.ts_ms.last()) else {
-                break;
-            };
-            let range = TimeRange { start_ms: *start_ms, end_ms: *end_ms };
+            let Some(range) = span(&input.samples) else { break };
             if let Some(Some(known)) = self.readable(rival.samples_of(&input.labels, range)) {
                 left_out.merge(leave_out(&mut input.samples, &known));
             }
@@ -366,6 +364,7 @@ impl BlockSet for BlockFolder {
         for block in list.iter() {
             totals.bytes += block.manifest.bytes();
             totals.samples += block.manifest.samples;
+            totals.histograms += block.manifest.histograms;
         }
         totals
     }

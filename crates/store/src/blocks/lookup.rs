@@ -57,6 +57,12 @@ impl Lookup {
         Ok((self.directory.tail_start, self.part(self.directory.tail)?))
     }
 
+    /// Gives the copy of the end of `histograms.parquet`, and where that begins.
+    pub fn histograms_tail(&self) -> Result<(u64, Vec<u8>), String> {
+        let (place, start) = self.directory.histograms_tail.ok_or("there is no copy of its end")?;
+        Ok((start, self.part(place)?))
+    }
+
     /// Gives the label names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.directory.names.iter().map(|n| n.0.as_str())

@@ -15,12 +15,16 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::checksums::FileSums;
 
 const COPIES: [&str; 2] = ["manifest.1", "manifest.2"];
-const VERSION: u32 = 1;
+/// Version 2 has the length of a stretch and may have histograms; version 1 is read as well.
+const VERSION: u32 = 2;
+const FIRST_VERSION: u32 = 1;
 
 /// Samples, rows of one series after the other.
 pub const SAMPLES: &str = "samples.parquet";
 /// One row per series.
 pub const SERIES: &str = "series.parquet";
+/// Native histograms, rows of one series after the other; only in blocks that have some.
+pub const HISTOGRAMS: &str = "histograms.parquet";
 /// Label values to series, and a copy of what is needed to find samples.
 pub const POSTINGS: &str = "postings";
 
@@ -41,8 +45,11 @@ pub struct Manifest {
     pub max_ms: i64,
     /// Series in it.
     pub series: u64,
-    /// Samples in it.
+    /// Samples in it, native histograms among them.
     pub samples: u64,
+    /// Native histograms in it.
+    #[serde(default)]
+    pub histograms: u64,
     /// Sum of a hash of every sample: equal contents have equal digests in whatever order and in however many blocks.
     pub digest: u64,
     /// Blocks whose samples are all in this one; they go.
@@ -110,10 +117,11 @@ fn decode(bytes: &[u8]) -> Result<Manifest, String> {
         return Err("the checksum disagrees".to_owned());
     }
     let manifest: Manifest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    if manifest.version != VERSION {
+    if !(FIRST_VERSION..=VERSION).contains(&manifest.version) {
         return Err(format!("version {} is not known here", manifest.version));
     }
-    let complete = [SAMPLES, SERIES, POSTINGS].iter().all(|name| manifest.files.contains_key(*name));
+    let listed = |name: &&str| manifest.files.contains_key(*name);
+    let complete = [SAMPLES, SERIES, POSTINGS].iter().all(listed) && (manifest.histograms == 0 || listed(&HISTOGRAMS));
     if !complete || !manifest.files.values().all(FileSums::is_sound) {
         return Err("it does not list the files of a block".to_owned());
     }
@@ -131,7 +139,9 @@ mod tests {
         let mut manifest =
             Manifest { id: 7, min_ms: -5, digest: u64::MAX, replaces: vec![1, 2], ..Manifest::default() };
         for name in [SAMPLES, SERIES, POSTINGS] {
-            manifest.files.insert(name.to_owned(), FileSums { bytes: 3, xxh3: vec![u64::MAX - 1] });
+            manifest
+                .files
+                .insert(name.to_owned(), FileSums { bytes: 3, xxh3: vec![u64::MAX - 1], ..FileSums::default() });
         }
         manifest.store(&fs, dir).unwrap();
         assert_eq!(Manifest::load(&fs, dir), (Some(manifest.clone()), vec![]));

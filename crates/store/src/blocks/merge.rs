@@ -13,7 +13,7 @@ use super::BlockInput;
 use super::block::{Block, Shared};
 use super::cursor::{Cursor, LeftOut, leave_out};
 use super::reader::read_series;
-use super::writer::{BlockWriter, digest};
+use super::writer::{BlockWriter, count, digest};
 use crate::attrs::SeriesAttrs;
 
 /// Count and digest of samples.
@@ -25,7 +25,7 @@ struct Sum {
 
 impl Sum {
     fn add(&mut self, labels: &Labels, samples: &Samples) {
-        self.samples += samples.len() as u64;
+        self.samples += count(samples);
         self.digest = self.digest.wrapping_add(digest(labels, samples));
     }
 }

@@ -30,7 +30,7 @@ pub struct BlockInput {
     pub labels: Labels,
     /// Type, source and target of its latest owner.
     pub attrs: Arc<SeriesAttrs>,
-    /// Samples of one window, times strictly rising.
+    /// Samples of one window, times strictly rising; no time is that of a double and of a histogram.
     pub samples: Samples,
 }
 
@@ -41,8 +41,10 @@ pub struct BlockTotals {
     pub blocks: u64,
     /// Bytes of all their files.
     pub bytes: u64,
-    /// Samples in them.
+    /// Samples in them, native histograms among them.
     pub samples: u64,
+    /// Native histograms in them.
+    pub histograms: u64,
     /// First sample time; `None` without blocks.
     pub min_ms: Option<i64>,
     /// Last sample time; `None` without blocks.

@@ -8,7 +8,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use columns::{RowRange, SeriesRow};
+use columns::{HistogramRows, RowRange, SeriesRow};
 use model::{Labels, MetricType};
 
 use crate::coding::{Cursor, Malformed, put_bytes, put_signed, put_varint};
@@ -20,6 +20,8 @@ pub const SET_ROWS: usize = 256;
 pub const FOOTER_BYTES: usize = 24;
 const MAGIC: &[u8; 8] = b"QUIVERPX";
 const ZSTD_LEVEL: i32 = 3;
+/// In a series' exponent: it has native histograms, and where they lie follows.
+const HAS_HISTOGRAMS: u64 = 64;
 /// What a part may unpack to; ours are far below.
 const PART_BYTES_MAX: usize = 1 << 30;
 
@@ -47,6 +49,8 @@ pub struct Directory {
     pub tail: Place,
     /// Where in `samples.parquet` that begins.
     pub tail_start: u64,
+    /// The end of `histograms.parquet` and where in it that begins; `None` when the block has none.
+    pub histograms_tail: Option<(Place, u64)>,
 }
 
 impl Directory {
@@ -94,8 +98,8 @@ impl<W: Write> PostingsWriter<W> {
         Ok(())
     }
 
-    /// Writes the rest; `tail` is the end of `samples.parquet` and where it begins.
-    pub fn finish(mut self, tail: (u64, &[u8])) -> io::Result<W> {
+    /// Writes the rest; the tails are the ends of `samples.parquet` and `histograms.parquet` and where they begin.
+    pub fn finish(mut self, tail: (u64, &[u8]), histograms_tail: Option<(u64, &[u8])>) -> io::Result<W> {
         if !self.set.is_empty() {
             self.put_set()?;
         }
@@ -109,6 +113,9 @@ impl<W: Write> PostingsWriter<W> {
         }
         self.directory.tail_start = tail.0;
         self.directory.tail = self.put_packed(tail.1)?;
+        if let Some((start, bytes)) = histograms_tail {
+            self.directory.histograms_tail = Some((self.put_packed(bytes)?, start));
+        }
         let start = self.at;
         let mut bytes = Vec::new();
         put_directory(&mut bytes, &self.directory);
@@ -199,6 +206,10 @@ fn put_directory(out: &mut Vec<u8>, directory: &Directory) {
     }
     put_place(out, directory.tail);
     put_varint(out, directory.tail_start);
+    if let Some((place, start)) = directory.histograms_tail {
+        put_place(out, place);
+        put_varint(out, start);
+    }
 }
 
 /// Reads a directory.
@@ -210,8 +221,10 @@ pub fn read_directory(bytes: &[u8]) -> Result<Directory, Malformed> {
     for _ in 0..cursor.count()? {
         names.push((cursor.string()?, get_place(&mut cursor)?));
     }
-    let tail = get_place(&mut cursor)?;
-    Ok(Directory { series, sets, names, tail, tail_start: cursor.varint()? })
+    let (tail, tail_start) = (get_place(&mut cursor)?, cursor.varint()?);
+    let more = !cursor.is_at_end();
+    let histograms_tail = more.then(|| Ok::<_, Malformed>((get_place(&mut cursor)?, cursor.varint()?))).transpose()?;
+    Ok(Directory { series, sets, names, tail, tail_start, histograms_tail })
 }
 
 fn put_row(out: &mut Vec<u8>, row: &SeriesRow) {
@@ -221,8 +234,13 @@ fn put_row(out: &mut Vec<u8>, row: &SeriesRow) {
     put_bytes(out, row.target_id.as_bytes());
     put_signed(out, row.series_id);
     let exponent = row.rows.exponent.map_or(0, |e| u64::from(e) + 1);
-    for n in [row.rows.first_row, row.rows.rows, exponent, row.rows.plain_rows, row.rows.stale_rows] {
+    let kind = if row.histograms.rows > 0 { exponent | HAS_HISTOGRAMS } else { exponent };
+    for n in [row.rows.first_row, row.rows.rows, kind, row.rows.plain_rows, row.rows.stale_rows] {
         put_varint(out, n);
+    }
+    if row.histograms.rows > 0 {
+        put_varint(out, row.histograms.first_row);
+        put_varint(out, row.histograms.rows);
     }
     put_signed(out, row.min_ts_ms);
     put_signed(out, row.max_ts_ms);
@@ -247,14 +265,19 @@ fn read_row(cursor: &mut Cursor<'_>, before: Option<&SeriesRow>) -> Result<Serie
     let target_id = shared(cursor, before.map(|b| &b.target_id))?;
     let series_id = cursor.signed()?;
     let (first_row, rows) = (cursor.varint()?, cursor.varint()?);
-    let exponent = match cursor.varint()? {
+    let kind = cursor.varint()?;
+    let exponent = match kind & !HAS_HISTOGRAMS {
         0 => None,
         n => Some(u8::try_from(n - 1).ok().filter(|e| *e <= columns::scale::EXPONENT_MAX).ok_or(Malformed)?),
     };
     let (plain_rows, stale_rows) = (cursor.varint()?, cursor.varint()?);
+    let histograms = match kind & HAS_HISTOGRAMS {
+        0 => HistogramRows::default(),
+        _ => HistogramRows { first_row: cursor.varint()?, rows: cursor.varint()? },
+    };
     let (min_ts_ms, max_ts_ms) = (cursor.signed()?, cursor.signed()?);
     let rows = RowRange { first_row, rows, exponent, plain_rows, stale_rows };
-    Ok(SeriesRow { series_id, labels, metric_type, source, target_id, rows, min_ts_ms, max_ts_ms })
+    Ok(SeriesRow { series_id, labels, metric_type, source, target_id, rows, histograms, min_ts_ms, max_ts_ms })
 }
 
 fn shared(cursor: &mut Cursor<'_>, before: Option<&Arc<str>>) -> Result<Arc<str>, Malformed> {

@@ -21,11 +21,12 @@ impl SeriesReader for BlockReader {
     }
 
     fn read(&self, range: TimeRange, out: &mut Samples) -> Result<(), SelectError> {
-        let before = out.len();
+        let (before, histograms_before) = (out.len(), out.histograms.len());
         let result = read_series(&self.block, &self.row, range, out);
         if result.is_err() {
             out.ts_ms.truncate(before);
             out.values.truncate(before);
+            out.histograms.truncate(histograms_before);
         }
         match result {
             // Removed for its age between the selection and now: there is nothing any more that could be asked for.
@@ -52,6 +53,23 @@ pub fn read_series(block: &Block, row: &SeriesRow, range: TimeRange, out: &mut S
         let (page, first, next) = samples.page_at(at)?;
         let stop = end.min(next);
         read_page(block, &samples, row, page, (at - first) as usize..(stop - first) as usize, range, out)?;
+        at = stop;
+    }
+    if row.histograms.rows > 0 { read_histograms(block, row, range, out) } else { Ok(()) }
+}
+
+fn read_histograms(block: &Block, row: &SeriesRow, range: TimeRange, out: &mut Samples) -> Result<(), String> {
+    let open = block.open_histograms()?;
+    let mut at = row.histograms.first_row;
+    let past = || format!("{}: rows of histograms past the end", block.path.display());
+    let end = at.checked_add(row.histograms.rows).filter(|end| *end <= open.file.rows()).ok_or_else(past)?;
+    while at < end {
+        let (page, first, next) = open.file.page_of(at).ok_or_else(past)?;
+        let stop = end.min(next);
+        let stored = block.histogram_page(&open, page)?;
+        let mine = stored.get((at - first) as usize..(stop - first) as usize).ok_or_else(short)?;
+        let inside = mine.iter().filter(|h| range.contains(h.ts_ms));
+        out.histograms.extend(inside.map(|h| (h.ts_ms, h.histogram.clone())));
         at = stop;
     }
     Ok(())

@@ -7,7 +7,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use columns::{ReadAt, SamplesFile, SamplesWriter, SeriesRow, SeriesWriter};
+use columns::{
+    HistogramRows, HistogramsFile, HistogramsWriter, ReadAt, SamplesFile, SamplesWriter, SeriesRow, SeriesWriter,
+};
 use model::{Labels, Samples, TimeRange};
 use sys::Fs;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -15,7 +17,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::BlockInput;
 use super::block::{Block, Shared};
 use super::checksums::{FileSums, SummedFile, VerifiedFile};
-use super::manifest::{Manifest, POSTINGS, SAMPLES, SERIES};
+use super::manifest::{HISTOGRAMS, Manifest, POSTINGS, SAMPLES, SERIES};
 use super::postings::PostingsWriter;
 
 /// How the names of folders begin that are not finished.
@@ -38,6 +40,18 @@ struct Files {
     samples: SamplesWriter<SummedFile>,
     series: SeriesWriter<SummedFile>,
     postings: PostingsWriter<SummedFile>,
+    /// Made when the first histogram comes.
+    histograms: Option<HistogramsWriter<SummedFile>>,
+}
+
+impl Files {
+    fn histograms(&mut self, fs: &dyn Fs, dir: &Path) -> Result<&mut HistogramsWriter<SummedFile>, String> {
+        if self.histograms.is_none() {
+            let file = SummedFile::create(fs, &dir.join(HISTOGRAMS)).map_err(text)?;
+            self.histograms = Some(HistogramsWriter::new(file, ZSTD_LEVEL).map_err(text)?);
+        }
+        self.histograms.as_mut().ok_or_else(String::new)
+    }
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -71,36 +85,42 @@ impl BlockWriter {
 
     /// Adds a series; they come sorted by labels, each once.
     pub fn add(&mut self, input: &BlockInput) -> Result<(), String> {
-        let (Some(first), Some(last)) = (input.samples.ts_ms.first(), input.samples.ts_ms.last()) else {
-            return Ok(());
-        };
+        let Some(span) = span(&input.samples) else { return Ok(()) };
+        self.add_rows(input, span).map_err(|e| self.sentence(e))?;
+        let manifest = &mut self.manifest;
+        manifest.series += 1;
+        manifest.samples += count(&input.samples);
+        manifest.histograms += input.samples.histograms.len() as u64;
+        manifest.min_ms = manifest.min_ms.min(span.start_ms);
+        manifest.max_ms = manifest.max_ms.max(span.end_ms);
+        manifest.digest = manifest.digest.wrapping_add(digest(&input.labels, &input.samples));
+        Ok(())
+    }
+
+    fn add_rows(&mut self, input: &BlockInput, span: TimeRange) -> Result<(), String> {
+        let fs = &*self.shared.fs;
         if self.files.is_none() {
-            self.files = Some(create(&*self.shared.fs, &self.dir).map_err(|e| self.sentence(e))?);
+            self.files = Some(create(fs, &self.dir).map_err(text)?);
         }
         let series_id = (self.manifest.id << SERIES_BITS | self.manifest.series) as i64;
         let Some(files) = self.files.as_mut() else { return Ok(()) };
-        let added = files.samples.add(series_id, &input.samples).map_err(text).and_then(|rows| {
-            let row = SeriesRow {
-                series_id,
-                labels: input.labels.clone(),
-                metric_type: input.attrs.metric_type,
-                source: input.attrs.source.clone(),
-                target_id: input.attrs.target_id.clone(),
-                rows,
-                min_ts_ms: *first,
-                max_ts_ms: *last,
-            };
-            files.postings.add(&row).map_err(text)?;
-            files.series.add(row).map_err(text)
-        });
-        added.map_err(|e| self.sentence(e))?;
-        let manifest = &mut self.manifest;
-        manifest.series += 1;
-        manifest.samples += input.samples.len() as u64;
-        manifest.min_ms = manifest.min_ms.min(*first);
-        manifest.max_ms = manifest.max_ms.max(*last);
-        manifest.digest = manifest.digest.wrapping_add(digest(&input.labels, &input.samples));
-        Ok(())
+        let histograms = match &input.samples.histograms[..] {
+            [] => HistogramRows::default(),
+            some => files.histograms(fs, &self.dir).and_then(|h| h.add(series_id, some).map_err(text))?,
+        };
+        let row = SeriesRow {
+            series_id,
+            labels: input.labels.clone(),
+            metric_type: input.attrs.metric_type,
+            source: input.attrs.source.clone(),
+            target_id: input.attrs.target_id.clone(),
+            rows: files.samples.add(series_id, &input.samples).map_err(text)?,
+            histograms,
+            min_ts_ms: span.start_ms,
+            max_ts_ms: span.end_ms,
+        };
+        files.postings.add(&row).map_err(text)?;
+        files.series.add(row).map_err(text)
     }
 
     fn sentence(&self, error: impl std::fmt::Display) -> String {
@@ -121,19 +141,34 @@ impl BlockWriter {
     fn finish_files(&mut self, files: Files) -> Result<(), String> {
         let samples = files.samples.finish().map_err(text)?.finish().map_err(text)?;
         let series = files.series.finish().map_err(text)?.finish().map_err(text)?;
-        let (start, tail) = self.tail(&samples)?;
-        let postings = files.postings.finish((start, &tail)).map_err(text)?.finish().map_err(text)?;
-        self.manifest.files = [(SAMPLES, samples), (SERIES, series), (POSTINGS, postings)]
-            .into_iter()
-            .map(|(name, sums)| (name.to_owned(), sums))
-            .collect();
+        let histograms = match files.histograms {
+            Some(histograms) => Some(histograms.finish().map_err(text)?.finish().map_err(text)?),
+            None => None,
+        };
+        let (start, tail) = self.tail(SAMPLES, &samples, |f| Ok(SamplesFile::open(f).map_err(text)?.pages_end()))?;
+        let second = match &histograms {
+            Some(sums) => {
+                Some(self.tail(HISTOGRAMS, sums, |f| Ok(HistogramsFile::open(f).map_err(text)?.pages_end()))?)
+            }
+            None => None,
+        };
+        let second = second.as_ref().map(|(start, tail)| (*start, &tail[..]));
+        let postings = files.postings.finish((start, &tail), second).map_err(text)?.finish().map_err(text)?;
+        let all =
+            [(SAMPLES, Some(samples)), (SERIES, Some(series)), (POSTINGS, Some(postings)), (HISTOGRAMS, histograms)];
+        self.manifest.files = all.into_iter().filter_map(|(name, sums)| Some((name.to_owned(), sums?))).collect();
         Ok(())
     }
 
-    /// Reads back what a reader of samples needs first, for the copy.
-    fn tail(&self, sums: &FileSums) -> Result<(u64, Vec<u8>), String> {
-        let file = VerifiedFile::open(&*self.shared.fs, &self.dir.join(SAMPLES), sums)?;
-        let start = SamplesFile::open(&file).map_err(text)?.pages_end();
+    /// Reads back what a reader needs first, for the copy; `pages_end` finds where that begins.
+    fn tail(
+        &self,
+        name: &str,
+        sums: &FileSums,
+        pages_end: impl FnOnce(&VerifiedFile) -> Result<u64, String>,
+    ) -> Result<(u64, Vec<u8>), String> {
+        let file = VerifiedFile::open(&*self.shared.fs, &self.dir.join(name), sums)?;
+        let start = pages_end(&file)?;
         let len = usize::try_from(file.len().saturating_sub(start)).map_err(text)?;
         Ok((start, file.read_at(start, len)?.to_vec()))
     }
@@ -178,7 +213,8 @@ fn create(fs: &dyn Fs, dir: &Path) -> io::Result<Files> {
     let samples = SamplesWriter::new(SummedFile::create(fs, &dir.join(SAMPLES))?, ZSTD_LEVEL);
     let series = SeriesWriter::new(SummedFile::create(fs, &dir.join(SERIES))?, ZSTD_LEVEL);
     let postings = PostingsWriter::new(SummedFile::create(fs, &dir.join(POSTINGS))?)?;
-    Ok(Files { samples: samples.map_err(io::Error::other)?, series: series.map_err(io::Error::other)?, postings })
+    let (samples, series) = (samples.map_err(io::Error::other)?, series.map_err(io::Error::other)?);
+    Ok(Files { samples, series, postings, histograms: None })
 }
 
 /// Gives the name of a block's folder.
@@ -193,14 +229,34 @@ pub fn parse_folder_name(name: &str) -> Option<u64> {
     id.parse().ok()
 }
 
+/// Gives first and last time; `None` without samples.
+pub fn span(samples: &Samples) -> Option<TimeRange> {
+    let histograms = &samples.histograms;
+    let first = samples.ts_ms.first().into_iter().chain(histograms.first().map(|h| &h.0)).min()?;
+    let last = samples.ts_ms.last().into_iter().chain(histograms.last().map(|h| &h.0)).max()?;
+    Some(TimeRange { start_ms: *first, end_ms: *last })
+}
+
+/// Counts doubles and histograms.
+pub fn count(samples: &Samples) -> u64 {
+    samples.len() as u64 + samples.histograms.len() as u64
+}
+
 /// Gives the sum of a hash of every sample.
 pub fn digest(labels: &Labels, samples: &Samples) -> u64 {
     let seed = labels.fingerprint().0;
-    samples.ts_ms.iter().zip(&samples.values).fold(0, |sum, (ts_ms, value)| {
+    let doubles = samples.ts_ms.iter().zip(&samples.values).fold(0, |sum, (ts_ms, value)| {
         let mut bytes = [0; 16];
         let (head, tail) = bytes.split_at_mut(8);
         head.copy_from_slice(&ts_ms.to_le_bytes());
         tail.copy_from_slice(&value.to_bits().to_le_bytes());
+        u64::wrapping_add(sum, xxh3_64_with_seed(&bytes, seed))
+    });
+    let mut bytes = Vec::new();
+    samples.histograms.iter().fold(doubles, |sum, (ts_ms, histogram)| {
+        bytes.clear();
+        bytes.extend_from_slice(&ts_ms.to_le_bytes());
+        histogram.encode(&mut bytes);
         u64::wrapping_add(sum, xxh3_64_with_seed(&bytes, seed))
     })
 }

@@ -5,7 +5,9 @@
 //! references to chunks.
 //! Limits: 2^32 - 1 series over the life of a data directory.
 
+mod lane;
 mod slot;
+mod snapshot;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use model::{Labels, Refusal, TimeRange, Verdict};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
-pub use slot::{Sealed, Slot, Snapshot};
+pub use slot::{Sealed, Slot};
+pub use snapshot::Snapshot;
 
 use crate::attrs::AttrsId;
 
@@ -36,6 +39,8 @@ pub struct FrozenSeries {
     pub labels: Labels,
     pub attrs: AttrsId,
     pub chunks: Vec<Sealed>,
+    /// Runs of native histograms.
+    pub histograms: Vec<Sealed>,
 }
 
 /// All series of the head.
@@ -85,18 +90,40 @@ impl Head {
     }
 
     /// Appends samples in order. `decided` gets a verdict for each; `None` when the series is unknown.
-    pub fn apply(&self, samples: impl Iterator<Item = (u32, i64, f64)>, mut decided: impl FnMut(Option<Verdict>)) {
+    pub fn apply(&self, samples: impl Iterator<Item = (u32, i64, f64)>, decided: impl FnMut(Option<Verdict>)) {
+        let samples = samples.map(|(id, ts_ms, value)| (id, (ts_ms, value)));
+        self.apply_each(samples, |slot, (ts_ms, value)| slot.append(ts_ms, value, self.window_ms), decided);
+    }
+
+    /// Appends native histograms in order, each as `Histogram::encode` writes it; otherwise as [`Head::apply`].
+    pub fn apply_histograms<B: AsRef<[u8]>>(
+        &self,
+        histograms: impl Iterator<Item = (u32, i64, B)>,
+        decided: impl FnMut(Option<Verdict>),
+    ) {
+        let histograms = histograms.map(|(id, ts_ms, bytes)| (id, (ts_ms, bytes)));
+        let append =
+            |slot: &mut Slot, (ts_ms, bytes): (i64, B)| slot.append_histogram(ts_ms, bytes.as_ref(), self.window_ms);
+        self.apply_each(histograms, append, decided);
+    }
+
+    fn apply_each<T>(
+        &self,
+        items: impl Iterator<Item = (u32, T)>,
+        append: impl Fn(&mut Slot, T) -> Verdict,
+        mut decided: impl FnMut(Option<Verdict>),
+    ) {
         let pages = self.pages.read();
         let mut held: Option<(usize, RwLockWriteGuard<'_, Slots>)> = None;
         let mut stored = 0;
-        for (id, ts_ms, value) in samples {
+        for (id, item) in items {
             let (page, slot) = place(id);
             if held.as_ref().is_none_or(|(number, _)| *number != page) {
                 drop(held.take());
                 held = pages.get(page).and_then(Option::as_ref).map(|p| (page, p.slots.write()));
             }
             let slot = held.as_mut().and_then(|(_, slots)| slots.get_mut(slot)?.as_mut());
-            let verdict = slot.map(|slot| slot.append(ts_ms, value, self.window_ms));
+            let verdict = slot.map(|slot| append(slot, item));
             stored += u64::from(verdict == Some(Verdict::Stored));
             decided(verdict);
         }
@@ -166,8 +193,9 @@ impl Head {
         let mut out = Vec::new();
         self.visit_all(|_, slot| {
             let chunks: Vec<Sealed> = slot.frozen().cloned().collect();
-            if !chunks.is_empty() {
-                out.push(FrozenSeries { labels: slot.labels.clone(), attrs: slot.attrs, chunks });
+            let histograms: Vec<Sealed> = slot.frozen_histograms().cloned().collect();
+            if !chunks.is_empty() || !histograms.is_empty() {
+                out.push(FrozenSeries { labels: slot.labels.clone(), attrs: slot.attrs, chunks, histograms });
             }
         });
         out

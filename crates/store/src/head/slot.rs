@@ -1,16 +1,18 @@
 //! The recent samples of one series.
 //!
-//! Owns: the open chunk, sealed chunks, and the out-of-order lane.
-//! Invariants: 1. of the samples that are not frozen no time stands twice; 2. a chunk never spans two windows; 3. the
+//! Owns: the open chunk, sealed chunks, the out-of-order lane, and native histograms if there are any.
+//! Invariants: 1. of the samples that are not frozen no time stands twice, be they doubles or histograms; 2. a chunk never spans two windows; 3. the
 //! verdict on a sample depends only on the set of samples that are not frozen, so that replay comes to the same.
 //! Limits: 120 samples in the open chunk, 1,024 in the lane before it is sealed.
 
 use std::sync::Arc;
 
-use model::{Labels, Refusal, Samples, TimeRange, Verdict};
+use model::{Labels, Refusal, TimeRange, Verdict};
 
+use super::lane::Lane;
+use super::snapshot::Snapshot;
 use crate::attrs::AttrsId;
-use crate::chunk::{Appender, ChunkIter, decode_into};
+use crate::chunk::{Appender, ChunkIter};
 
 /// Half an hour of a 15 s scrape: long enough to compress, short enough to decode for one sample.
 const CHUNK_SAMPLES_MAX: u16 = 120;
@@ -24,8 +26,22 @@ pub struct Sealed {
     pub min_ms: i64,
     pub max_ms: i64,
     pub count: u16,
-    /// On its way into a block: still read, no longer asked about duplicates.
-    pub frozen: bool,
+    /// How often it was frozen. If ever, it is on its way into a block: still read, no longer asked about duplicates.
+    pub frozen: u32,
+}
+
+impl Sealed {
+    /// Tells whether it is on its way into a block.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen > 0
+    }
+
+    /// Freezes it if it lies before a window's edge.
+    pub fn freeze(&mut self, before_ms: i64) {
+        if self.max_ms < before_ms {
+            self.frozen = self.frozen.saturating_add(1);
+        }
+    }
 }
 
 /// One series of the head.
@@ -43,6 +59,8 @@ pub struct Slot {
     /// Samples that came after a later one, sorted by time.
     #[allow(clippy::box_collection, reason = "nearly always absent: eight bytes instead of twenty-four")]
     late: Option<Box<Vec<(i64, f64)>>>,
+    /// Absent until the first native histogram comes.
+    histograms: Option<Box<Lane>>,
 }
 
 impl Slot {
@@ -57,11 +75,15 @@ impl Slot {
             open_min_ms: 0,
             sealed: Vec::new(),
             late: None,
+            histograms: None,
         }
     }
 
     /// Stores a sample, or says why not.
     pub fn append(&mut self, ts_ms: i64, value: f64, window_ms: i64) -> Verdict {
+        if self.histograms.as_ref().is_some_and(|lane| lane.contains(ts_ms)) {
+            return Verdict::Refused(Refusal::DuplicateConflict);
+        }
         if ts_ms > self.newest_ms {
             self.append_in_order(ts_ms, value, window_ms);
             return Verdict::Stored;
@@ -76,9 +98,27 @@ impl Slot {
         }
     }
 
-    /// Counts the chunks, the open one included.
+    /// Stores a native histogram, given as `Histogram::encode` writes it, or says why not.
+    pub fn append_histogram(&mut self, ts_ms: i64, bytes: &[u8], window_ms: i64) -> Verdict {
+        if ts_ms <= self.newest_ms && self.bits_at(ts_ms).is_some() {
+            return Verdict::Refused(Refusal::DuplicateConflict);
+        }
+        let verdict = self.histograms.get_or_insert_default().append(ts_ms, bytes, window_ms);
+        if verdict == Verdict::Stored {
+            self.latest_ms = self.latest_ms.max(ts_ms);
+        }
+        verdict
+    }
+
+    /// Counts the chunks, the open one and those of histograms included.
     pub fn chunks(&self) -> u64 {
-        self.sealed.len() as u64 + u64::from(self.open.count() > 0)
+        let histograms = self.histograms.as_ref().map_or(0, |lane| lane.runs());
+        self.sealed.len() as u64 + u64::from(self.open.count() > 0) + histograms
+    }
+
+    /// Gives number and bytes of the native histograms.
+    pub fn histograms(&self) -> (u64, u64) {
+        self.histograms.as_ref().map_or((0, 0), |lane| (lane.count(), lane.bytes()))
     }
 
     fn append_in_order(&mut self, ts_ms: i64, value: f64, window_ms: i64) {
@@ -100,7 +140,7 @@ impl Slot {
             min_ms: self.open_min_ms,
             max_ms: self.open.last_ts(),
             count: self.open.count(),
-            frozen: false,
+            frozen: 0,
         };
         self.sealed.push(sealed);
         self.open.restart();
@@ -121,7 +161,7 @@ impl Slot {
         {
             return late.get(at).map(|s| s.1.to_bits());
         }
-        let covering = |c: &&Sealed| !c.frozen && c.min_ms <= ts_ms && ts_ms <= c.max_ms;
+        let covering = |c: &&Sealed| !c.is_frozen() && c.min_ms <= ts_ms && ts_ms <= c.max_ms;
         self.sealed.iter().rev().filter(covering).find_map(|c| bits_in(&c.bytes, c.count, ts_ms))
     }
 
@@ -133,12 +173,12 @@ impl Slot {
         if late.len() >= LATE_SAMPLES_MAX
             && let Some(late) = self.late.take()
         {
-            self.seal_run(&late, window_ms, false);
+            self.seal_run(&late, window_ms, 0);
         }
     }
 
     /// Seals sorted samples, a chunk for each window.
-    fn seal_run(&mut self, run: &[(i64, f64)], window_ms: i64, frozen: bool) {
+    fn seal_run(&mut self, run: &[(i64, f64)], window_ms: i64, frozen: u32) {
         for part in run.chunk_by(|a, b| window(a.0, window_ms) == window(b.0, window_ms)) {
             let mut chunk = Appender::default();
             part.iter().for_each(|(ts_ms, value)| chunk.push(*ts_ms, *value));
@@ -157,36 +197,47 @@ impl Slot {
         if self.open.count() > 0 && self.open.last_ts() < before_ms {
             self.seal_open();
         }
-        for chunk in self.sealed.iter_mut().filter(|c| c.max_ms < before_ms) {
-            chunk.frozen = true;
+        self.sealed.iter_mut().for_each(|chunk| chunk.freeze(before_ms));
+        if let Some(lane) = &mut self.histograms {
+            lane.freeze(before_ms, window_ms);
         }
         if let Some(mut late) = self.late.take() {
             let rest = late.split_off(late.partition_point(|s| s.0 < before_ms));
-            self.seal_run(&late, window_ms, true);
+            self.seal_run(&late, window_ms, 1);
             self.late = (!rest.is_empty()).then(|| Box::new(rest));
         }
         let mut newest = if self.open.count() > 0 { self.open.last_ts() } else { i64::MIN };
-        newest = self.sealed.iter().filter(|c| !c.frozen).map(|c| c.max_ms).fold(newest, i64::max);
+        newest = self.sealed.iter().filter(|c| !c.is_frozen()).map(|c| c.max_ms).fold(newest, i64::max);
         self.newest_ms = self.late.iter().flat_map(|l| l.last()).map(|s| s.0).fold(newest, i64::max);
     }
 
     /// Forgets the frozen chunks; gives how many samples that were.
     pub fn drop_frozen(&mut self) -> u64 {
         let before = self.count();
-        self.sealed.retain(|c| !c.frozen);
+        self.sealed.retain(|c| !c.is_frozen());
         self.sealed.shrink_to_fit();
+        if let Some(lane) = &mut self.histograms {
+            lane.drop_frozen();
+        }
+        self.histograms.take_if(|lane| lane.count() == 0);
         before - self.count()
+    }
+
+    /// Gives the frozen runs of native histograms.
+    pub fn frozen_histograms(&self) -> impl Iterator<Item = &Sealed> {
+        self.histograms.iter().flat_map(|lane| lane.frozen())
     }
 
     /// Gives the frozen chunks.
     pub fn frozen(&self) -> impl Iterator<Item = &Sealed> {
-        self.sealed.iter().filter(|c| c.frozen)
+        self.sealed.iter().filter(|c| c.is_frozen())
     }
 
     /// Counts the samples, frozen ones included.
     pub fn count(&self) -> u64 {
         let sealed: u64 = self.sealed.iter().map(|c| u64::from(c.count)).sum();
-        sealed + u64::from(self.open.count()) + self.late.as_ref().map_or(0, |l| l.len() as u64)
+        let late = self.late.as_ref().map_or(0, |l| l.len() as u64);
+        sealed + u64::from(self.open.count()) + late + self.histograms().0
     }
 
     /// Gives first and last time; `None` without samples.
@@ -194,7 +245,8 @@ impl Slot {
         let open = (self.open.count() > 0).then(|| (self.open_min_ms, self.open.last_ts()));
         let late = self.late.as_ref().and_then(|l| Some((l.first()?.0, l.last()?.0)));
         let sealed = self.sealed.iter().map(|c| (c.min_ms, c.max_ms));
-        sealed.chain(open).chain(late).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+        let histograms = self.histograms.as_ref().and_then(|lane| lane.span());
+        sealed.chain(open).chain(late).chain(histograms).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
     }
 
     /// Copies what may hold samples in a range; `None` when nothing does.
@@ -207,16 +259,19 @@ impl Slot {
                 min_ms: self.open_min_ms,
                 max_ms: self.open.last_ts(),
                 count: self.open.count(),
-                frozen: false,
+                frozen: 0,
             });
         }
         let late: Vec<(i64, f64)> =
             self.late.iter().flat_map(|l| l.iter()).filter(|s| range.contains(s.0)).copied().collect();
-        (!chunks.is_empty() || !late.is_empty()).then_some(Snapshot { chunks, late })
+        let histograms = self.histograms.as_ref().map(|lane| lane.snapshot(range)).filter(|h| !h.is_empty());
+        let found = !chunks.is_empty() || !late.is_empty() || histograms.is_some();
+        found.then_some(Snapshot { chunks, late, histograms })
     }
 }
 
-fn window(ts_ms: i64, window_ms: i64) -> i64 {
+/// Gives the number of a time's window.
+pub fn window(ts_ms: i64, window_ms: i64) -> i64 {
     ts_ms.div_euclid(window_ms)
 }
 
@@ -224,47 +279,10 @@ fn bits_in(bytes: &[u8], count: u16, ts_ms: i64) -> Option<u64> {
     ChunkIter::new(bytes, count).find(|s| s.0 == ts_ms).map(|s| s.1.to_bits())
 }
 
-/// The samples of a series at one moment; shares the sealed chunks.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    chunks: Vec<Sealed>,
-    late: Vec<(i64, f64)>,
-}
-
-impl Snapshot {
-    /// Takes given chunks only.
-    pub fn of_chunks(chunks: Vec<Sealed>) -> Snapshot {
-        Snapshot { chunks, late: Vec::new() }
-    }
-
-    /// Appends the samples in a range, times strictly rising; of equal times the first written.
-    pub fn read(&self, range: TimeRange, out: &mut Samples) {
-        let ordered = self.late.is_empty() && self.chunks.windows(2).all(|w| w[0].max_ms < w[1].min_ms);
-        let chunks = self.chunks.iter().filter(|c| c.min_ms <= range.end_ms && range.start_ms <= c.max_ms);
-        if ordered {
-            for chunk in chunks {
-                if range.start_ms <= chunk.min_ms && chunk.max_ms <= range.end_ms {
-                    decode_into(&chunk.bytes, chunk.count, out);
-                } else {
-                    let samples = ChunkIter::new(&chunk.bytes, chunk.count);
-                    samples.filter(|s| range.contains(s.0)).for_each(|(ts_ms, value)| out.push(ts_ms, value));
-                }
-            }
-            return;
-        }
-        let mut all: Vec<(i64, f64)> = Vec::new();
-        chunks.for_each(|c| all.extend(ChunkIter::new(&c.bytes, c.count).filter(|s| range.contains(s.0))));
-        all.extend(self.late.iter().filter(|s| range.contains(s.0)));
-        // Stable: what was written first stays in front of its equals.
-        all.sort_by_key(|s| s.0);
-        all.dedup_by_key(|s| s.0);
-        all.into_iter().for_each(|(ts_ms, value)| out.push(ts_ms, value));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::Samples;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -306,6 +324,6 @@ mod tests {
 
     #[test]
     fn a_slot_stays_small() {
-        assert!(size_of::<Slot>() <= 144, "{}", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 152, "{}", size_of::<Slot>());
     }
 }

@@ -1,8 +1,10 @@
 //! What one batch leaves in the log.
 //!
 //! A payload is a version byte and sections: tag (1 byte), length (4 bytes, little-endian), body. A reader skips tags
-//! it does not know; 9 (histograms) and 10 (tenant) are kept free.
+//! it does not know; 10 (tenant) is kept free. Version 2 says that section 9 (histograms) is there and must not be
+//! skipped; a record without histograms is version 1.
 
+use model::histogram::Histogram;
 use model::{
     Batch, CollectionMethod, CollectionReport, Counts, Family, Health, Labels, MetricType, Origin, Refusal, TypeCounts,
     Verdict,
@@ -11,6 +13,8 @@ use model::{
 use crate::coding::{Cursor, Malformed, put_bytes, put_signed, put_varint};
 
 const VERSION: u8 = 1;
+/// Version of a record with histograms: a reader that does not know them refuses it rather than lose them unseen.
+const VERSION_HISTOGRAMS: u8 = 2;
 
 const ORIGIN: u8 = 1;
 const DEFINITIONS: u8 = 2;
@@ -20,6 +24,7 @@ const SAMPLES: u8 = 5;
 const STARTS: u8 = 6;
 const EXEMPLARS: u8 = 7;
 const REPORT: u8 = 8;
+const HISTOGRAMS: u8 = 9;
 
 const TIMES_DIFFER: u8 = 0;
 const TIMES_ALL_EQUAL: u8 = 1;
@@ -40,6 +45,15 @@ pub struct RecordSample {
     pub value: f64,
 }
 
+/// A native histogram of a known series.
+#[derive(Clone, Debug)]
+pub struct RecordHistogram {
+    pub id: u32,
+    pub ts_ms: i64,
+    /// As `Histogram::encode` writes it; it decodes.
+    pub bytes: Vec<u8>,
+}
+
 /// An exemplar of a known series.
 #[derive(Clone, Debug)]
 pub struct RecordExemplar {
@@ -58,6 +72,7 @@ pub struct Record {
     /// Samples that were counted before they came here.
     pub decided: Counts,
     pub samples: Vec<RecordSample>,
+    pub histograms: Vec<RecordHistogram>,
     /// Start timestamps: series and milliseconds since 1970.
     pub starts: Vec<(u32, i64)>,
     pub exemplars: Vec<RecordExemplar>,
@@ -67,7 +82,8 @@ pub struct Record {
 /// Appends the payload of a batch, with those of its families that are news. Samples that are not `Pending` leave only
 /// their count.
 pub fn encode(batch: &Batch, definitions: &[Definition], families: &[&Family], out: &mut Vec<u8>) {
-    out.push(VERSION);
+    let histograms = batch.histograms.iter().any(|h| h.verdict == Verdict::Pending);
+    out.push(if histograms { VERSION_HISTOGRAMS } else { VERSION });
     section(out, ORIGIN, |out| put_origin(out, &batch.origin));
     if !definitions.is_empty() {
         section(out, DEFINITIONS, |out| put_definitions(out, definitions));
@@ -80,6 +96,9 @@ pub fn encode(batch: &Batch, definitions: &[Definition], families: &[&Family], o
         section(out, DECIDED, |out| put_counts(out, &decided));
     }
     section(out, SAMPLES, |out| put_samples(out, batch));
+    if histograms {
+        section(out, HISTOGRAMS, |out| put_histograms(out, batch));
+    }
     if !batch.start_timestamps.is_empty() {
         section(out, STARTS, |out| {
             for (series, ts_ms) in &batch.start_timestamps {
@@ -120,9 +139,8 @@ fn id_of(batch: &Batch, series: u32) -> u64 {
 /// Counts the samples of a batch that were decided before.
 pub fn decided_counts(batch: &Batch) -> Counts {
     let mut counts = Counts::default();
-    for verdict in batch.verdicts.iter().filter(|v| **v != Verdict::Pending) {
-        counts.add(*verdict);
-    }
+    let verdicts = batch.verdicts.iter().copied().chain(batch.histograms.iter().map(|h| h.verdict));
+    verdicts.filter(|v| *v != Verdict::Pending).for_each(|v| counts.add(v));
     counts
 }
 
@@ -245,6 +263,26 @@ fn get_samples(cursor: &mut Cursor, out: &mut Vec<RecordSample>) -> Result<(), M
     Ok(())
 }
 
+fn put_histograms(out: &mut Vec<u8>, batch: &Batch) {
+    let mut bytes = Vec::new();
+    for histogram in batch.histograms.iter().filter(|h| h.verdict == Verdict::Pending) {
+        put_varint(out, id_of(batch, histogram.series.0));
+        put_signed(out, histogram.ts_ms);
+        bytes.clear();
+        histogram.histogram.encode(&mut bytes);
+        put_bytes(out, &bytes);
+    }
+}
+
+fn get_histogram(body: &mut Cursor) -> Result<RecordHistogram, Malformed> {
+    let id = u32::try_from(body.varint()?).map_err(|_| Malformed)?;
+    let (ts_ms, bytes) = (body.signed()?, body.bytes()?);
+    match Histogram::decode(bytes) {
+        Some((_, used)) if used == bytes.len() => Ok(RecordHistogram { id, ts_ms, bytes: bytes.to_vec() }),
+        _ => Err(Malformed),
+    }
+}
+
 fn put_report(out: &mut Vec<u8>, report: &CollectionReport) {
     out.extend_from_slice(&report.event_id);
     put_bytes(out, report.batch_id.as_bytes());
@@ -295,7 +333,7 @@ fn get_report(cursor: &mut Cursor) -> Result<CollectionReport, Malformed> {
 /// Reads a payload.
 pub fn decode(payload: &[u8]) -> Result<Record, Malformed> {
     let mut cursor = Cursor::new(payload);
-    if cursor.u8()? != VERSION {
+    if !(VERSION..=VERSION_HISTOGRAMS).contains(&cursor.u8()?) {
         return Err(Malformed);
     }
     let mut record = Record::default();
@@ -342,6 +380,11 @@ fn get_section(tag: u8, body: &mut Cursor, record: &mut Record) -> Result<(), Ma
                 });
             }
         }
+        HISTOGRAMS => {
+            while !body.is_at_end() {
+                record.histograms.push(get_histogram(body)?);
+            }
+        }
         REPORT => record.report = Some(get_report(body)?),
         _ => {}
     }
@@ -358,7 +401,7 @@ mod tests {
         #[test]
         fn a_record_comes_back(
             samples in prop::collection::vec((0u32..5, any::<i64>(), any::<u64>(), 0u8..4), 0..50),
-            same_time: bool, text in "\\PC{0,20}", error: Option<String>, event_id: [u8; 16],
+            same_time: bool, with_histogram: bool, text in "\\PC{0,20}", error: Option<String>, event_id: [u8; 16],
         ) {
             let mut batch = Batch::new(Origin { target_id: text.clone(), source_id: "s".into(), received_at_ms: -5, method: CollectionMethod::Streaming });
             (1..6).for_each(|id| { batch.push_known(SeriesId(id * 1000), 0); });
@@ -373,6 +416,12 @@ mod tests {
             batch.exemplars.push(BatchExemplar { series: SeriesIndex(2), labels: labels.clone(), ts_ms: 3, value: -0.0 });
             batch.report = Some(CollectionReport { event_id, error, health: Health::Degraded, duration_ms: 12, ..CollectionReport::default() });
             let definitions = vec![Definition { id: 1000, metric_type: MetricType::Counter, labels }];
+            let histogram = Histogram { count: 3.0, sum: -0.0, ..Histogram::default() };
+            if with_histogram {
+                batch.push_histogram(SeriesIndex(2), -7, std::sync::Arc::new(histogram.clone()));
+                batch.push_histogram(SeriesIndex(2), -8, std::sync::Arc::new(histogram.clone()));
+                batch.histograms[1].verdict = Verdict::Refused(Refusal::TooOld);
+            }
             let mut bytes = Vec::new();
             encode(&batch, &definitions, &[&batch.families[0]], &mut bytes);
             let back = decode(&bytes).unwrap();
@@ -387,13 +436,21 @@ mod tests {
                 .map(|(s, _)| ((s.series.0 + 1) * 1000, s.ts_ms, s.value.to_bits())).collect();
             let got: Vec<_> = back.samples.iter().map(|s| (s.id, s.ts_ms, s.value.to_bits())).collect();
             prop_assert_eq!(got, want);
+            prop_assert_eq!(back.histograms.len(), usize::from(with_histogram));
+            if let Some(h) = back.histograms.first() {
+                prop_assert_eq!((h.id, h.ts_ms), (3000, -7));
+                prop_assert!(Histogram::decode(&h.bytes).unwrap().0.same_bits(&histogram));
+            }
+            prop_assert_eq!(bytes[0], if with_histogram { 2 } else { 1 }, "old readers must not skip histograms unseen");
         }
 
         #[test]
         fn any_bytes_end_without_a_panic(mut bytes: Vec<u8>) {
             let _ = decode(&bytes);
-            bytes.insert(0, VERSION);
-            let _ = decode(&bytes);
+            for version in [VERSION, VERSION_HISTOGRAMS] {
+                bytes.insert(0, version);
+                let _ = decode(&bytes);
+            }
         }
     }
 }

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use model::histogram::{BucketSpan, CUSTOM_SCHEMA, Histogram, ResetHint};
 use model::{
     Append, AppendError, Appended, Batch, Labels, Matcher, NO_FAMILY, Origin, Samples, Select, SelectError,
-    SeriesReader, TimeRange,
+    SeriesReader, TimeRange, Verdict,
 };
 use parking_lot::Mutex;
 use store::{BlockInput, BlockSet, BlockTotals, OpenError, Recovery, Store, StoreConfig};
@@ -41,13 +42,104 @@ pub fn labels(n: u64) -> Labels {
     Labels::from_pairs([("__name__", "m".to_owned()), ("n", n.to_string())])
 }
 
+/// Makes a batch; where a value stands for a native histogram (see [`stand_in`]) that is sent.
 pub fn batch(samples: &[(u64, i64, f64)]) -> Batch {
     let mut batch = Batch::new(Origin { target_id: "t".into(), source_id: "s".into(), ..Origin::default() });
     for (series, ts_ms, value) in samples {
         let series = batch.push_labels(&labels(*series), NO_FAMILY);
-        batch.push_sample(series, *ts_ms, *value);
+        match histogram_of(value.to_bits()) {
+            Some(histogram) => batch.push_histogram(series, *ts_ms, histogram),
+            None => batch.push_sample(series, *ts_ms, *value),
+        }
     }
     batch
+}
+
+/// Gives the verdicts in the order of the rows that [`batch`] was given.
+pub fn verdicts(batch: &Batch, rows: &[(u64, i64, f64)]) -> Vec<Verdict> {
+    let (mut doubles, mut histograms) = (batch.verdicts.iter(), batch.histograms.iter().map(|h| &h.verdict));
+    let is_histogram = |row: &(u64, i64, f64)| histogram_of(row.2.to_bits()).is_some();
+    rows.iter().map(|r| if is_histogram(r) { histograms.next() } else { doubles.next() }).map(|v| *v.unwrap()).collect()
+}
+
+/// How many different histograms the tests send.
+pub const HISTOGRAMS: usize = 6;
+
+/// Makes a histogram; each has something that a careless reader or writer changes.
+pub fn histogram(n: usize) -> Arc<Histogram> {
+    let span = |offset, length| BucketSpan { offset, length };
+    let plain = Histogram {
+        schema: 3,
+        zero_threshold: 1e-128,
+        zero_count: 2.0,
+        count: 12.0,
+        sum: 18.4,
+        positive_spans: vec![span(-2, 2), span(1, 2)],
+        positive: vec![1.0, 2.0, 3.0, 4.0],
+        ..Histogram::default()
+    };
+    Arc::new(match n {
+        0 => plain,
+        1 => Histogram { reset_hint: ResetHint::Gauge, ..plain },
+        2 => Histogram { sum: model::stale_nan(), ..Histogram::default() },
+        3 => Histogram {
+            negative_spans: vec![span(0, 2)],
+            negative: vec![0.25, f64::from_bits(0x7ff8_0000_0000_0099)],
+            sum: -0.0,
+            ..plain
+        },
+        4 => Histogram {
+            schema: CUSTOM_SCHEMA,
+            positive_spans: vec![span(0, 3)],
+            positive: vec![1.0, 0.0, 5.0],
+            custom_bounds: vec![0.1, 0.3],
+            count: 6.0,
+            ..Histogram::default()
+        },
+        _ => Histogram { positive_spans: vec![span(-50, 100)], positive: vec![(1u64 << 52) as f64; 100], ..plain },
+    })
+}
+
+/// Gives what stands for a histogram where the tests speak of doubles: a hash of its bytes.
+pub fn stand_in(n: usize) -> f64 {
+    f64::from_bits(histogram_bits(&histogram(n)))
+}
+
+pub fn histogram_bits(histogram: &Histogram) -> u64 {
+    let mut bytes = Vec::new();
+    histogram.encode(&mut bytes);
+    xxhash_rust::xxh3::xxh3_64(&bytes)
+}
+
+/// Gives the histogram that a double stands for.
+pub fn histogram_of(bits: u64) -> Option<Arc<Histogram>> {
+    static ALL: LazyLock<BTreeMap<u64, Arc<Histogram>>> =
+        LazyLock::new(|| (0..HISTOGRAMS).map(|n| (histogram_bits(&histogram(n)), histogram(n))).collect());
+    ALL.get(&bits).cloned()
+}
+
+/// Makes the samples that rows of bits stand for.
+pub fn samples_of<'a>(rows: impl IntoIterator<Item = (&'a i64, &'a u64)>) -> Samples {
+    let mut out = Samples::default();
+    for (ts_ms, bits) in rows {
+        match histogram_of(*bits) {
+            Some(histogram) => out.histograms.push((*ts_ms, histogram)),
+            None => out.push(*ts_ms, f64::from_bits(*bits)),
+        }
+    }
+    out
+}
+
+/// The other way round; panics when times do not rise or a time comes twice.
+pub fn rows_of(samples: &Samples) -> BTreeMap<i64, u64> {
+    assert!(samples.ts_ms.windows(2).all(|w| w[0] < w[1]), "times rise strictly");
+    assert!(samples.histograms.windows(2).all(|w| w[0].0 < w[1].0), "times rise strictly");
+    let mut rows: BTreeMap<i64, u64> =
+        samples.ts_ms.iter().copied().zip(samples.values.iter().map(|v| v.to_bits())).collect();
+    for (ts_ms, histogram) in &samples.histograms {
+        assert!(rows.insert(*ts_ms, histogram_bits(histogram)).is_none(), "a double and a histogram at {ts_ms}");
+    }
+    rows
 }
 
 pub fn append(store: &Store, samples: &[(u64, i64, f64)]) -> (Batch, Result<Appended, AppendError>) {
@@ -62,9 +154,7 @@ pub fn contents(store: &Store) -> Contents {
     for reader in store.select(&[], TimeRange::ALL).unwrap() {
         let mut samples = Samples::default();
         reader.read(TimeRange::ALL, &mut samples).unwrap();
-        assert!(samples.ts_ms.windows(2).all(|w| w[0] < w[1]), "times rise strictly");
-        let rows = samples.ts_ms.iter().copied().zip(samples.values.iter().map(|v| v.to_bits())).collect();
-        assert!(out.insert(reader.labels().clone(), rows).is_none(), "a label set came twice");
+        assert!(out.insert(reader.labels().clone(), rows_of(&samples)).is_none(), "a label set came twice");
     }
     out.retain(|_, rows: &mut BTreeMap<_, _>| !rows.is_empty());
     out
@@ -77,7 +167,8 @@ pub struct PlainBlocks {
     next: Mutex<u64>,
 }
 
-type Row = (Labels, Vec<(i64, f64)>);
+/// Times and the bits of doubles, or those that stand for a histogram: this blocks know the tests' histograms.
+type Row = (Labels, Vec<(i64, u64)>);
 
 impl PlainBlocks {
     pub fn open(fs: Arc<dyn Fs>, dir: &Path) -> Result<(Box<dyn BlockSet>, Vec<String>), String> {
@@ -101,20 +192,19 @@ impl PlainBlocks {
                 let (head, tail) = rest.split_at(labels_len);
                 rest = tail;
                 let count = take_u64(&mut rest);
-                let row =
-                    (0..count).map(|_| (take_u64(&mut rest) as i64, f64::from_bits(take_u64(&mut rest)))).collect();
+                let row = (0..count).map(|_| (take_u64(&mut rest) as i64, take_u64(&mut rest))).collect();
                 out.push((Labels::from_bytes(head).unwrap(), row));
             }
         }
         out
     }
 
-    fn matching(&self, matchers: &[Matcher], range: TimeRange) -> BTreeMap<Labels, BTreeMap<i64, f64>> {
-        let mut out: BTreeMap<Labels, BTreeMap<i64, f64>> = BTreeMap::new();
+    fn matching(&self, matchers: &[Matcher], range: TimeRange) -> Contents {
+        let mut out: Contents = BTreeMap::new();
         for (labels, row) in self.rows() {
             if matchers.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or(""))) {
-                for (ts, value) in row.into_iter().filter(|s| range.contains(s.0)) {
-                    out.entry(labels.clone()).or_default().entry(ts).or_insert(value);
+                for (ts, bits) in row.into_iter().filter(|s| range.contains(s.0)) {
+                    out.entry(labels.clone()).or_default().entry(ts).or_insert(bits);
                 }
             }
         }
@@ -128,7 +218,7 @@ fn take_u64(rest: &mut &[u8]) -> u64 {
     u64::from_le_bytes(*head)
 }
 
-struct PlainReader(Labels, BTreeMap<i64, f64>);
+struct PlainReader(Labels, BTreeMap<i64, u64>);
 
 impl SeriesReader for PlainReader {
     fn labels(&self) -> &Labels {
@@ -136,7 +226,10 @@ impl SeriesReader for PlainReader {
     }
 
     fn read(&self, range: TimeRange, out: &mut Samples) -> Result<(), SelectError> {
-        self.1.iter().filter(|s| range.contains(*s.0)).for_each(|(ts, value)| out.push(*ts, *value));
+        let samples = samples_of(self.1.iter().filter(|s| range.contains(*s.0)));
+        out.ts_ms.extend(samples.ts_ms);
+        out.values.extend(samples.values);
+        out.histograms.extend(samples.histograms);
         Ok(())
     }
 }
@@ -148,13 +241,14 @@ impl BlockSet for PlainBlocks {
         for input in series {
             assert!(last.is_none_or(|l| l < input.labels), "series come sorted");
             last = Some(input.labels.clone());
-            assert!(input.samples.ts_ms.iter().all(|ts| window.contains(*ts)));
+            let rows = rows_of(&input.samples);
+            assert!(rows.keys().all(|ts| window.contains(*ts)));
             bytes.extend_from_slice(&(input.labels.as_bytes().len() as u64).to_le_bytes());
             bytes.extend_from_slice(input.labels.as_bytes());
-            bytes.extend_from_slice(&(input.samples.len() as u64).to_le_bytes());
-            for (ts, value) in input.samples.ts_ms.iter().zip(&input.samples.values) {
-                bytes.extend_from_slice(&(*ts as u64).to_le_bytes());
-                bytes.extend_from_slice(&value.to_bits().to_le_bytes());
+            bytes.extend_from_slice(&(rows.len() as u64).to_le_bytes());
+            for (ts, bits) in rows {
+                bytes.extend_from_slice(&(ts as u64).to_le_bytes());
+                bytes.extend_from_slice(&bits.to_le_bytes());
             }
         }
         let mut next = self.next.lock();
