@@ -5,6 +5,9 @@
 mod failures;
 mod limits;
 mod mapping;
+mod messages;
+mod protobuf;
+mod protobuf_hostile;
 mod scraping;
 mod staleness;
 mod support;

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use collect::report::BatchIds;
 use collect::{Collector, Observe, ScrapeOutcome, TargetSpec, TargetStatus};
+use model::histogram::Histogram;
 use model::{
     Append, AppendDone, AppendError, Appended, Batch, BatchExemplar, CollectionReport, Family, Labels, LedgerPosition,
     Refusal, SeriesId, SeriesIndex, Verdict, is_stale,
@@ -32,6 +33,12 @@ impl Page {
 
     pub fn open_metrics(body: &str) -> Page {
         Page::of("application/openmetrics-text; version=1.0.0; charset=utf-8", body.as_bytes())
+    }
+
+    /// A delimited protobuf body.
+    pub fn protobuf(body: &[u8]) -> Page {
+        let parameters = "proto=io.prometheus.client.MetricFamily; encoding=delimited";
+        Page::of(&format!("application/vnd.google.protobuf; {parameters}"), body)
     }
 
     pub fn of(content_type: &str, body: &[u8]) -> Page {
@@ -168,6 +175,8 @@ pub struct Stored {
     pub report: Option<CollectionReport>,
     pub families: Vec<Family>,
     pub exemplars: Vec<BatchExemplar>,
+    /// Native histograms that were stored.
+    pub histograms: Vec<(String, i64, Arc<Histogram>)>,
     /// Series and start.
     pub starts: Vec<(String, i64)>,
     /// Type of each series that came with a family.
@@ -323,6 +332,14 @@ impl MemoryStore {
             if verdict == Verdict::Stored {
                 state.samples.insert((key, sample.ts_ms), sample.value.to_bits());
                 stored.samples.push((name(&state, sample.series), sample.ts_ms, sample.value));
+            }
+        }
+        for at in 0..batch.histograms.len() {
+            if batch.histograms[at].verdict == Verdict::Pending {
+                batch.histograms[at].verdict = Verdict::Stored;
+                let taken = &batch.histograms[at];
+                let (name, histogram) = (name(&state, taken.series), taken.histogram.clone());
+                stored.histograms.push((name, taken.ts_ms, histogram));
             }
         }
         for (at, series) in batch.series.iter().enumerate() {
