@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod failures;
+mod http2;
 mod limits;
 mod mapping;
 mod messages;
