@@ -11,10 +11,12 @@ mod json;
 mod labels;
 mod names;
 mod points;
+mod service;
 
 pub use decode::decode;
 pub use json::{JsonError, decode_json, json_to_protobuf};
 pub use names::Strategy;
+pub use service::service_name;
 
 use model::{Batch, Refusal, Verdict};
 
