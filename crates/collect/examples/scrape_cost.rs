@@ -15,23 +15,27 @@ const ROUNDS: u64 = 1_000;
 const BODIES: u64 = 8;
 
 fn main() {
-    for format in [Format::Text, Format::OpenMetrics] {
-        let end = if format == Format::OpenMetrics { "# EOF\n" } else { "" };
-        let bodies: Vec<String> = (0..BODIES).map(|round| body(round, end)).collect();
+    for format in [Format::Text, Format::OpenMetrics, Format::Protobuf] {
+        let bodies: Vec<Vec<u8>> = (0..BODIES).map(|round| body(format, round)).collect();
         let line = bodies[0].len() / SERIES;
-        println!("{format:?}: {SERIES} series, {line} bytes a line, values change with every scrape");
+        println!("{format:?}: {SERIES} series, {line} bytes a series, values change with every scrape");
         row("known, same order", format, &bodies);
         let mut moved = bodies.clone();
         for body in moved.iter_mut().skip(1).step_by(2) {
-            body.insert_str(0, "one_more_series 1\n");
+            body.splice(0..0, one_more(format));
         }
-        row("one line comes and goes", format, &moved);
+        row("one series comes and goes", format, &moved);
         first(format, &bodies[0]);
     }
+    let bodies: Vec<Vec<u8>> = (0..BODIES).map(native_body).collect();
+    let each = bodies[0].len() / SERIES;
+    println!("Protobuf: {SERIES} native histograms of 40 buckets, {each} bytes each");
+    row("known, same order", Format::Protobuf, &bodies);
+    first(Format::Protobuf, &bodies[0]);
 }
 
 /// Measures scrapes whose series are known.
-fn row(what: &str, format: Format, bodies: &[String]) {
+fn row(what: &str, format: Format, bodies: &[Vec<u8>]) {
     let mut reader = reader();
     let (mut best, mut sum) = (f64::INFINITY, 0.0);
     for round in 0..ROUNDS {
@@ -53,7 +57,7 @@ fn row(what: &str, format: Format, bodies: &[String]) {
 }
 
 /// Measures scrapes that nothing is known of.
-fn first(format: Format, body: &str) {
+fn first(format: Format, body: &[u8]) {
     let mut best = f64::INFINITY;
     for round in 0..ROUNDS / 20 {
         let mut reader = reader();
@@ -65,8 +69,8 @@ fn first(format: Format, body: &str) {
     println!("  {:26} best {best:6.1} ns/sample", "first scrape");
 }
 
-fn read(reader: &mut BodyReader, format: Format, body: &str, round: u64) -> Batch {
-    let (batch, result) = reader.read(format, body.as_bytes(), 1_750_000_000_000 + round as i64 * 15_000, 1);
+fn read(reader: &mut BodyReader, format: Format, body: &[u8], round: u64) -> Batch {
+    let (batch, result) = reader.read(format, body, 1_750_000_000_000 + round as i64 * 15_000, 1);
     assert!(result.is_ok_and(|samples| samples >= SERIES as u64));
     batch
 }
@@ -82,11 +86,17 @@ fn give_ids(batch: &mut Batch) {
 
 fn reader() -> BodyReader {
     let url = Url::parse("http://node:9100/metrics").unwrap_or_else(|e| panic!("{e}"));
-    BodyReader::new(TargetSpec::new("node", url, Labels::from_pairs([("job", "node"), ("instance", "node:9100")])))
+    let mut spec = TargetSpec::new("node", url, Labels::from_pairs([("job", "node"), ("instance", "node:9100")]));
+    spec.native_histograms = true;
+    BodyReader::new(spec)
 }
 
-/// A body like a node exporter's: five labels a series, about 150 bytes a line.
-fn body(round: u64, end: &str) -> String {
+/// A body like a node exporter's: five labels a series, about 150 bytes a line of text.
+fn body(format: Format, round: u64) -> Vec<u8> {
+    if format == Format::Protobuf { protobuf_body(round) } else { text_body(format, round) }
+}
+
+fn text_body(format: Format, round: u64) -> Vec<u8> {
     let mut out = String::new();
     for i in 0..SERIES {
         let family = i / 50;
@@ -94,11 +104,140 @@ fn body(round: u64, end: &str) -> String {
             let _ = writeln!(out, "# HELP node_network_transmit_family{family} What family {family} is about.");
             let _ = writeln!(out, "# TYPE node_network_transmit_family{family} gauge");
         }
-        let (cpu, value) = (i % 64, (i as u64 * 7919 + round * 131) as f64 * 0.125);
-        let _ = writeln!(
-            out,
-            "node_network_transmit_family{family}{{device=\"enp{i}s0\",cpu=\"{cpu}\",mode=\"user\",address=\"0000:00:1f.{i}\",operstate=\"up\"}} {value}"
-        );
+        let _ = write!(out, "node_network_transmit_family{family}{{");
+        for (at, (name, value)) in labels(i).into_iter().enumerate() {
+            let _ = write!(out, "{}{name}=\"{value}\"", if at > 0 { "," } else { "" });
+        }
+        let _ = writeln!(out, "}} {}", value(i, round));
     }
-    out + end
+    if format == Format::OpenMetrics {
+        out.push_str("# EOF\n");
+    }
+    out.into_bytes()
+}
+
+fn labels(i: usize) -> [(&'static str, String); 5] {
+    [
+        ("device", format!("enp{i}s0")),
+        ("cpu", format!("{}", i % 64)),
+        ("mode", "user".to_owned()),
+        ("address", format!("0000:00:1f.{i}")),
+        ("operstate", "up".to_owned()),
+    ]
+}
+
+fn value(i: usize, round: u64) -> f64 {
+    (i as u64 * 7919 + round * 131) as f64 * 0.125
+}
+
+fn one_more(format: Format) -> Vec<u8> {
+    if format != Format::Protobuf {
+        return b"one_more_series 1\n".to_vec();
+    }
+    let metric = gauge_metric(&[], 1.0);
+    delimited(&family_message("one_more_series", "", 1, &[metric]))
+}
+
+fn protobuf_body(round: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    for family in 0..SERIES / 50 {
+        let series = family * 50..(family + 1) * 50;
+        let metrics: Vec<Vec<u8>> = series.map(|i| gauge_metric(&labels(i), value(i, round))).collect();
+        let (name, help) = (format!("node_network_transmit_family{family}"), format!("What family {family} is about."));
+        out.extend(delimited(&family_message(&name, &help, 1, &metrics)));
+    }
+    out
+}
+
+/// Native histograms of forty buckets in two runs.
+fn native_body(round: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    for family in 0..SERIES / 50 {
+        let series = family * 50..(family + 1) * 50;
+        let metrics: Vec<Vec<u8>> = series
+            .map(|i| {
+                let base = 1 + (i as u64 + round) % 60;
+                let mut value = Vec::new();
+                put_number(&mut value, 1, base * 40);
+                put_double(&mut value, 2, base as f64 * 12.5);
+                put_number(&mut value, 5, 2 * 3);
+                put_double(&mut value, 6, 1e-128);
+                for offset in [0, 4] {
+                    let mut span = Vec::new();
+                    put_number(&mut span, 1, offset);
+                    put_number(&mut span, 2, 20);
+                    put_bytes(&mut value, 12, &span);
+                }
+                // The first count, then differences: signs take the lowest bit.
+                put_number(&mut value, 13, base * 2);
+                for _ in 1..40 {
+                    put_number(&mut value, 13, 0);
+                }
+                let mut metric = label_fields(&labels(i));
+                put_bytes(&mut metric, 7, &value);
+                metric
+            })
+            .collect();
+        out.extend(delimited(&family_message(&format!("request_seconds{family}"), "How long.", 4, &metrics)));
+    }
+    out
+}
+
+fn family_message(name: &str, help: &str, family_type: u64, metrics: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_bytes(&mut out, 1, name.as_bytes());
+    put_bytes(&mut out, 2, help.as_bytes());
+    put_number(&mut out, 3, family_type);
+    metrics.iter().for_each(|metric| put_bytes(&mut out, 4, metric));
+    out
+}
+
+fn gauge_metric(labels: &[(&'static str, String)], value: f64) -> Vec<u8> {
+    let mut out = label_fields(labels);
+    let mut gauge = Vec::new();
+    put_double(&mut gauge, 1, value);
+    put_bytes(&mut out, 2, &gauge);
+    out
+}
+
+fn label_fields(labels: &[(&'static str, String)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in labels {
+        let mut pair = Vec::new();
+        put_bytes(&mut pair, 1, name.as_bytes());
+        put_bytes(&mut pair, 2, value.as_bytes());
+        put_bytes(&mut out, 1, &pair);
+    }
+    out
+}
+
+fn delimited(message: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_varint(&mut out, message.len() as u64);
+    out.extend_from_slice(message);
+    out
+}
+
+fn put_bytes(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
+    put_varint(out, field << 3 | 2);
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn put_number(out: &mut Vec<u8>, field: u64, number: u64) {
+    put_varint(out, field << 3);
+    put_varint(out, number);
+}
+
+fn put_double(out: &mut Vec<u8>, field: u64, value: f64) {
+    put_varint(out, field << 3 | 1);
+    out.extend_from_slice(&value.to_bits().to_le_bytes());
+}
+
+fn put_varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
 }

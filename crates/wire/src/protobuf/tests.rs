@@ -155,6 +155,37 @@ fn metadata_comes_first_wherever_it_stands() {
     assert!(items[3].starts_with("Sample") && items.len() == 4);
 }
 
+/// As where native histograms are not wanted: what was native is classic, if need be with the infinite bucket alone.
+#[test]
+fn without_native_histograms_all_are_classic() {
+    let no_buckets = Histogram { bucket: Vec::new(), ..native() };
+    let body = body(&[family("h", 4, vec![histogram(native()), histogram(no_buckets)])]);
+    let mut parser = ProtobufParser::new(&body).with_native(false);
+    let mut seen = Vec::new();
+    while let Some(item) = parser.next() {
+        if let Item::Sample { reading, .. } = item.unwrap() {
+            let mut labels = LabelsBuf::default();
+            parser.labels(&mut labels).unwrap();
+            let name = labels.iter().map(|(_, value)| value).collect::<Vec<_>>().join(" ");
+            seen.push((name, reading.value, reading.role == Some(Role::Point)));
+        }
+    }
+    let want = |name: &str, value, is_point| (name.to_owned(), Value::Float(value), is_point);
+    assert_eq!(
+        seen,
+        [
+            want("h_count", 5.0, true),
+            want("h_sum", 7.5, false),
+            want("h_bucket 1.0", 2.0, false),
+            want("h_bucket 2.5", 4.0, false),
+            want("h_bucket +Inf", 5.0, false),
+            want("h_count", 5.0, true),
+            want("h_sum", 7.5, false),
+            want("h_bucket +Inf", 5.0, false),
+        ]
+    );
+}
+
 #[test]
 fn native_histograms_stand_for_their_classic_buckets_unless_both_are_wanted() {
     let float = Histogram {
