@@ -3,6 +3,7 @@
 pub mod config;
 pub mod net;
 pub mod observe;
+pub mod otlp;
 pub mod prom;
 pub mod push;
 pub mod rest;

@@ -17,7 +17,7 @@ mod tests;
 mod value_json;
 pub mod write;
 mod write_events;
-mod write_headers;
+pub(crate) mod write_headers;
 mod write_pool;
 
 pub use api::{PromApi, PromParts, router, targets_of};

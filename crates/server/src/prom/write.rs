@@ -1,6 +1,7 @@
 //! `POST /api/v1/write`: remote write 1.0 and 2.0, answered when the samples are durable.
 //!
-//! Owns: the bytes in flight and the seats of decoders.
+//! Owns: the bytes in flight, the seats of decoders and the events of sources; OTLP takes its way through here, too, and
+//! brings its own reader and answer.
 //! Invariants: 1. 204 means that all samples are stored and fsynced; 2. of a 400 with counts the others are; 3. a client
 //! that goes away takes neither the batch nor its event along; 4. bytes in flight are counted before they are read and
 //! before they are inflated; 5. every answer says in `X-Prometheus-Remote-Write-*-Written` exactly what is durable.
@@ -97,9 +98,26 @@ pub struct WriteStats {
 }
 
 impl WriteStats {
-    /// Writes the figures.
+    /// Counts a request of which a part was refused.
+    pub(crate) fn count_refused_in_part(&self) {
+        self.refused_in_part.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the bytes of a body, as they came and inflated.
+    pub(crate) fn count_bytes(&self, body: usize, inflated: usize) {
+        self.body_bytes.fetch_add(body as u64, Ordering::Relaxed);
+        self.inflated_bytes.fetch_add(inflated as u64, Ordering::Relaxed);
+    }
+
+    /// Writes the figures of remote write.
     pub fn render(&self, page: &mut Exposition) {
-        page.family("quiver_remote_write_requests_total", "counter", "Remote write requests, by what became of them.");
+        self.render_as(page, "remote_write", "remote write");
+    }
+
+    /// Writes the figures under another name.
+    pub(crate) fn render_as(&self, page: &mut Exposition, name: &str, what: &str) {
+        let help = format!("Requests of {what}, by what became of them.");
+        page.family(&format!("quiver_{name}_requests_total"), "counter", &help);
         let outcomes = [
             ("stored", &self.stored),
             ("refused_in_part", &self.refused_in_part),
@@ -111,15 +129,16 @@ impl WriteStats {
             page.sample(&[("outcome", word)], count.load(Ordering::Relaxed) as f64);
         }
         let bytes = [("wire", &self.body_bytes), ("inflated", &self.inflated_bytes)];
-        page.family("quiver_remote_write_bytes_total", "counter", "Bytes of remote write bodies that were read.");
+        let help = format!("Bytes of bodies of {what} that were read.");
+        page.family(&format!("quiver_{name}_bytes_total"), "counter", &help);
         for (word, count) in bytes {
             page.sample(&[("as", word)], count.load(Ordering::Relaxed) as f64);
         }
     }
 
-    fn count(&self, status: StatusCode) {
+    pub(crate) fn count(&self, status: StatusCode) {
         let counter = match status.as_u16() {
-            204 => &self.stored,
+            200..300 => &self.stored,
             503 => &self.busy,
             500.. => &self.failed,
             _ => &self.bad,
@@ -152,15 +171,35 @@ pub struct Refused {
 }
 
 impl Refused {
-    pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Refused {
+    pub(crate) fn new(status: StatusCode, text: impl Into<String>) -> Refused {
         Refused { status, retry_after_s: None, text: text.into() }
+    }
+
+    /// Says when the sender shall try again.
+    pub(crate) fn retry_after(self, seconds: u64) -> Refused {
+        Refused { retry_after_s: Some(seconds), ..self }
+    }
+
+    /// Gives the status.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Gives how long the sender shall wait before it tries again, if it shall.
+    pub(crate) fn retry_after_s(&self) -> Option<u64> {
+        self.retry_after_s
+    }
+
+    /// Gives the reason.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     fn busy(text: impl Into<String>) -> Refused {
         Refused { retry_after_s: Some(RETRY_AFTER_S), ..Refused::new(StatusCode::SERVICE_UNAVAILABLE, text) }
     }
 
-    fn too_large(text: impl Into<String>) -> Refused {
+    pub(crate) fn too_large(text: impl Into<String>) -> Refused {
         Refused::new(StatusCode::PAYLOAD_TOO_LARGE, text)
     }
 }
@@ -175,16 +214,20 @@ impl IntoResponse for Refused {
     }
 }
 
-/// One request on its way.
-struct Request {
-    version: Version,
-    source_id: String,
+/// A body that was read whole, on its way.
+pub(crate) struct Arrived {
+    /// When the request began.
     started: Instant,
-    received_at_ms: i64,
-    buffers: Buffers,
+    /// When the body was there; milliseconds since 1970.
+    pub(crate) received_at_ms: i64,
+    /// The bytes.
+    pub(crate) buffers: Buffers,
     /// Held until the answer.
     room: OwnedSemaphorePermit,
 }
+
+/// What the store said.
+pub(crate) type Stored<'a> = Result<&'a Appended, &'a AppendError>;
 
 /// `POST /api/v1/write`
 pub async fn write(State(api): State<PromApi>, headers: HeaderMap, uri: Uri, body: Body) -> Response {
@@ -241,43 +284,66 @@ impl Writer {
         }
     }
 
+    /// Gives what one request may hold.
+    pub(crate) fn limits(&self) -> &WriteLimits {
+        &self.0.parts.limits
+    }
+
     pub(super) async fn take(&self, headers: &HeaderMap, uri: &Uri, body: Body) -> Result<Response, Refused> {
-        let started = Instant::now();
         let version = write_headers::check(headers)?;
         let source_id = write_headers::source_id(headers, &Params::parse(uri.query().unwrap_or("")))?;
-        let limits = self.0.parts.limits;
+        let mut arrived = self.receive(headers, body).await?;
+        let body = &arrived.buffers.body;
+        // A length that is not allowed or no length at all is refused by the decoder, which takes no room.
+        let inflated = snap::raw::decompress_len(body).ok().filter(|n| *n <= self.limits().inflated_bytes_max);
+        let bytes = body.len() + inflated.unwrap_or(0);
+        self.fit(&mut arrived, bytes)?;
+        let (decoder, writer) = (self.clone(), self.clone());
+        let decode = move |arrived: &mut Arrived, batch: &mut Batch| {
+            let received_at_ms = arrived.received_at_ms;
+            let method = CollectionMethod::Streaming;
+            batch.origin = Origin { target_id: source_id.clone(), source_id, method, received_at_ms };
+            decoder.decode(version, &mut arrived.buffers, batch)
+        };
+        let answer = move |batch: &Batch, stats: &DecodeStats, stored: Stored<'_>| match stored {
+            Ok(appended) => Ok(writer.answer(batch, stats, appended)),
+            Err(error) => Err(refused_by_store(error)),
+        };
+        self.store(arrived, decode, answer).await
+    }
+
+    /// Reads a body as soon as there is room for it.
+    ///
+    /// **Errors** when it is too large, there is no room, or it does not arrive.
+    pub(crate) async fn receive(&self, headers: &HeaderMap, body: Body) -> Result<Arrived, Refused> {
+        let started = Instant::now();
+        let limits = self.limits();
         let declared = write_headers::content_length(headers);
         if declared.is_some_and(|len| len > limits.body_bytes_max as u64) {
             return Err(body_too_large(limits.body_bytes_max));
         }
         let len = declared.map_or(limits.body_bytes_max, |len| len as usize);
-        let room = self.reserve(len)?;
+        let room = self.acquire(pieces(len).min(self.0.pieces))?;
         let mut buffers = self.0.pool.buffers();
         buffers.body.reserve(declared.map_or(0, |len| len as usize));
         match tokio::time::timeout(BODY_TIMEOUT, read_body(body, limits.body_bytes_max, &mut buffers.body)).await {
             Ok(read) => read?,
             Err(_) => return Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
         }
-        let request = Request { version, source_id, started, received_at_ms: (self.0.parts.now)(), buffers, room };
-        let writer = self.clone();
-        // Spawned: a client that goes away must not leave a durable batch without its event.
-        let task = tokio::spawn(async move { writer.store(request).await });
-        task.await.unwrap_or_else(|_| Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed")))
-    }
-
-    /// Takes room for bytes, or says that there is none.
-    fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refused> {
-        self.acquire(pieces(bytes).min(self.0.pieces))
+        Ok(Arrived { started, received_at_ms: (self.0.parts.now)(), buffers, room })
     }
 
     fn acquire(&self, pieces: usize) -> Result<OwnedSemaphorePermit, Refused> {
         Arc::clone(&self.0.room)
             .try_acquire_many_owned(u32::try_from(pieces).unwrap_or(u32::MAX))
-            .map_err(|_| Refused::busy("too many bytes of remote write are in flight; try again"))
+            .map_err(|_| Refused::busy("too many bytes of pushed samples are in flight; try again"))
     }
 
     /// Makes the room taken fit, now that the size is known. What is larger than all the room there is goes alone.
-    fn fit(&self, room: &mut OwnedSemaphorePermit, bytes: usize) -> Result<(), Refused> {
+    ///
+    /// **Errors** when there is no such room now.
+    pub(crate) fn fit(&self, arrived: &mut Arrived, bytes: usize) -> Result<(), Refused> {
+        let room = &mut arrived.room;
         let (held, wanted) = (room.num_permits(), pieces(bytes).min(self.0.pieces));
         if wanted > held {
             room.merge(self.acquire(wanted - held)?);
@@ -287,71 +353,79 @@ impl Writer {
         Ok(())
     }
 
-    async fn store(&self, mut request: Request) -> Result<Response, Refused> {
+    /// Decodes a body, stores the batch, notes it for the event of its source and answers.
+    ///
+    /// **Takes** `decode`, which may block, and fills the batch and its origin; and `answer`, which is asked with the verdicts
+    /// once all that was stored is fsynced.
+    pub(crate) async fn store<T: Send + 'static>(
+        &self,
+        arrived: Arrived,
+        decode: impl FnOnce(&mut Arrived, &mut Batch) -> Result<T, Refused> + Send + 'static,
+        answer: impl FnOnce(&Batch, &T, Stored<'_>) -> Result<Response, Refused> + Send + 'static,
+    ) -> Result<Response, Refused> {
+        let writer = self.clone();
+        // Spawned: a client that goes away must not leave a durable batch without its event.
+        let task = tokio::spawn(async move { writer.store_all(arrived, decode, answer).await });
+        task.await.unwrap_or_else(|_| Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed")))
+    }
+
+    async fn store_all<T: Send + 'static>(
+        &self,
+        mut arrived: Arrived,
+        decode: impl FnOnce(&mut Arrived, &mut Batch) -> Result<T, Refused> + Send + 'static,
+        answer: impl FnOnce(&Batch, &T, Stored<'_>) -> Result<Response, Refused> + Send + 'static,
+    ) -> Result<Response, Refused> {
         let inner = &self.0;
-        let body = &request.buffers.body;
-        // A length that is not allowed or no length at all is refused by the decoder, which takes no room.
-        let inflated = snap::raw::decompress_len(body).ok().filter(|n| *n <= inner.parts.limits.inflated_bytes_max);
-        self.fit(&mut request.room, body.len() + inflated.unwrap_or(0))?;
         let Ok(seat) = Arc::clone(&inner.decoders).acquire_owned().await else {
             return Err(Refused::busy("the server is stopping"));
         };
-        let Request { version, source_id, started, received_at_ms, buffers, room } = request;
-        let origin =
-            Origin { target_id: source_id.clone(), source_id, method: CollectionMethod::Streaming, received_at_ms };
         let (tx, rx) = oneshot::channel();
         let writer = self.clone();
         let handed = tokio::task::spawn_blocking(move || {
-            let (batch, stats) = writer.decode(version, origin, buffers)?;
+            let pool = &writer.0.pool;
+            let mut batch = pool.batch();
+            let decoded = decode(&mut arrived, &mut batch);
+            let Arrived { started, buffers, room, .. } = arrived;
+            pool.give_buffers(buffers);
+            let decoded = match decoded {
+                Ok(decoded) => decoded,
+                Err(refused) => {
+                    pool.give_batch(batch);
+                    return Err(refused);
+                }
+            };
             // The store may make us wait for room; others can decode meanwhile.
             drop(seat);
             writer.0.parts.append.submit(batch, Box::new(move |batch, result| drop(tx.send((batch, result)))));
-            Ok(stats)
+            Ok((decoded, started, room))
         });
         let failed = || Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed");
-        let stats = handed.await.map_err(|_| failed())??;
+        let (decoded, started, room) = handed.await.map_err(|_| failed())??;
         let (batch, result) = rx.await.map_err(|_| Refused::busy("the store is closed"))?;
         inner.events.note(&batch.origin.source_id, started, &batch, &result);
-        let answer = match &result {
-            Ok(appended) => Ok(self.answer(&batch, &stats, appended)),
-            Err(error) => Err(refused_by_store(error)),
-        };
+        let answer = answer(&batch, &decoded, result.as_ref());
         inner.pool.give_batch(batch);
         drop(room);
         answer
     }
 
-    fn decode(&self, version: Version, origin: Origin, mut buffers: Buffers) -> Result<(Batch, DecodeStats), Refused> {
-        let inner = &self.0;
-        let limits = &inner.parts.limits;
-        let mut batch = inner.pool.batch();
-        batch.origin = origin;
-        let Buffers { body, inflated } = &mut buffers;
-        let decoded = snappy::decode_block_into(body, limits.inflated_bytes_max, inflated)
-            .map_err(|error| match error {
-                SnappyError::TooLarge { .. } => Refused::too_large(error.to_string()),
-                SnappyError::Damaged(_) => Refused::new(StatusCode::BAD_REQUEST, error.to_string()),
-            })
-            .and_then(|bytes| {
-                inner.stats.inflated_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                let decode = match version {
-                    Version::V1 => remote_write::decode_v1,
-                    Version::V2 => remote_write::decode_v2,
-                };
-                decode(bytes, &mut batch, &limits.request).map_err(|error| match error.is_too_large() {
-                    true => Refused::too_large(error.to_string()),
-                    false => Refused::new(StatusCode::BAD_REQUEST, error.to_string()),
-                })
-            });
-        inner.stats.body_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
-        inner.pool.give_buffers(buffers);
-        match decoded {
-            Ok(stats) => Ok((batch, stats)),
-            Err(refused) => {
-                inner.pool.give_batch(batch);
-                Err(refused)
-            }
-        }
+    fn decode(&self, version: Version, buffers: &mut Buffers, batch: &mut Batch) -> Result<DecodeStats, Refused> {
+        let limits = self.limits();
+        let Buffers { body, inflated } = buffers;
+        let block = snappy::decode_block_into(body, limits.inflated_bytes_max, inflated);
+        self.stats().count_bytes(body.len(), block.as_ref().map_or(0, |bytes| bytes.len()));
+        let bytes = block.map_err(|error| match error {
+            SnappyError::TooLarge { .. } => Refused::too_large(error.to_string()),
+            SnappyError::Damaged(_) => Refused::new(StatusCode::BAD_REQUEST, error.to_string()),
+        })?;
+        let decode = match version {
+            Version::V1 => remote_write::decode_v1,
+            Version::V2 => remote_write::decode_v2,
+        };
+        decode(bytes, batch, &limits.request).map_err(|error| match error.is_too_large() {
+            true => Refused::too_large(error.to_string()),
+            false => Refused::new(StatusCode::BAD_REQUEST, error.to_string()),
+        })
     }
 
     fn answer(&self, batch: &Batch, stats: &DecodeStats, appended: &Appended) -> Response {
@@ -359,7 +433,7 @@ impl Writer {
         let response = match refused {
             0 => StatusCode::NO_CONTENT.into_response(),
             _ => {
-                self.0.stats.refused_in_part.fetch_add(1, Ordering::Relaxed);
+                self.stats().count_refused_in_part();
                 (StatusCode::BAD_REQUEST, refusal_text(batch, stats, appended)).into_response()
             }
         };
@@ -405,7 +479,7 @@ fn body_too_large(max: usize) -> Refused {
     Refused::too_large(format!("the body is larger than {max} bytes"))
 }
 
-fn refused_by_store(error: &AppendError) -> Refused {
+pub(crate) fn refused_by_store(error: &AppendError) -> Refused {
     let (status, retry_after_s) = match error {
         AppendError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, None),
         AppendError::NoSpace(_) => (StatusCode::INSUFFICIENT_STORAGE, Some(RETRY_AFTER_NO_SPACE_S)),

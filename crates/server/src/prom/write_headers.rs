@@ -10,7 +10,7 @@ const PROTO_TYPE: &str = "application/x-protobuf";
 const V1: &str = "prometheus.WriteRequest";
 const V2: &str = "io.prometheus.write.v2.Request";
 /// Longest source id: the specification's tables have room for no more.
-const SOURCE_CHARS_MAX: usize = 100;
+pub const SOURCE_CHARS_MAX: usize = 100;
 
 /// Which message a body is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,10 +68,15 @@ fn version_of(content_type: &str) -> Result<Version, String> {
     Ok(Version::V1)
 }
 
-/// Gives the source: `?source_id=`, else `X-Source-Id`, else the default.
+/// Gives the source: as [`named_source`], else the default.
+pub fn source_id(headers: &HeaderMap, params: &Params) -> Result<String, Refused> {
+    Ok(named_source(headers, params)?.unwrap_or_else(|| DEFAULT_SOURCE.to_owned()))
+}
+
+/// Gives the source if the request names one: `?source_id=`, else `X-Source-Id`.
 ///
 /// **Errors** with 400 when it is longer than 100 characters or has control characters.
-pub fn source_id(headers: &HeaderMap, params: &Params) -> Result<String, Refused> {
+pub fn named_source(headers: &HeaderMap, params: &Params) -> Result<Option<String>, Refused> {
     let named = Some(params.get("source_id")).filter(|id| !id.is_empty());
     let id = match (named, headers.get("x-source-id")) {
         (Some(id), _) => id,
@@ -84,7 +89,7 @@ pub fn source_id(headers: &HeaderMap, params: &Params) -> Result<String, Refused
         let text = format!("the source id is longer than {SOURCE_CHARS_MAX} characters or has control characters");
         return Err(Refused::new(StatusCode::BAD_REQUEST, text));
     }
-    Ok(if id.is_empty() { DEFAULT_SOURCE } else { id }.to_owned())
+    Ok(Some(id).filter(|id| !id.is_empty()).map(str::to_owned))
 }
 
 /// Gives the declared length of the body.
@@ -92,7 +97,8 @@ pub fn content_length(headers: &HeaderMap) -> Option<u64> {
     text(headers, header::CONTENT_LENGTH).parse().ok()
 }
 
-fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
+/// Gives a header's text; what is absent or no text is empty.
+pub fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
 }
 

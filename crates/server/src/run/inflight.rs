@@ -1,7 +1,7 @@
 //! A bound on the bytes of all request bodies that are being worked on.
 //!
 //! A request reserves what its body may become: its declared length, or the limit of a body when it has none or is
-//! compressed. Remote write counts its own bytes and is not counted here.
+//! compressed. Remote write and OTLP count their own bytes and are not counted here.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::sync::Semaphore;
 
+use crate::otlp;
 use crate::rest::problem::Problem;
 
 /// What one permit stands for.
@@ -43,7 +44,8 @@ impl Inflight {
 /// Reserves, runs, gives back; a layer of the router.
 pub async fn bound(State(inflight): State<Inflight>, request: Request, next: Next) -> Response {
     let bodiless = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
-    if bodiless || request.uri().path() == "/api/v1/write" {
+    let path = request.uri().path();
+    if bodiless || path == "/api/v1/write" || otlp::PATHS.contains(&path) {
         return next.run(request).await;
     }
     let units = inflight.units_of(request.headers());

@@ -24,6 +24,7 @@ use super::{Options, RunError};
 use crate::config::{Config, Settings};
 use crate::net::NetStats;
 use crate::observe::Observer;
+use crate::otlp::Otlp;
 use crate::prom::api::Pushed;
 use crate::prom::{PromApi, PromParts, QueryLimits, QueryService, RuntimeInfo, WriteLimits};
 use crate::push::{Folder, Gateway, GatewayParts, Group, PushLimits};
@@ -141,6 +142,7 @@ impl Opening {
             batch_ids,
             pushed,
         });
+        let otlp = Otlp::new(prom.writer.clone(), wire::otlp::Options::default());
 
         self.gate.progress("loading targets");
         let loaded = rest.load_targets();
@@ -158,6 +160,7 @@ impl Opening {
             reloader: reloader.clone(),
             prom: prom.clone(),
             gateway: gateway.clone(),
+            otlp: otlp.clone(),
             corruptions,
             started_at_ms,
         }));
@@ -166,8 +169,8 @@ impl Opening {
         tokio::spawn(gateway.clone().run(self.stop.clone()));
         tokio::spawn(jobs.follow(self.stop.clone()));
         tokio::spawn(upkeep(store.clone(), events.clone(), self.stop.clone()));
-        let app =
-            App { rest, prom: prom.clone(), gateway, reloader: reloader.clone(), own, collector: collector.clone() };
+        let (reloading, collecting) = (reloader.clone(), collector.clone());
+        let app = App { rest, prom: prom.clone(), gateway, otlp, reloader: reloading, own, collector: collecting };
         self.gate.open(routes::router(app, http, &self.settings.limits));
         Ok(Parts { reloader, collector, catalog, events, store, prom, clock })
     }

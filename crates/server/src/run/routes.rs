@@ -20,6 +20,7 @@ use super::inflight::{self, Inflight};
 use super::landing;
 use super::reload::Reloader;
 use crate::config::settings::LimitSettings;
+use crate::otlp::{self, Otlp};
 use crate::prom::{self, BuildInfo, PromApi};
 use crate::push::{self, Gateway};
 use crate::rest::problem::Problem;
@@ -37,6 +38,7 @@ pub struct App {
     pub rest: Rest,
     pub prom: PromApi,
     pub gateway: Gateway,
+    pub otlp: Otlp,
     pub reloader: Arc<Reloader>,
     pub own: Arc<Own>,
     pub collector: Arc<Collector>,
@@ -51,6 +53,12 @@ impl FromRef<App> for Rest {
 impl FromRef<App> for Gateway {
     fn from_ref(app: &App) -> Gateway {
         app.gateway.clone()
+    }
+}
+
+impl FromRef<App> for Otlp {
+    fn from_ref(app: &App) -> Otlp {
+        app.otlp.clone()
     }
 }
 
@@ -71,6 +79,7 @@ pub fn router(app: App, http: Arc<HttpMetrics>, limits: &LimitSettings) -> Route
         .merge(rest::router::<App>())
         .merge(prom::router::<App>())
         .merge(push::router::<App>())
+        .merge(otlp::router::<App>())
         .fallback(no_such_path)
         .layer(from_fn_with_state(inflight, inflight::bound))
         .layer(RequestBodyTimeoutLayer::new(BODY_SILENCE))

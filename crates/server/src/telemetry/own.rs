@@ -18,6 +18,7 @@ use super::http::HttpMetrics;
 use super::intake::Intake;
 use super::process;
 use crate::net::NetStats;
+use crate::otlp::Otlp;
 use crate::prom::PromApi;
 use crate::push::Gateway;
 use crate::run::{Jobs, Reloader};
@@ -47,6 +48,8 @@ pub struct OwnParts {
     pub prom: PromApi,
     /// Pushed groups.
     pub gateway: Gateway,
+    /// OTLP.
+    pub otlp: Otlp,
     /// Damaged records and files found.
     pub corruptions: Arc<AtomicU64>,
     /// When the process started; milliseconds since 1970.
@@ -89,6 +92,7 @@ impl Own {
         self.events(&mut page);
         parts.prom.render(&mut page);
         parts.gateway.render(&mut page);
+        parts.otlp.render(&mut page);
         parts.http.render(&mut page);
         self.connections(&mut page);
         self.configuration(&mut page);
