@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::service::QueryService;
 use super::status::{BuildInfo, RuntimeInfo};
 use super::write::{WriteLimits, Writer, WriterParts};
-use super::{lookup, query, status, targets, write};
+use super::{federate, lookup, query, read, status, targets, write};
 use crate::telemetry::Exposition;
 
 /// Gives something whenever it is asked.
@@ -50,6 +50,8 @@ pub struct PromParts {
     pub store_stats: Source<StoreStats>,
     /// Gives the configuration that is in force, as YAML.
     pub config_text: Source<String>,
+    /// Gives the labels that stand for this server towards others: `external_labels`.
+    pub external_labels: Source<Vec<(String, String)>>,
     /// Gives the command line's flags, without their dashes.
     pub flags: Source<Vec<(String, String)>>,
     /// Gives the state of the process.
@@ -163,8 +165,14 @@ where
         .route("/api/v1", any(no_such_path))
         .route(&path("/"), any(no_such_path))
         .route(&path("/{*rest}"), any(no_such_path))
+        .method_not_allowed_fallback(other_method)
         .layer(from_fn(cors));
-    Router::new().route(&path("/write"), post(write::write)).merge(asked)
+    Router::new()
+        .route(&path("/write"), post(write::write))
+        .route(&path("/read"), post(read::read))
+        .route("/federate", get(federate::federate))
+        .method_not_allowed_fallback(other_method)
+        .merge(asked)
 }
 
 /// Adds Prometheus' headers for pages of other origins (`--web.cors.origin` is `.*` by default) and answers OPTIONS.
@@ -187,6 +195,12 @@ async fn cors(request: Request, next: Next) -> Response {
         }
     }
     response
+}
+
+/// What Go's routers say; the router adds `Allow`.
+pub(crate) async fn other_method() -> Response {
+    let nosniff = [(header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (StatusCode::METHOD_NOT_ALLOWED, nosniff, "Method Not Allowed\n").into_response()
 }
 
 async fn no_such_path() -> Response {

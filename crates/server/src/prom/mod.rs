@@ -3,12 +3,15 @@
 pub mod api;
 mod ast_json;
 pub mod error;
+mod federate;
 mod histogram_json;
 pub mod json;
 mod lookup;
 pub mod params;
 mod point_kinds;
 mod query;
+mod read;
+mod read_message;
 pub mod service;
 pub mod status;
 mod targets;
@@ -19,6 +22,7 @@ pub mod write;
 mod write_events;
 pub(crate) mod write_headers;
 mod write_pool;
+mod xor_chunk;
 
 pub use api::{PromApi, PromParts, router, targets_of};
 pub use service::{QueryLimits, QueryService};

@@ -276,6 +276,11 @@ impl QueryService {
         Ok(json_response(StatusCode::OK, body))
     }
 
+    /// Gives the limits.
+    pub fn limits(&self) -> &QueryLimits {
+        &self.limits
+    }
+
     /// Waits for a seat until the deadline.
     async fn seat(&self, seats: &Arc<Semaphore>, deadline: Instant) -> Result<OwnedSemaphorePermit, ApiError> {
         let _waiting = Gauge::up(&self.stats, |stats| &stats.waiting);

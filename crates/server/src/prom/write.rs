@@ -64,7 +64,7 @@ impl Default for WriteLimits {
             inflated_bytes_max: 64 << 20,
             inflight_bytes_max: 256 << 20,
             decoders: 2 * std::thread::available_parallelism().map_or(1, usize::from),
-            request: Limits::default(),
+            request: Limits { native_histograms: true, ..Limits::default() },
         }
     }
 }

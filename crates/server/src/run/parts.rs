@@ -133,6 +133,7 @@ impl Opening {
             },
             store_stats: source(&store, |store| store.stats()),
             config_text: source(&reloader, |reloader| reloader.printed()),
+            external_labels: source(&reloader, |reloader| reloader.external_labels()),
             flags: source(&Arc::new(self.options.flags.clone()), |flags| flags.to_vec()),
             runtime: self.runtime_source(&reloader, corruptions.clone(), started_at_ms),
             build: super::routes::build_info(),

@@ -16,6 +16,7 @@ pub struct Reloader {
     jobs: Arc<Jobs>,
     now: Arc<dyn Fn() -> i64 + Send + Sync>,
     printed: ArcSwap<String>,
+    external_labels: ArcSwap<Vec<(String, String)>>,
     last: Mutex<LastReload>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
@@ -39,8 +40,16 @@ impl Reloader {
         now: Arc<dyn Fn() -> i64 + Send + Sync>,
     ) -> Reloader {
         let last = LastReload { ok: true, taken_at_ms: now() };
-        let (printed, last, reloading) = (ArcSwap::default(), Mutex::new(last), tokio::sync::Mutex::default());
-        Reloader { options, started_with, jobs, now, printed, last, reloading }
+        Reloader {
+            options,
+            started_with,
+            jobs,
+            now,
+            printed: ArcSwap::default(),
+            external_labels: ArcSwap::default(),
+            last: Mutex::new(last),
+            reloading: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Reads the file again and puts it in force.
@@ -81,6 +90,7 @@ impl Reloader {
             tracing::warn!("settings under `quiver:` or `storage:` have changed; they count from the next start on");
         }
         self.jobs.apply(config.jobs).await;
+        self.external_labels.store(Arc::new(config.global.external_labels));
         self.printed.store(Arc::new(config.printed));
         *self.last.lock() = LastReload { ok: true, taken_at_ms: (self.now)() };
     }
@@ -88,6 +98,11 @@ impl Reloader {
     /// Gives the configuration in force as YAML without secrets.
     pub fn printed(&self) -> String {
         String::clone(&self.printed.load())
+    }
+
+    /// Gives the external labels in force.
+    pub fn external_labels(&self) -> Vec<(String, String)> {
+        Vec::clone(&self.external_labels.load())
     }
 
     /// Tells how the last reading went.

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod asking;
+mod federating;
+mod reading;
 mod showing;
 mod speed;
 mod writing;
@@ -74,6 +76,7 @@ impl Memory {
                 samples.insert(sample.ts_ms, sample.value);
             }
         }
+        batch.histograms.iter_mut().filter(|h| h.verdict == Verdict::Pending).for_each(|h| h.verdict = Verdict::Stored);
         let mut ids = self.ids.lock();
         for i in 0..batch.series.len() {
             let next = ids.len() as u64 + 1;
@@ -190,6 +193,7 @@ impl World {
             exemplars: Arc::new(move |matchers, range| exemplars_of(&found, matchers, range)),
             store_stats: Arc::new(store_stats),
             config_text: Arc::new(|| "global:\n  scrape_interval: 15s\n".to_owned()),
+            external_labels: Arc::new(external_labels),
             flags: Arc::new(|| vec![("web.listen".into(), ":9090".into()), ("config.file".into(), "a<b".into())]),
             runtime: Arc::new(|| RuntimeInfo { started_at_ms: NOW - 1_500, reload_ok: true, ..RuntimeInfo::default() }),
             build: BuildInfo { version: "0.1.0".into(), ..BuildInfo::default() },
@@ -210,8 +214,8 @@ impl World {
         let response = self.app.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, 10 << 20).await.unwrap();
-        let text = String::from_utf8(bytes.to_vec()).unwrap();
-        Answered { status: parts.status.as_u16(), headers: parts.headers, text }
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Answered { status: parts.status.as_u16(), headers: parts.headers, text, bytes: bytes.to_vec() }
     }
 
     /// Asks below `/api/v1`; spaces, braces and brackets need no escapes here.
@@ -243,6 +247,7 @@ struct Answered {
     status: u16,
     headers: HeaderMap,
     text: String,
+    bytes: Vec<u8>,
 }
 
 impl Answered {
@@ -269,6 +274,10 @@ impl Answered {
         let expected = serde_json::json!({"status": "error", "errorType": kind, "error": text});
         assert_eq!((self.status, body), (status, expected));
     }
+}
+
+fn external_labels() -> Vec<(String, String)> {
+    [("zone", "ie"), ("foo", "baz")].map(|(n, v)| (n.to_owned(), v.to_owned())).into()
 }
 
 fn spec(id: &str, job: &str, url: &str) -> TargetSpec {

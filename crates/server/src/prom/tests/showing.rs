@@ -151,5 +151,7 @@ async fn what_is_not_there_is_not_found() {
     }
     let admin = world.send("POST", "/api/v1/admin/tsdb/snapshot", &[], Body::empty()).await;
     admin.error(500, "unavailable", "admin APIs disabled");
-    assert_eq!(world.send("PUT", "/api/v1/query", &[], Body::empty()).await.status, 405);
+    let other = world.send("PUT", "/api/v1/query", &[], Body::empty()).await;
+    assert_eq!((other.status, other.text.as_str()), (405, "Method Not Allowed\n"));
+    assert_eq!(other.headers["allow"], "GET,HEAD,POST");
 }
