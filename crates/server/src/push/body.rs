@@ -38,13 +38,13 @@ pub struct Body {
     pub points: TypeCounts,
 }
 
-/// Reads a body and puts the labels of the key over those of its series.
+/// Reads a body and puts the labels of the key over those of its series. A histogram that is native and classic is kept as both.
 ///
 /// **Errors** with a sentence when the body does not follow its format, or has what a push must not have: timestamps, and
 /// the two families that the gateway makes itself.
-pub fn read(format: Format, bytes: &[u8], key: &GroupKey, native_histograms: bool) -> Result<Body, String> {
-    let mut reader = Reader { key, native_histograms, ..Reader::new(key) };
-    let mut parser = BodyParser::new(format, bytes, !native_histograms);
+pub fn read(format: Format, bytes: &[u8], key: &GroupKey) -> Result<Body, String> {
+    let mut reader = Reader::new(key);
+    let mut parser = BodyParser::new(format, bytes, true);
     let mut text = Vec::new();
     while let Some(item) = parser.next() {
         match item.map_err(|e| e.to_string())? {
@@ -68,7 +68,6 @@ pub fn read(format: Format, bytes: &[u8], key: &GroupKey, native_histograms: boo
 
 struct Reader<'k> {
     key: &'k GroupKey,
-    native_histograms: bool,
     families: BTreeMap<String, PushedFamily>,
     /// The family that was named last, and its type.
     open: String,
@@ -82,7 +81,6 @@ impl<'k> Reader<'k> {
     fn new(key: &'k GroupKey) -> Reader<'k> {
         Reader {
             key,
-            native_histograms: false,
             families: BTreeMap::new(),
             open: String::new(),
             metric_type: MetricType::Unknown,
@@ -119,9 +117,6 @@ impl<'k> Reader<'k> {
         let labels = self.labels(parser)?;
         let value = match reading.value {
             Read::Float(value) => Value::Float(value),
-            Read::Histogram if !self.native_histograms => {
-                return Err(format!("{name} is a native histogram, which cannot be stored here"));
-            }
             Read::Histogram => Value::Histogram(Arc::new(parser.histogram()?)),
         };
         let exemplars = &mut self.exemplars;
@@ -163,7 +158,7 @@ mod tests {
     }
 
     fn text(body: &str) -> Result<Body, String> {
-        read(Format::Text, body.as_bytes(), &key(), false)
+        read(Format::Text, body.as_bytes(), &key())
     }
 
     #[test]
@@ -202,7 +197,7 @@ mod tests {
     #[test]
     fn openmetrics_brings_its_exemplars() {
         let body = "# TYPE c counter\nc_total 1 # {trace_id=\"t\"} 0.5\nc_created 1.5\n# EOF\n";
-        let body = read(Format::OpenMetrics, body.as_bytes(), &key(), false).unwrap_or_else(|e| panic!("{e}"));
+        let body = read(Format::OpenMetrics, body.as_bytes(), &key()).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(body.content.0["c"].series.len(), 2);
         assert_eq!((body.exemplars.len(), body.exemplars[0].value), (1, 0.5));
         assert_eq!(body.exemplars[0].series.metric_name(), "c_total");

@@ -16,6 +16,7 @@ use wire::gzip::{self, InflateError};
 use super::body;
 use super::gateway::{Gateway, Push, PushError, Verb};
 use super::key::GroupKey;
+use crate::prom::api::other_method;
 use crate::prom::params::{Params, parse_duration_ms};
 
 /// Longest time for a body to arrive.
@@ -29,7 +30,10 @@ where
     Gateway: FromRef<S>,
 {
     let methods = || delete(remove).merge(put(push)).post(push);
-    Router::new().route("/metrics/job/{*rest}", methods()).route("/metrics/job@base64/{*rest}", methods())
+    Router::new()
+        .route("/metrics/job/{*rest}", methods())
+        .route("/metrics/job@base64/{*rest}", methods())
+        .method_not_allowed_fallback(other_method)
 }
 
 /// An answer that is not 2xx.
@@ -121,12 +125,11 @@ async fn take(gateway: &Gateway, method: &Method, uri: &Uri, headers: &HeaderMap
     let bytes = read.map_err(late)?.map_err(|_| too_large())?;
     let received_at_ms = gateway.now_ms();
     let (format, encoding) = (format_of(headers), text(headers, header::CONTENT_ENCODING).to_owned());
-    let native_histograms = gateway.limits().native_histograms;
     let parsing_key = key.clone();
     // Megabytes of text take longer than other requests should wait.
     let parsed = tokio::task::spawn_blocking(move || {
         let bytes = inflate(&encoding, &bytes, max)?;
-        body::read(format, &bytes, &parsing_key, native_histograms).map_err(Failed::bad)
+        body::read(format, &bytes, &parsing_key).map_err(Failed::bad)
     });
     let body = parsed.await.map_err(broken)??;
     let push = Push { verb, key, body, ttl_ms, started, received_at_ms };

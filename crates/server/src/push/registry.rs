@@ -29,8 +29,6 @@ pub struct PushLimits {
     pub bytes_max: usize,
     /// Bytes of one body after inflating.
     pub body_bytes_max: usize,
-    /// Whether the store has room for native histograms.
-    pub native_histograms: bool,
 }
 
 impl Default for PushLimits {
@@ -40,7 +38,6 @@ impl Default for PushLimits {
             groups_max: 20_000,
             bytes_max: 256 << 20,
             body_bytes_max: 64 << 20,
-            native_histograms: false,
         }
     }
 }
@@ -190,7 +187,7 @@ mod tests {
 
     fn group(path: &str, text: &str) -> Arc<Group> {
         let key = GroupKey::from_path(path).unwrap_or_else(|e| panic!("{e}"));
-        let body = body::read(wire::Format::Text, text.as_bytes(), &key, false).unwrap_or_else(|e| panic!("{e}"));
+        let body = body::read(wire::Format::Text, text.as_bytes(), &key).unwrap_or_else(|e| panic!("{e}"));
         Arc::new(Group::new(key, body.content, 1, 0, 0, 1))
     }
 

@@ -76,7 +76,12 @@ impl World {
     }
 
     async fn send(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
+        self.send_as("text/plain", method, path, body.as_bytes()).await
+    }
+
+    async fn send_as(&self, content_type: &str, method: &str, path: &str, body: &[u8]) -> (u16, String) {
+        let request = Request::builder().method(method).uri(path).header("content-type", content_type);
+        let request = request.body(Body::from(body.to_owned())).unwrap();
         let response = self.app.clone().oneshot(request).await.unwrap();
         let status = response.status().as_u16();
         let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
@@ -237,7 +242,7 @@ async fn malformed_requests_change_nothing() {
         ("POST", "/metrics/job/a?ttl=soon", "m 2\n", 400, "invalid ttl"),
         ("POST", "/metrics/job/a", large.as_str(), 413, "larger than 1000 bytes"),
         ("PUT", "/metrics/job/b", "n 1\n", 507, "1 groups already"),
-        ("GET", "/metrics/job/a", "", 405, ""),
+        ("GET", "/metrics/job/a", "", 405, "Method Not Allowed\n"),
     ];
     for (method, path, body, status, text) in cases {
         world.expect(world.send(method, path, body).await, status, text);
@@ -276,6 +281,44 @@ async fn a_push_that_the_store_does_not_take_changes_nothing() {
     world.gateway.restate().await;
     assert_eq!(world.only("m").last(), Some(&(2_000, Some(1.0))));
     assert_eq!(world.only("push_time_seconds").last(), Some(&(2_000, Some(START as f64 / 1000.0))));
+}
+
+/// A family `lat` with one histogram, native and classic: two observations between 1 and 2.
+fn native_family() -> Vec<u8> {
+    let mut histogram = vec![0x08, 2, 0x11];
+    histogram.extend(3.0f64.to_le_bytes());
+    // A classic bucket up to 2, then the native ones: schema 0, threshold, one span, one delta.
+    histogram.extend([0x1a, 11, 0x08, 2, 0x11]);
+    histogram.extend(2.0f64.to_le_bytes());
+    histogram.extend([0x31]);
+    histogram.extend(1e-128f64.to_le_bytes());
+    histogram.extend([0x62, 4, 0x08, 2, 0x10, 1, 0x6a, 1, 4]);
+    let mut family =
+        vec![0x0a, 3, b'l', b'a', b't', 0x18, 4, 0x22, histogram.len() as u8 + 2, 0x3a, histogram.len() as u8];
+    family.extend(histogram);
+    family.insert(0, family.len() as u8);
+    family
+}
+
+#[tokio::test]
+async fn protobuf_bodies_bring_native_histograms() {
+    let (dir, world) = world(PushLimits::default());
+    let protobuf = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
+    let answer = world.send_as(protobuf, "PUT", "/metrics/job/a", &native_family()).await;
+    world.expect(answer, 200, "");
+    world.store.close();
+    drop(world);
+    let world = World::open(dir.path(), START + 1_000, PushLimits::default());
+    world.gateway.restate().await;
+    assert_eq!(world.samples("lat_bucket")["lat_bucket{job=\"a\", le=\"2.0\"}"], [(0, Some(2.0)), (1_000, Some(2.0))]);
+    let matcher = Matcher::equal("__name__", "lat");
+    let found = world.store.select(&[matcher], TimeRange::ALL).unwrap();
+    let mut samples = Samples::default();
+    found[0].read(TimeRange::ALL, &mut samples).unwrap();
+    let read: Vec<_> = samples.histograms.iter().map(|(ts, h)| (ts - START, h.count, h.positive.clone())).collect();
+    assert_eq!(read, [(0, 2.0, vec![2.0]), (1_000, 2.0, vec![2.0])]);
+    world.expect(world.send("DELETE", "/metrics/job/a", "").await, 202, "");
+    assert_eq!(world.only("lat").last(), Some(&(1_001, None)));
 }
 
 #[tokio::test]
