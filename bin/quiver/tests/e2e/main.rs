@@ -7,6 +7,7 @@ mod bad_input;
 mod differential;
 mod kill;
 mod main_job;
+mod otlp;
 mod prometheus_api;
 mod readme;
 mod remote;
