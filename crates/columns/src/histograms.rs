@@ -222,8 +222,8 @@ mod tests {
     use model::histogram::BucketSpan;
 
     fn histogram(n: usize, buckets: usize) -> Arc<Histogram> {
-        let positive = (0..buckets).map(|b| (n * b) as f64 + if n % 5 == 0 { 0.5 } else { 0.0 }).collect();
-        let sum = if n % 7 == 0 { model::stale_nan() } else { n as f64 / 3.0 };
+        let positive = (0..buckets).map(|b| (n * b) as f64 + if n.is_multiple_of(5) { 0.5 } else { 0.0 }).collect();
+        let sum = if n.is_multiple_of(7) { model::stale_nan() } else { n as f64 / 3.0 };
         let span = BucketSpan { offset: n as i32 - 3, length: buckets as u32 };
         let count = n as f64 * 100.0;
         Arc::new(Histogram { schema: 3, count, sum, positive_spans: vec![span], positive, ..Histogram::default() })

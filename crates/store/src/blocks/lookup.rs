@@ -11,8 +11,9 @@ use columns::{ReadAt, SeriesRow};
 use model::{MatchOp, Matcher};
 
 use super::cache::{Cache, Part};
+use super::id_list::{read_first_list, read_list};
 use super::postings::{
-    Directory, FOOTER_BYTES, Place, SET_ROWS, Table, read_directory, read_footer, read_list, read_rows, unpack,
+    Directory, FOOTER_BYTES, Place, SET_ROWS, Table, read_directory, read_footer, read_rows, unpack,
 };
 use crate::coding::Malformed;
 use crate::index::{Shape, intersect, shape, subtract, union};
@@ -24,6 +25,7 @@ const FEW: usize = 64;
 pub struct Lookup {
     source: Box<dyn ReadAt>,
     directory: Directory,
+    first_format: bool,
     block: u64,
     cache: Arc<Cache>,
 }
@@ -36,10 +38,10 @@ impl Lookup {
     /// Reads the directory.
     pub fn open(source: Box<dyn ReadAt>, block: u64, cache: Arc<Cache>) -> Result<Lookup, String> {
         let start = source.len().checked_sub(FOOTER_BYTES as u64).ok_or("the postings are too short")?;
-        let (offset, len) = read_footer(&source.read_at(start, FOOTER_BYTES)?).map_err(malformed)?;
-        let len = usize::try_from(len).map_err(|_| "the postings do not decode")?;
-        let directory = read_directory(&source.read_at(offset, len)?).map_err(malformed)?;
-        Ok(Lookup { source, directory, block, cache })
+        let footer = read_footer(&source.read_at(start, FOOTER_BYTES)?).map_err(malformed)?;
+        let len = usize::try_from(footer.len).map_err(|_| "the postings do not decode")?;
+        let directory = read_directory(&source.read_at(footer.offset, len)?).map_err(malformed)?;
+        Ok(Lookup { source, directory, first_format: footer.first_format, block, cache })
     }
 
     /// Counts the series.
@@ -88,7 +90,7 @@ impl Lookup {
     pub fn set(&self, number: usize) -> Result<Arc<Vec<SeriesRow>>, String> {
         let place = *self.directory.sets.get(number).ok_or("the postings name a series that is not there")?;
         let make = || {
-            let rows = read_rows(&self.part(place)?).map_err(malformed)?;
+            let rows = read_rows(&self.part(place)?, self.first_format).map_err(malformed)?;
             let bytes = rows.iter().map(|r| r.labels.as_bytes().len() + size_of::<SeriesRow>() + 16).sum();
             Ok::<_, String>((rows, bytes))
         };
@@ -162,7 +164,12 @@ impl Lookup {
                 let (at, len) = table.lists(*value, *value);
                 let start = (at - offset) as usize;
                 let list = bytes.get(start..start + len).ok_or("the postings do not decode")?;
-                lists.push(read_list(list, table.series(*value)).map_err(malformed)?);
+                let series = table.series(*value);
+                if series > self.directory.series as usize {
+                    return Err("the postings do not decode".to_owned());
+                }
+                let read = if self.first_format { read_first_list } else { read_list };
+                lists.push(read(list, series).map_err(malformed)?);
             }
         }
         let ids = union(lists.iter().map(|l| &l[..]).collect());

@@ -8,6 +8,7 @@ mod cache;
 mod checksums;
 mod cursor;
 mod folder;
+mod id_list;
 mod lookup;
 mod manifest;
 mod merge;

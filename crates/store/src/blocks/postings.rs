@@ -11,6 +11,7 @@ use std::sync::Arc;
 use columns::{HistogramRows, RowRange, SeriesRow};
 use model::{Labels, MetricType};
 
+use super::id_list::put_list;
 use crate::coding::{Cursor, Malformed, put_bytes, put_signed, put_varint};
 use crate::index::Index;
 
@@ -18,7 +19,9 @@ use crate::index::Index;
 pub const SET_ROWS: usize = 256;
 /// Length of the footer.
 pub const FOOTER_BYTES: usize = 24;
-const MAGIC: &[u8; 8] = b"QUIVERPX";
+const MAGIC: &[u8; 8] = b"QUIVERP2";
+/// Of the first format: lists and rows without regard to their neighbours. It is read still.
+const FIRST_MAGIC: &[u8; 8] = b"QUIVERPX";
 const ZSTD_LEVEL: i32 = 3;
 /// In a series' exponent: it has native histograms, and where they lie follows.
 const HAS_HISTOGRAMS: u64 = 64;
@@ -72,20 +75,23 @@ pub struct PostingsWriter<W: Write> {
     directory: Directory,
     index: Index,
     set: Vec<u8>,
+    /// The last series of the set so far.
+    last: Option<SeriesRow>,
 }
 
 impl<W: Write> PostingsWriter<W> {
     /// Starts a file.
     pub fn new(sink: W) -> io::Result<PostingsWriter<W>> {
-        let mut writer =
-            PostingsWriter { sink, at: 0, directory: Directory::default(), index: Index::default(), set: Vec::new() };
+        let (directory, index) = Default::default();
+        let mut writer = PostingsWriter { sink, at: 0, directory, index, set: Vec::new(), last: None };
         writer.put(MAGIC)?;
         Ok(writer)
     }
 
     /// Adds a series; they come sorted by labels.
     pub fn add(&mut self, row: &SeriesRow) -> io::Result<()> {
-        put_row(&mut self.set, row);
+        put_row(&mut self.set, row, self.last.as_ref());
+        self.last = Some(row.clone());
         self.index.add(self.directory.series, &row.labels);
         self.directory.series = self.directory.series.checked_add(1).ok_or_else(|| io::Error::other("2^32 series"))?;
         if (self.directory.series as usize).is_multiple_of(SET_ROWS) { self.put_set() } else { Ok(()) }
@@ -93,6 +99,7 @@ impl<W: Write> PostingsWriter<W> {
 
     fn put_set(&mut self) -> io::Result<()> {
         let set = std::mem::take(&mut self.set);
+        self.last = None;
         let place = self.put_packed(&set)?;
         self.directory.sets.push(place);
         Ok(())
@@ -134,11 +141,7 @@ impl<W: Write> PostingsWriter<W> {
         let mut entries = Vec::new();
         for (value, ids) in index.postings(name) {
             let before = lists.len();
-            let mut last = 0;
-            for id in ids {
-                put_varint(&mut lists, u64::from(id - last));
-                last = *id;
-            }
+            put_list(&mut lists, ids);
             put_bytes(&mut entries, value.as_bytes());
             put_varint(&mut entries, (lists.len() - before) as u64);
             put_varint(&mut entries, ids.len() as u64);
@@ -174,11 +177,24 @@ pub fn unpack(packed: &[u8], place: Place) -> Result<Vec<u8>, Malformed> {
     if raw.len() == raw_len { Ok(raw) } else { Err(Malformed) }
 }
 
-/// Reads where the directory lies.
-pub fn read_footer(footer: &[u8]) -> Result<(u64, u64), Malformed> {
+/// What the footer says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Footer {
+    /// Where the directory lies.
+    pub offset: u64,
+    /// Its length.
+    pub len: u64,
+    /// The file is of the first format.
+    pub first_format: bool,
+}
+
+/// Reads the footer.
+pub fn read_footer(footer: &[u8]) -> Result<Footer, Malformed> {
     let mut cursor = Cursor::new(footer);
-    let place = (cursor.u64_le()?, cursor.u64_le()?);
-    if cursor.take(8)? == MAGIC { Ok(place) } else { Err(Malformed) }
+    let (offset, len) = (cursor.u64_le()?, cursor.u64_le()?);
+    let magic = cursor.take(8)?;
+    let first_format = magic == FIRST_MAGIC;
+    if first_format || magic == MAGIC { Ok(Footer { offset, len, first_format }) } else { Err(Malformed) }
 }
 
 fn put_place(out: &mut Vec<u8>, place: Place) {
@@ -227,44 +243,74 @@ pub fn read_directory(bytes: &[u8]) -> Result<Directory, Malformed> {
     Ok(Directory { series, sets, names, tail, tail_start, histograms_tail })
 }
 
-fn put_row(out: &mut Vec<u8>, row: &SeriesRow) {
+/// What a series is expected to say, given the one before it in its set: only differences to that are written.
+#[derive(Default)]
+struct Expected {
+    series_id: i64,
+    first_row: u64,
+    first_histogram: u64,
+    min_ts_ms: i64,
+    max_ts_ms: i64,
+}
+
+impl Expected {
+    fn after(before: Option<&SeriesRow>) -> Expected {
+        before.map_or_else(Expected::default, |row| Expected {
+            series_id: row.series_id.wrapping_add(1),
+            first_row: row.rows.first_row.wrapping_add(row.rows.rows),
+            first_histogram: row.histograms.first_row.wrapping_add(row.histograms.rows),
+            min_ts_ms: row.min_ts_ms,
+            max_ts_ms: row.max_ts_ms,
+        })
+    }
+}
+
+fn put_row(out: &mut Vec<u8>, row: &SeriesRow, before: Option<&SeriesRow>) {
+    let expected = Expected::after(before);
     put_bytes(out, row.labels.as_bytes());
     out.push(row.metric_type as u8);
     put_bytes(out, row.source.as_bytes());
     put_bytes(out, row.target_id.as_bytes());
-    put_signed(out, row.series_id);
+    put_signed(out, row.series_id.wrapping_sub(expected.series_id));
+    put_signed(out, row.rows.first_row.wrapping_sub(expected.first_row) as i64);
     let exponent = row.rows.exponent.map_or(0, |e| u64::from(e) + 1);
     let kind = if row.histograms.rows > 0 { exponent | HAS_HISTOGRAMS } else { exponent };
-    for n in [row.rows.first_row, row.rows.rows, kind, row.rows.plain_rows, row.rows.stale_rows] {
+    for n in [row.rows.rows, kind, row.rows.plain_rows, row.rows.stale_rows] {
         put_varint(out, n);
     }
     if row.histograms.rows > 0 {
-        put_varint(out, row.histograms.first_row);
+        put_signed(out, row.histograms.first_row.wrapping_sub(expected.first_histogram) as i64);
         put_varint(out, row.histograms.rows);
     }
-    put_signed(out, row.min_ts_ms);
-    put_signed(out, row.max_ts_ms);
+    put_signed(out, row.min_ts_ms.wrapping_sub(expected.min_ts_ms));
+    put_signed(out, row.max_ts_ms.wrapping_sub(expected.max_ts_ms));
 }
 
 /// Reads a set of series.
-pub fn read_rows(bytes: &[u8]) -> Result<Vec<SeriesRow>, Malformed> {
+pub fn read_rows(bytes: &[u8], first_format: bool) -> Result<Vec<SeriesRow>, Malformed> {
     let mut cursor = Cursor::new(bytes);
     let mut rows: Vec<SeriesRow> = Vec::with_capacity(SET_ROWS);
     while !cursor.is_at_end() {
-        let row = read_row(&mut cursor, rows.last())?;
+        let row = read_row(&mut cursor, rows.last(), first_format)?;
         rows.push(row);
     }
     Ok(rows)
 }
 
 /// Reads a series; shares what it has in common with the one before.
-fn read_row(cursor: &mut Cursor<'_>, before: Option<&SeriesRow>) -> Result<SeriesRow, Malformed> {
+fn read_row(cursor: &mut Cursor<'_>, before: Option<&SeriesRow>, first_format: bool) -> Result<SeriesRow, Malformed> {
+    let expected = Expected::after(before.filter(|_| !first_format));
+    // Counts were unsigned in the first format, for nothing was expected of them.
+    let place = |cursor: &mut Cursor<'_>, expected: u64| match first_format {
+        true => cursor.varint(),
+        false => cursor.signed().map(|n| expected.wrapping_add(n as u64)),
+    };
     let labels = Labels::from_bytes(cursor.bytes()?).ok_or(Malformed)?;
     let metric_type = MetricType::from_u8(cursor.u8()?);
     let source = shared(cursor, before.map(|b| &b.source))?;
     let target_id = shared(cursor, before.map(|b| &b.target_id))?;
-    let series_id = cursor.signed()?;
-    let (first_row, rows) = (cursor.varint()?, cursor.varint()?);
+    let series_id = expected.series_id.wrapping_add(cursor.signed()?);
+    let (first_row, rows) = (place(cursor, expected.first_row)?, cursor.varint()?);
     let kind = cursor.varint()?;
     let exponent = match kind & !HAS_HISTOGRAMS {
         0 => None,
@@ -273,9 +319,10 @@ fn read_row(cursor: &mut Cursor<'_>, before: Option<&SeriesRow>) -> Result<Serie
     let (plain_rows, stale_rows) = (cursor.varint()?, cursor.varint()?);
     let histograms = match kind & HAS_HISTOGRAMS {
         0 => HistogramRows::default(),
-        _ => HistogramRows { first_row: cursor.varint()?, rows: cursor.varint()? },
+        _ => HistogramRows { first_row: place(cursor, expected.first_histogram)?, rows: cursor.varint()? },
     };
-    let (min_ts_ms, max_ts_ms) = (cursor.signed()?, cursor.signed()?);
+    let min_ts_ms = expected.min_ts_ms.wrapping_add(cursor.signed()?);
+    let max_ts_ms = expected.max_ts_ms.wrapping_add(cursor.signed()?);
     let rows = RowRange { first_row, rows, exponent, plain_rows, stale_rows };
     Ok(SeriesRow { series_id, labels, metric_type, source, target_id, rows, histograms, min_ts_ms, max_ts_ms })
 }
@@ -363,14 +410,53 @@ impl Table {
     }
 }
 
-/// Reads a list of ids.
-pub fn read_list(bytes: &[u8], count: usize) -> Result<Vec<u32>, Malformed> {
-    let mut cursor = Cursor::new(bytes);
-    let mut ids = Vec::with_capacity(count.min(bytes.len()));
-    let mut last = 0u32;
-    for _ in 0..count {
-        last = last.checked_add(get_u32(&mut cursor)?).ok_or(Malformed)?;
-        ids.push(last);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(n: u64) -> SeriesRow {
+        let histograms =
+            if n % 3 == 1 { HistogramRows { first_row: n * 5, rows: n } } else { HistogramRows::default() };
+        SeriesRow {
+            series_id: (7 << 32 | n) as i64,
+            labels: Labels::from_pairs([("__name__", "m".to_owned()), ("n", format!("{n:05}"))]),
+            metric_type: MetricType::Gauge,
+            source: "s".into(),
+            target_id: format!("t{}", n % 2).into(),
+            rows: RowRange { first_row: n * 240, rows: 240 - n % 7, exponent: Some(2), plain_rows: n, stale_rows: 1 },
+            histograms,
+            min_ts_ms: -5 + (n % 4) as i64,
+            max_ts_ms: i64::MAX - n as i64,
+        }
     }
-    if cursor.is_at_end() { Ok(ids) } else { Err(Malformed) }
+
+    /// As the first format wrote them.
+    fn put_first_row(out: &mut Vec<u8>, row: &SeriesRow) {
+        put_bytes(out, row.labels.as_bytes());
+        out.push(row.metric_type as u8);
+        put_bytes(out, row.source.as_bytes());
+        put_bytes(out, row.target_id.as_bytes());
+        put_signed(out, row.series_id);
+        let exponent = row.rows.exponent.map_or(0, |e| u64::from(e) + 1);
+        for n in [row.rows.first_row, row.rows.rows, exponent, row.rows.plain_rows, row.rows.stale_rows] {
+            put_varint(out, n);
+        }
+        put_signed(out, row.min_ts_ms);
+        put_signed(out, row.max_ts_ms);
+    }
+
+    #[test]
+    fn rows_come_back_in_this_format_and_in_the_first() {
+        let rows: Vec<SeriesRow> = (0..SET_ROWS as u64).map(row).collect();
+        let (mut now, mut first) = (Vec::new(), Vec::new());
+        for (n, row) in rows.iter().enumerate() {
+            put_row(&mut now, row, n.checked_sub(1).and_then(|before| rows.get(before)));
+            put_first_row(&mut first, row);
+        }
+        assert_eq!(read_rows(&now, false), Ok(rows.clone()));
+        let doubles_only: Vec<SeriesRow> =
+            rows.into_iter().map(|row| SeriesRow { histograms: HistogramRows::default(), ..row }).collect();
+        assert_eq!(read_rows(&first, true), Ok(doubles_only));
+        assert!(now.len() < first.len());
+    }
 }

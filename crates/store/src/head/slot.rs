@@ -283,6 +283,7 @@ fn bits_in(bytes: &[u8], count: u16, ts_ms: i64) -> Option<u64> {
 mod tests {
     use super::*;
     use model::Samples;
+    use model::histogram::Histogram;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -322,8 +323,67 @@ mod tests {
         }
     }
 
+    /// Stands for a histogram in a map of bits: no double has it here.
+    const HISTOGRAM: u64 = 1 << 63;
+
+    fn histogram(n: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Histogram { count: n as f64, ..Histogram::default() }.encode(&mut bytes);
+        bytes
+    }
+
+    fn read_all(slot: &Slot, range: TimeRange) -> BTreeMap<i64, u64> {
+        let mut out = Samples::default();
+        slot.snapshot(range).unwrap_or_default().read(range, &mut out);
+        assert!(out.histograms.windows(2).all(|w| w[0].0 < w[1].0));
+        let mut rows: BTreeMap<i64, u64> =
+            out.ts_ms.iter().copied().zip(out.values.iter().map(|v| v.to_bits())).collect();
+        for (ts, histogram) in &out.histograms {
+            assert_eq!(rows.insert(*ts, HISTOGRAM | histogram.count as u64), None, "a double and a histogram at {ts}");
+        }
+        rows
+    }
+
+    proptest! {
+        #[test]
+        fn doubles_and_histograms_share_a_map_in_which_the_first_written_stays(
+            samples in prop::collection::vec((0i64..3000, 0u64..3, any::<bool>()), 1..1500),
+            freezes in prop::collection::vec((0usize..1500, 0i64..4), 0..4), start in 0i64..3000, len in 0i64..3000,
+        ) {
+            let mut slot = Slot::new(Labels::empty(), AttrsId(0));
+            let (mut all, mut fresh) = (BTreeMap::new(), BTreeMap::new());
+            let mut stored = 0;
+            for (n, (ts, bits, is_histogram)) in samples.iter().enumerate() {
+                for (_, windows) in freezes.iter().filter(|f| f.0 == n) {
+                    slot.freeze(windows * WINDOW, WINDOW);
+                    fresh.retain(|ts, _| *ts >= windows * WINDOW);
+                }
+                let value = if *is_histogram { HISTOGRAM | bits } else { *bits };
+                let want = match fresh.get(ts) {
+                    None => Verdict::Stored,
+                    Some(old) if *old == value => Verdict::Duplicate,
+                    Some(_) => Verdict::Refused(Refusal::DuplicateConflict),
+                };
+                let got = match is_histogram {
+                    true => slot.append_histogram(*ts, &histogram(*bits), WINDOW),
+                    false => slot.append(*ts, f64::from_bits(*bits), WINDOW),
+                };
+                prop_assert_eq!(got, want);
+                stored += u64::from(want == Verdict::Stored);
+                fresh.entry(*ts).or_insert(value);
+                all.entry(*ts).or_insert(value);
+            }
+            prop_assert_eq!(slot.count(), stored);
+            prop_assert_eq!(slot.span(), all.first_key_value().zip(all.last_key_value()).map(|(a, b)| (*a.0, *b.0)));
+            let range = TimeRange { start_ms: start, end_ms: start + len };
+            prop_assert_eq!(read_all(&slot, range), all.range(start..=start + len).map(|(t, b)| (*t, *b)).collect());
+            slot.drop_frozen();
+            prop_assert_eq!(read_all(&slot, TimeRange::ALL), fresh);
+        }
+    }
+
     #[test]
     fn a_slot_stays_small() {
-        assert!(size_of::<Slot>() <= 152, "{}", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 144, "{}", size_of::<Slot>());
     }
 }
