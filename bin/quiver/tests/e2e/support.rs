@@ -216,7 +216,11 @@ impl Drop for Program {
 
 /// Starts the binary under test on a data directory.
 pub fn quiver(dir: &Path, more: &[&str]) -> Program {
-    let port = free_port();
+    quiver_on(dir, free_port(), more)
+}
+
+/// Starts the binary under test on a data directory and a port.
+pub fn quiver_on(dir: &Path, port: u16, more: &[&str]) -> Program {
     let mut args = vec![
         "serve".to_owned(),
         "--listen".to_owned(),
