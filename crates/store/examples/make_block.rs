@@ -7,6 +7,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use model::histogram::{BucketSpan, Histogram};
 use model::{Append, Batch, Family, Labels, MetricType, Origin, stale_nan};
 use serde_json::json;
 use store::{Store, StoreConfig};
@@ -61,6 +62,23 @@ fn batch(rows: impl Iterator<Item = (i64, i64)>) -> Batch {
     batch
 }
 
+/// Native histograms of series 3, between its doubles; the last is a stale marker.
+const HISTOGRAMS: i64 = 60;
+
+fn histograms() -> Batch {
+    let mut batch = batch(std::iter::empty());
+    let index = batch.push_labels(&labels(3), 0);
+    for n in 0..HISTOGRAMS {
+        let sum = if n == HISTOGRAMS - 1 { stale_nan() } else { n as f64 / 4.0 };
+        let positive = vec![n as f64, 1.0];
+        let span = BucketSpan { offset: -1, length: 2 };
+        let count = n as f64 + 1.0;
+        let histogram = Histogram { count, sum, positive_spans: vec![span], positive, ..Histogram::default() };
+        batch.push_histogram(index, START_MS + n * STEP_MS + 7, Arc::new(histogram));
+    }
+    batch
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let dir = PathBuf::from(std::env::args().nth(1).ok_or("use: make_block DIRECTORY")?);
     let clock = Arc::new(SimClock::at(START_MS + STEPS * STEP_MS));
@@ -70,6 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for step in 0..STEPS {
         store.append(batch((0..SERIES).filter(|s| *s != 2).map(|s| (s, step)))).1?;
     }
+    store.append(histograms()).1?;
     store.flush_to_blocks()?;
     store.append(batch((0..STEPS).map(|step| (2, step)))).1?;
     store.flush_to_blocks()?;
@@ -103,6 +122,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Bits as text: JSON readers round large numbers.
         "exact": exact.into_iter().map(|(h, t, b)| json!([h, t, format!("{b:016x}")])).collect::<Vec<_>>(),
         "bytes": blocks.bytes,
+        // What histograms_ts has: all but the stale marker.
+        "histograms": HISTOGRAMS - 1,
+        "histograms_sum": (0..HISTOGRAMS - 1).map(|n| n as f64 / 4.0).sum::<f64>(),
     });
     println!("{expected}");
     Ok(())
