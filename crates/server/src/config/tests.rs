@@ -114,6 +114,39 @@ scrape_configs:
 "#;
 
 #[test]
+fn native_histograms_bring_protobuf_to_the_front_unless_the_protocols_are_given() {
+    let jobs = |global: &str, job: &str| {
+        let config = good(&format!("global:\n  scrape_interval: 15s\n{global}scrape_configs:\n  - job_name: a\n{job}"));
+        let scrape = config.jobs[0].scrape.clone();
+        (scrape.native_histograms, scrape.always_classic_histograms, scrape.protocols)
+    };
+    let on = "  scrape_native_histograms: true\n";
+    assert_eq!(jobs("", ""), (false, false, Protocol::DEFAULT.to_vec()));
+    assert_eq!(jobs(on, ""), (true, false, Protocol::PROTO_FIRST.to_vec()));
+    assert_eq!(jobs("", &format!("  {on}")), (true, false, Protocol::PROTO_FIRST.to_vec()));
+    assert_eq!(jobs(on, "    scrape_native_histograms: false\n"), (false, false, Protocol::DEFAULT.to_vec()));
+    let classic = "    always_scrape_classic_histograms: true\n    scrape_protocols: [PrometheusProto]\n";
+    assert_eq!(jobs(on, classic), (true, true, vec![Protocol::Proto]));
+    let given = format!("{on}  scrape_protocols: [PrometheusText0.0.4]\n");
+    assert_eq!(jobs(&given, ""), (true, false, vec![Protocol::Text004]));
+    let fallback = good("scrape_configs: [{job_name: a, fallback_scrape_protocol: PrometheusProto}]");
+    assert_eq!(fallback.jobs[0].scrape.fallback_protocol, Some(Protocol::Proto));
+}
+
+#[test]
+fn limits_of_native_histograms_are_not_yet_where_native_histograms_are_taken() {
+    let job = |native: bool| {
+        format!(
+            "scrape_configs: [{{job_name: a, scrape_native_histograms: {native}, native_histogram_bucket_limit: 100}}]"
+        )
+    };
+    good(&job(false));
+    assert!(
+        bad(&job(true)).iter().any(|e| e.contains("native_histogram_bucket_limit") && e.contains("not supported yet"))
+    );
+}
+
+#[test]
 fn the_shapes_of_a_real_file_are_taken() {
     let config = good(LARGE);
     assert_eq!((config.settings.retention_ms, config.settings.exemplars_max), (Some(86_400_000), Some(5)));
@@ -136,7 +169,8 @@ fn the_shapes_of_a_real_file_are_taken() {
 
     assert_eq!((second.scrape.interval_ms, second.scrape.timeout_ms), (50_000, 5_000));
     assert_eq!(second.scrape.limits.sample, 1000);
-    assert_eq!(second.scrape.protocols, [Protocol::Text004]);
+    assert_eq!(second.scrape.protocols, [Protocol::Text004, Protocol::Proto]);
+    assert!(!second.scrape.native_histograms && !second.scrape.always_classic_histograms);
     assert_eq!(second.scrape.params["module"], ["a", "b"]);
     assert_eq!((second.scrape.scheme.as_str(), second.scrape.metrics_path.as_str()), ("https", "/my_path"));
     assert_eq!(second.scrape.metric_relabel.len(), 2);
