@@ -14,6 +14,7 @@ pub mod fields;
 pub mod metric;
 pub mod openapi;
 pub mod problem;
+pub mod protocols;
 pub mod query;
 pub mod registration;
 pub mod sd;

@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::address::{self, ScrapeUrl, UrlParts};
 use super::fields::{Fields, Issues, Severity, join};
 use super::problem::Problem;
+use super::protocols::Formats;
 
 /// Characters of a source or target id.
 pub const ID_CHARS_MAX: usize = 100;
@@ -93,6 +94,8 @@ pub struct ScrapeSettings {
     pub headers: BTreeMap<String, String>,
     /// TLS without secrets.
     pub tls: Tls,
+    /// Protocols and histograms.
+    pub formats: Formats,
 }
 
 /// TLS of the connection to a target.
@@ -154,6 +157,9 @@ impl Registration {
             scrape["tls"] = json!({
                 "ca": s.tls.ca, "server_name": s.tls.server_name, "insecure_skip_verify": s.tls.insecure_skip_verify,
             });
+        }
+        if let Some(scrape) = scrape.as_object_mut() {
+            s.formats.write(scrape);
         }
         json!({
             "source_id": self.source_id,
@@ -235,6 +241,7 @@ impl Registration {
         spec.http = Arc::new(http);
         spec.enabled = self.enabled;
         spec.address_policy = policy.clone();
+        s.formats.apply(&mut spec);
         Ok(spec)
     }
 
@@ -399,7 +406,6 @@ fn read_scrape_config(value: &Value, issues: &mut Issues, policy: &AddressPolicy
     let (interval_ms, timeout_ms) = read_times(&mut f);
     read_authentication(&mut f);
     f.not_yet("proxy_url", "proxies are");
-    f.not_yet("protocols", "choosing protocols is");
     let mut settings = ScrapeSettings {
         target_url: target_url.unwrap_or_default().to_owned(),
         url: ScrapeUrl::placeholder()?,
@@ -411,6 +417,7 @@ fn read_scrape_config(value: &Value, issues: &mut Issues, policy: &AddressPolicy
         body_size_limit: read_size(&mut f, "body_size_limit"),
         headers: f.strings("headers").unwrap_or_default(),
         tls: read_tls(&mut f),
+        formats: Formats::read(&mut f),
     };
     if let Some(text) = target_url {
         match address::resolve(text, &parts, policy) {

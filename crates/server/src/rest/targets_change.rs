@@ -89,6 +89,12 @@ pub struct ScrapeConfig {
     follow_redirects: Option<bool>,
     /// Such as `10MB`.
     body_size_limit: Option<String>,
+    /// Formats to ask for, best first, in the words of Prometheus' `scrape_protocols`.
+    protocols: Option<Vec<String>>,
+    /// Native histograms are taken, and protobuf is asked for first unless `protocols` says otherwise.
+    scrape_native_histograms: Option<bool>,
+    /// The classic buckets of a native histogram are taken, too.
+    always_scrape_classic_histograms: Option<bool>,
     /// `{"ca", "server_name", "insecure_skip_verify"}`.
     #[schema(value_type = Option<Object>)]
     tls: Option<Value>,
