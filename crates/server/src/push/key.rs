@@ -93,7 +93,7 @@ fn read_labels(parts: Vec<&str>) -> Result<BTreeMap<String, String>, String> {
     if parts == [""] {
         return Ok(labels);
     }
-    if parts.len() % 2 != 0 {
+    if !parts.len().is_multiple_of(2) {
         return Err(format!("odd number of components in label string {:?}", format!("/{}", parts.join("/"))));
     }
     if parts.len() / 2 > LABELS_MAX {
