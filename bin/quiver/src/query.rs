@@ -145,9 +145,13 @@ mod tests {
     #[test]
     fn times_are_read_in_all_spellings() {
         let now = 1_000_000;
-        for (text, ms) in
-            [("now", now), ("5m", now - 300_000), ("-5m", now - 300_000), ("12.5", 12_500), ("1970-01-01T00:00:01Z", 1000)]
-        {
+        for (text, ms) in [
+            ("now", now),
+            ("5m", now - 300_000),
+            ("-5m", now - 300_000),
+            ("12.5", 12_500),
+            ("1970-01-01T00:00:01Z", 1000),
+        ] {
             assert_eq!(time_ms(text, now).unwrap(), ms, "{text}");
         }
         assert_eq!(time_ms("yesterday", now).unwrap_err().code, 2);

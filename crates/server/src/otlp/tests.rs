@@ -371,7 +371,9 @@ async fn bodies_and_bytes_in_flight_have_limits() {
     let (taken, waiting) = tokio::sync::oneshot::channel();
     let mut taken = Some(taken);
     let never = futures_util::stream::poll_fn(move |_| {
-        taken.take().into_iter().for_each(|taken| drop(taken.send(())));
+        if let Some(taken) = taken.take() {
+            let _ = taken.send(());
+        }
         std::task::Poll::<Option<Result<axum::body::Bytes, std::io::Error>>>::Pending
     });
     let slow = Request::builder().method("POST").uri(PATHS[1]).header("content-type", JSON);

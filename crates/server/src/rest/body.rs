@@ -3,18 +3,24 @@
 //! Limits: the body limit counts inflated bytes.
 
 use std::convert::Infallible;
-use std::io::Read;
+use std::fmt;
+use std::io::{self, BufReader, Read};
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::FromRequestParts;
+use flate2::bufread::MultiGzDecoder;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::problem::Problem;
 use crate::prom::params::Params;
 
+/// What is set aside for a body before it is there.
+const FIRST_BYTES_MAX: u64 = 1 << 20;
 /// Characters of an `Idempotency-Key`.
 const KEY_CHARS_MAX: usize = 200;
 
@@ -29,39 +35,169 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
     }
 }
 
+/// A JSON body as it came.
+pub struct JsonBody {
+    wire: Vec<u8>,
+    gzip: bool,
+    bytes_max: usize,
+}
+
 /// Reads a JSON body of at most so many bytes, inflated.
 pub async fn read_json(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    let body = receive(headers, body, bytes_max).await?;
+    if !body.gzip {
+        return Ok(Bytes::from(body.wire));
+    }
+    // A body of many empty members keeps a thread busy.
+    let inflated = tokio::task::spawn_blocking(move || body.inflate()).await;
+    inflated.unwrap_or_else(|_| Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed")))
+}
+
+/// Receives a JSON body without inflating it.
+pub async fn receive(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<JsonBody, Problem> {
     check_content_type(headers)?;
     let encoding = headers.get(header::CONTENT_ENCODING).map(|v| v.to_str().unwrap_or("?").trim().to_ascii_lowercase());
-    #[allow(clippy::disallowed_methods, reason = "the body is wrapped in Limited")]
-    let collected = Limited::new(body, bytes_max).collect().await;
-    let bytes = match collected {
-        Ok(collected) => collected.to_bytes(),
-        Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => return Err(too_large(bytes_max)),
-        Err(e) => return Err(Problem::new(StatusCode::BAD_REQUEST, "incomplete_body", format!("body: {e}"))),
-    };
-    match encoding.as_deref() {
-        None | Some("" | "identity") => Ok(bytes),
-        Some("gzip" | "x-gzip") => inflate(&bytes, bytes_max),
+    let gzip = match encoding.as_deref() {
+        None | Some("" | "identity") => false,
+        Some("gzip" | "x-gzip") => true,
         Some(other) => {
             let detail = format!("content encoding {other:?} is not understood; gzip and identity are");
-            Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail))
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail));
         }
+    };
+    Ok(JsonBody { wire: collect(body, bytes_max).await?, gzip, bytes_max })
+}
+
+/// Joins what arrives at once: a body in pieces of one byte costs no more than another.
+async fn collect(mut body: Body, bytes_max: usize) -> Result<Vec<u8>, Problem> {
+    let expected = HttpBody::size_hint(&body).lower();
+    if expected > bytes_max as u64 {
+        return Err(too_large(bytes_max));
+    }
+    let mut bytes = Vec::with_capacity(expected.min(FIRST_BYTES_MAX) as usize);
+    while let Some(frame) = body.frame().await {
+        let incomplete = |e| Problem::new(StatusCode::BAD_REQUEST, "incomplete_body", format!("body: {e}"));
+        let Ok(data) = frame.map_err(incomplete)?.into_data() else { continue };
+        if bytes.len() + data.len() > bytes_max {
+            return Err(too_large(bytes_max));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+impl JsonBody {
+    /// Gives each element of the list that the body is, one at a time and inflated on the way: what lies behind the
+    /// element that `each` refuses is not looked at.
+    ///
+    /// **Errors** when the body is no list, or no JSON, or too large; or with the error of `each`.
+    pub fn each_element(&self, each: impl FnMut(Value) -> Result<(), Problem>) -> Result<(), Problem> {
+        if !self.gzip {
+            return elements(&mut serde_json::Deserializer::from_slice(&self.wire), each);
+        }
+        let mut inflating = Inflating::new(self);
+        let result = elements(&mut serde_json::Deserializer::from_reader(BufReader::new(&mut inflating)), each);
+        inflating.trouble.map_or(result, Err)
+    }
+
+    /// Gives the hash of the inflated body after some other bytes.
+    pub fn hash_after(&self, other: &[u8]) -> Result<u64, Problem> {
+        let mut hash = Xxh3::new();
+        hash.update(other);
+        if !self.gzip {
+            hash.update(&self.wire);
+            return Ok(hash.digest());
+        }
+        let mut inflating = Inflating::new(self);
+        let mut piece = [0; 8 << 10];
+        while let Ok(n @ 1..) = inflating.read(&mut piece) {
+            hash.update(&piece[..n]);
+        }
+        inflating.trouble.map_or(Ok(hash.digest()), Err)
+    }
+
+    fn inflate(&self) -> Result<Bytes, Problem> {
+        let (mut inflating, mut bytes) = (Inflating::new(self), Vec::new());
+        let _ = inflating.read_to_end(&mut bytes);
+        inflating.trouble.map_or(Ok(Bytes::from(bytes)), Err)
+    }
+}
+
+/// Inflates, and remembers why it had to end.
+struct Inflating<'b> {
+    decoder: MultiGzDecoder<&'b [u8]>,
+    left: usize,
+    bytes_max: usize,
+    trouble: Option<Problem>,
+}
+
+impl<'b> Inflating<'b> {
+    fn new(body: &'b JsonBody) -> Inflating<'b> {
+        let decoder = MultiGzDecoder::new(&body.wire[..]);
+        Inflating { decoder, left: body.bytes_max, bytes_max: body.bytes_max, trouble: None }
+    }
+}
+
+impl Read for Inflating<'_> {
+    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        let read = match self.decoder.read(piece) {
+            Ok(n) if n <= self.left => Ok(n),
+            Ok(_) => Err(too_large(self.bytes_max)),
+            Err(e) => Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_encoding", format!("gzip: {e}"))),
+        };
+        let n = read.map_err(|problem| {
+            self.trouble = Some(problem);
+            io::Error::other("the body cannot be inflated")
+        })?;
+        self.left -= n;
+        Ok(n)
+    }
+}
+
+fn elements<'de, R: serde_json::de::Read<'de>>(
+    json: &mut serde_json::Deserializer<R>,
+    each: impl FnMut(Value) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    let mut list = List { each, opened: false, refused: None };
+    let read = json.deserialize_seq(&mut list).and_then(|()| json.end());
+    match (list.refused, read) {
+        (Some(problem), _) => Err(problem),
+        (None, Ok(())) => Ok(()),
+        (None, Err(e)) if e.is_data() && !list.opened => {
+            Err(Problem::at(StatusCode::BAD_REQUEST, "wrong_type", "", "the body is a list of metrics"))
+        }
+        (None, Err(e)) => Err(syntax_problem(&e)),
+    }
+}
+
+struct List<F> {
+    each: F,
+    opened: bool,
+    refused: Option<Problem>,
+}
+
+impl<'de, F: FnMut(Value) -> Result<(), Problem>> Visitor<'de> for &mut List<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        self.opened = true;
+        while let Some(value) = list.next_element_seed(Unambiguous)? {
+            if let Err(problem) = (self.each)(value) {
+                self.refused = Some(problem);
+                return Err(A::Error::custom("refused"));
+            }
+        }
+        Ok(())
     }
 }
 
 fn too_large(bytes_max: usize) -> Problem {
     let detail = format!("the body is larger than {bytes_max} bytes");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
-}
-
-fn inflate(bytes: &[u8], bytes_max: usize) -> Result<Bytes, Problem> {
-    let mut out = Vec::new();
-    let mut reader = flate2::read::MultiGzDecoder::new(bytes).take(bytes_max as u64 + 1);
-    if let Err(e) = reader.read_to_end(&mut out) {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_encoding", format!("gzip: {e}")));
-    }
-    if out.len() > bytes_max { Err(too_large(bytes_max)) } else { Ok(Bytes::from(out)) }
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
@@ -82,7 +218,75 @@ pub fn syntax_problem(error: &serde_json::Error) -> Problem {
 
 /// Parses a whole body.
 pub fn parse(bytes: &[u8]) -> Result<Value, Problem> {
-    serde_json::from_slice(bytes).map_err(|e| syntax_problem(&e))
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    Unambiguous.deserialize(&mut json).and_then(|value| json.end().map(|()| value)).map_err(|e| syntax_problem(&e))
+}
+
+/// Reads a value in which no object names a field twice: readers differ in which of the two they believe.
+struct Unambiguous;
+
+impl<'de> DeserializeSeed<'de> for Unambiguous {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unambiguous {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(Value::Bool(v))
+    }
+
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(Value::from(v))
+    }
+
+    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+        Ok(Value::from(v))
+    }
+
+    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
+        Ok(Value::from(v))
+    }
+
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(Value::from(v))
+    }
+
+    fn visit_string<E>(self, v: String) -> Result<Value, E> {
+        Ok(Value::String(v))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = list.next_element_seed(Unambiguous)? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Value, A::Error> {
+        let mut map = serde_json::Map::new();
+        while let Some(name) = object.next_key::<String>()? {
+            if map.contains_key(&name) {
+                let name: String = name.chars().take(100).collect();
+                return Err(A::Error::custom(format!("the field {name:?} stands twice in one object")));
+            }
+            map.insert(name, object.next_value_seed(Unambiguous)?);
+        }
+        Ok(Value::Object(map))
+    }
 }
 
 /// Gives the `Idempotency-Key`.

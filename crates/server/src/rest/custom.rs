@@ -2,27 +2,26 @@
 //!
 //! Invariant: received = accepted + duplicates + rejected + filtered, in samples (an object of a histogram is many).
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use model::{AppendError, Appended, Batch, CollectionMethod, CollectionReport, LABEL_NAME, Origin, Refusal, Verdict};
 use serde::Serialize;
 use serde_json::Value;
-use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 use uuid::Uuid;
-use xxhash_rust::xxh3::xxh3_64;
 
 use catalog::{Claim, StoredResponse};
 use collect::report::{self, PushFacts};
 
 use super::Rest;
-use super::body::{self, Query, flag, idempotency_key, read_json};
+use super::body::{self, JsonBody, Query, flag, idempotency_key};
 use super::fields::Issues;
 use super::metric::MetricRows;
 use super::problem::Problem;
@@ -30,7 +29,7 @@ use super::registration::ID_CHARS_MAX;
 use crate::prom::params::Params;
 
 /// Elements of one request.
-const METRICS_MAX: usize = 1_000_000;
+const METRICS_MAX: u32 = 1_000_000;
 
 /// The specification's IngestionResult.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -172,34 +171,36 @@ pub async fn custom(
     let source_id = source_id(&headers, &params)?;
     let strict = flag(&params, "strict", true)?;
     let key = idempotency_key(&headers)?;
-    let bytes = read_json(&headers, body, rest.body_bytes_max).await?;
-    let mut intake = Intake { source_id, strict, received_at_ms: rest.now_ms(), started };
-    let Some(key) = key else {
-        // Spawned: a client that goes away must not leave a durable batch without its event.
-        let task = tokio::spawn(async move { ingest(&rest, &intake, bytes).await });
-        return match task.await {
-            Ok(outcome) => Ok(outcome?.into_response()),
-            Err(_) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed")),
-        };
-    };
+    let body = Arc::new(body::receive(&headers, body, rest.body_bytes_max).await?);
+    let intake = Intake { source_id, strict, received_at_ms: rest.now_ms(), started };
+    // Spawned: a client that goes away must not leave a durable batch without its event, or a key half used.
+    let task = tokio::spawn(async move {
+        match key {
+            None => Ok(ingest(&rest, &intake, body).await?.into_response()),
+            Some(key) => ingest_once(&rest, intake, &key, body).await,
+        }
+    });
+    task.await.unwrap_or_else(|_| Err(broken_off()))
+}
+
+fn broken_off() -> Problem {
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed")
+}
+
+/// Takes the metrics of the first request with a key; the others get its answer.
+async fn ingest_once(rest: &Rest, mut intake: Intake, key: &str, body: Arc<JsonBody>) -> Result<Response, Problem> {
     let key = format!("custom/{key}");
-    let hash = xxh3_64(&[intake.source_id.as_bytes(), b"\0", &bytes[..]].concat());
+    let (hashed, source) = (body.clone(), [intake.source_id.as_bytes(), b"\0"].concat());
+    let hash = tokio::task::spawn_blocking(move || hashed.hash_after(&source)).await.map_err(|_| broken_off())??;
     match rest.catalog.claim_key(&key, hash, intake.received_at_ms).await? {
         Claim::Done(response) => Ok(replay(&response)),
         Claim::OtherRequest => Err(other_request()),
         Claim::InProgress => Err(in_progress()),
         Claim::Fresh { claimed_at_ms } => {
             intake.received_at_ms = claimed_at_ms;
-            // Spawned, so that a client that goes away does not leave the key half used.
-            let task = tokio::spawn(async move {
-                let outcome = ingest(&rest, &intake, bytes).await;
-                remember(&rest, &key, &outcome).await;
-                outcome
-            });
-            match task.await {
-                Ok(outcome) => Ok(outcome?.into_response()),
-                Err(_) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed")),
-            }
+            let outcome = ingest(rest, &intake, body).await;
+            remember(rest, &key, &outcome).await;
+            Ok(outcome?.into_response())
         }
     }
 }
@@ -264,7 +265,7 @@ fn source_id(headers: &HeaderMap, params: &Params) -> Result<String, Problem> {
     Ok(text.to_owned())
 }
 
-async fn ingest(rest: &Rest, intake: &Intake, bytes: Bytes) -> Result<Json<IngestionResult>, Problem> {
+async fn ingest(rest: &Rest, intake: &Intake, body: Arc<JsonBody>) -> Result<Json<IngestionResult>, Problem> {
     let origin = Origin {
         target_id: intake.source_id.clone(),
         source_id: intake.source_id.clone(),
@@ -274,10 +275,10 @@ async fn ingest(rest: &Rest, intake: &Intake, bytes: Bytes) -> Result<Json<Inges
     let strict = intake.strict;
     let now_ms = intake.received_at_ms;
     // Megabytes of JSON take longer than other requests should wait.
-    let read = move || read_rows(&bytes, origin, now_ms, strict);
+    let read = move || read_rows(&body, origin, now_ms, strict);
     let mut rows = match tokio::task::spawn_blocking(read).await {
         Ok(rows) => rows?,
-        Err(_) => return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed")),
+        Err(_) => return Err(broken_off()),
     };
     let samples = rows.batch.samples.len() as u64;
     let facts = PushFacts {
@@ -321,26 +322,20 @@ fn reasons(result: &IngestionResult) -> String {
     list.join(", ")
 }
 
-fn read_rows(bytes: &[u8], origin: Origin, now_ms: i64, strict: bool) -> Result<MetricRows, Problem> {
-    let list: Vec<&RawValue> = match serde_json::from_slice(bytes) {
-        Ok(list) => list,
-        Err(e) if e.is_data() => {
-            let detail = "the body is a list of metrics";
-            return Err(Problem::at(StatusCode::BAD_REQUEST, "wrong_type", "", detail));
-        }
-        Err(e) => return Err(body::syntax_problem(&e)),
-    };
-    if list.len() > METRICS_MAX {
-        let detail = format!("{} metrics, {METRICS_MAX} are allowed in one request", list.len());
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_metrics", detail));
-    }
+fn read_rows(body: &JsonBody, origin: Origin, now_ms: i64, strict: bool) -> Result<MetricRows, Problem> {
     let source_id = origin.source_id.clone();
     let mut rows = MetricRows::new(Batch::new(origin), &source_id, now_ms);
     let mut issues = Issues::new(strict);
-    for (index, raw) in list.iter().enumerate() {
-        let value: Value = serde_json::from_str(raw.get()).map_err(|e| body::syntax_problem(&e))?;
-        rows.add(index as u32, &value, &mut issues);
-    }
+    let mut index = 0;
+    body.each_element(|value| {
+        if index == METRICS_MAX {
+            let detail = format!("more than {METRICS_MAX} metrics in one request");
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_metrics", detail));
+        }
+        rows.add(index, &value, &mut issues);
+        index += 1;
+        Ok(())
+    })?;
     issues.into_result()?;
     Ok(rows)
 }

@@ -1,21 +1,23 @@
 //! A bound on the bytes of all request bodies that are being worked on.
 //!
-//! A request reserves what its body may become: its declared length, or the limit of a body when it has none or is
-//! compressed. Remote write and OTLP count their own bytes and are not counted here.
+//! A request takes room as its body arrives, and at its end what it may inflate to; see [`super::arriving`]. A body that is
+//! announced as too large is refused before it comes. Remote write and OTLP count their own bytes and are not counted here.
 
 use std::sync::Arc;
 
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use tokio::sync::Semaphore;
 
+use super::arriving::{Arriving, Fault, Toll, UNIT_BYTES};
 use crate::otlp;
 use crate::rest::problem::Problem;
 
-/// What one permit stands for.
-const UNIT_BYTES: usize = 4 << 10;
+/// Deflate makes a byte of at most so many.
+const GZIP_GROWTH_MAX: u64 = 1_032;
 
 /// The bytes that are left.
 #[derive(Clone)]
@@ -27,54 +29,85 @@ pub struct Inflight {
 impl Inflight {
     /// Starts with all bytes free.
     pub fn new(inflight_bytes_max: usize, body_bytes_max: usize) -> Inflight {
-        let units = (inflight_bytes_max.max(body_bytes_max) / UNIT_BYTES + 1).min(Semaphore::MAX_PERMITS);
-        Inflight { units: Arc::new(Semaphore::new(units)), body_bytes_max }
+        let units = inflight_bytes_max.max(body_bytes_max) / UNIT_BYTES as usize + 1;
+        Inflight { units: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))), body_bytes_max }
     }
 
-    fn units_of(&self, headers: &HeaderMap) -> u32 {
-        let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-        let bytes = match declared {
-            Some(n) if !headers.contains_key(header::CONTENT_ENCODING) => n.min(self.body_bytes_max),
-            _ => self.body_bytes_max,
-        };
-        u32::try_from(bytes / UNIT_BYTES + 1).unwrap_or(u32::MAX)
+    fn toll(&self, headers: &HeaderMap, counts_itself: bool) -> Arc<Toll> {
+        let growth = if headers.contains_key(header::CONTENT_ENCODING) { GZIP_GROWTH_MAX } else { 1 };
+        Toll::new((!counts_itself).then(|| self.units.clone()), growth, self.body_bytes_max as u64)
+    }
+
+    fn is_too_large(&self, headers: &HeaderMap) -> bool {
+        let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        declared.is_some_and(|n| n > self.body_bytes_max as u64)
     }
 }
 
-/// Reserves, runs, gives back; a layer of the router.
+/// Charges, runs, gives back; a layer of the router.
 pub async fn bound(State(inflight): State<Inflight>, request: Request, next: Next) -> Response {
-    let bodiless = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
-    let path = request.uri().path();
-    if bodiless || path == "/api/v1/write" || otlp::PATHS.contains(&path) {
+    if request.body().is_end_stream() {
         return next.run(request).await;
     }
-    let units = inflight.units_of(request.headers());
-    let Ok(_permit) = inflight.units.clone().try_acquire_many_owned(units) else {
-        let detail = "too many request bodies are being worked on; try again in a moment";
-        let mut problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
-        problem.retryable = true;
-        let mut response = problem.into_response();
-        response.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("1"));
-        return response;
+    let path = request.uri().path();
+    let counts_itself = path == "/api/v1/write" || otlp::PATHS.contains(&path);
+    if !counts_itself && inflight.is_too_large(request.headers()) {
+        let detail = format!("the body is larger than {} bytes", inflight.body_bytes_max);
+        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail).into_response();
+    }
+    let toll = inflight.toll(request.headers(), counts_itself);
+    let response = next.run(request.map(|body| Body::new(Arriving::new(body, toll.clone())))).await;
+    match toll.fault() {
+        None => response,
+        Some(fault) => given_up(fault),
+    }
+}
+
+/// What whoever read the body made of its end is not the reason.
+fn given_up(fault: Fault) -> Response {
+    let (status, code) = match fault {
+        Fault::Late => (StatusCode::REQUEST_TIMEOUT, "body_too_slow"),
+        Fault::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
     };
-    next.run(request).await
+    Problem::new(status, code, format!("{fault}; try again")).retry_after_ms(1_000).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::Router;
+    use axum::body::Bytes;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::post;
+    use tower::ServiceExt;
 
-    #[test]
-    fn what_a_body_may_become_is_reserved() {
+    async fn status(router: &Router, body: Body, declared: Option<u64>) -> u16 {
+        let mut request = http::Request::post("/").body(body).unwrap();
+        if let Some(n) = declared {
+            request.headers_mut().insert(header::CONTENT_LENGTH, http::HeaderValue::from(n));
+        }
+        router.clone().oneshot(request).await.unwrap().status().as_u16()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn announced_bodies_keep_nobody_out_and_slow_ones_are_told() {
         let inflight = Inflight::new(1 << 20, 64 << 10);
-        let units = |pairs: &[(header::HeaderName, &str)]| {
-            let pair = |(n, v): &(header::HeaderName, &str)| (n.clone(), http::HeaderValue::from_str(v).unwrap());
-            inflight.units_of(&pairs.iter().map(pair).collect())
-        };
-        assert_eq!(units(&[(header::CONTENT_LENGTH, "100")]), 1);
-        assert_eq!(units(&[(header::CONTENT_LENGTH, "8192")]), 3);
-        assert_eq!(units(&[]), 17);
-        assert_eq!(units(&[(header::CONTENT_LENGTH, "100"), (header::CONTENT_ENCODING, "gzip")]), 17);
-        assert_eq!(units(&[(header::CONTENT_LENGTH, "99999999999")]), 17);
+        let taken = |body: Bytes| async move { body.len().to_string() };
+        let router = Router::new().route("/", post(taken)).layer(from_fn_with_state(inflight.clone(), bound));
+        let silent = || Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let waiting: Vec<_> = (0..100)
+            .map(|_| {
+                let router = router.clone();
+                tokio::spawn(async move { status(&router, silent(), Some(60 << 10)).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert_eq!(status(&router, Body::from("x"), None).await, 200);
+        assert_eq!(status(&router, silent(), Some(u64::MAX / 2)).await, 413);
+        for one in waiting {
+            assert_eq!(one.await.unwrap(), 408);
+        }
+        let _all = inflight.units.clone().try_acquire_many_owned(257).unwrap();
+        assert_eq!(status(&router, Body::from("x"), None).await, 503);
     }
 }

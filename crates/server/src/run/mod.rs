@@ -7,6 +7,7 @@
 //! 3. stopping takes at most [`parts::SCRAPES_GRACE`] and what the disk needs.
 //! Fails how: whatever keeps the server from starting is one [`RunError`] with a sentence that says what to do.
 
+mod arriving;
 mod gate;
 mod inflight;
 mod jobs;

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -14,7 +13,6 @@ use axum::routing::{get, post};
 use collect::Collector;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
-use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use super::inflight::{self, Inflight};
 use super::landing;
@@ -28,9 +26,6 @@ use crate::rest::{self, Rest};
 use crate::telemetry::HttpMetrics;
 use crate::telemetry::http::count;
 use crate::telemetry::own::Own;
-
-/// A body that says nothing for so long is given up.
-const BODY_SILENCE: Duration = Duration::from_secs(30);
 
 /// The state of all routes. Cheap to clone.
 #[derive(Clone)]
@@ -82,7 +77,6 @@ pub fn router(app: App, http: Arc<HttpMetrics>, limits: &LimitSettings) -> Route
         .merge(otlp::router::<App>())
         .fallback(no_such_path)
         .layer(from_fn_with_state(inflight, inflight::bound))
-        .layer(RequestBodyTimeoutLayer::new(BODY_SILENCE))
         .layer(CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| broken(&|| own.count_panic(), &*panic)))
         .layer(CompressionLayer::new())
         .layer(map_response(no_sniffing))
