@@ -4,38 +4,48 @@
 //! announced as too large is refused before it comes. Remote write and OTLP count their own bytes and are not counted here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
+use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 
-use super::arriving::{Arriving, Fault, Toll, UNIT_BYTES};
+use super::arriving::{Arriving, Fault, Pace, Toll, UNIT_BYTES};
 use crate::otlp;
 use crate::rest::problem::Problem;
 
 /// Deflate makes a byte of at most so many.
 const GZIP_GROWTH_MAX: u64 = 1_032;
 
+/// How long a body is listened to that is refused anyway.
+const DISCARD_MAX: Duration = Duration::from_millis(500);
+
 /// The bytes that are left.
 #[derive(Clone)]
 pub struct Inflight {
     units: Arc<Semaphore>,
     body_bytes_max: usize,
+    pace: Pace,
 }
 
 impl Inflight {
     /// Starts with all bytes free.
     pub fn new(inflight_bytes_max: usize, body_bytes_max: usize) -> Inflight {
         let units = inflight_bytes_max.max(body_bytes_max) / UNIT_BYTES as usize + 1;
-        Inflight { units: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))), body_bytes_max }
+        Inflight {
+            units: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+            body_bytes_max,
+            pace: Pace::default(),
+        }
     }
 
     fn toll(&self, headers: &HeaderMap, counts_itself: bool) -> Arc<Toll> {
         let growth = if headers.contains_key(header::CONTENT_ENCODING) { GZIP_GROWTH_MAX } else { 1 };
-        Toll::new((!counts_itself).then(|| self.units.clone()), growth, self.body_bytes_max as u64)
+        Toll::new(self.pace, (!counts_itself).then(|| self.units.clone()), growth, self.body_bytes_max as u64)
     }
 
     fn is_too_large(&self, headers: &HeaderMap) -> bool {
@@ -52,6 +62,7 @@ pub async fn bound(State(inflight): State<Inflight>, request: Request, next: Nex
     let path = request.uri().path();
     let counts_itself = path == "/api/v1/write" || otlp::PATHS.contains(&path);
     if !counts_itself && inflight.is_too_large(request.headers()) {
+        discard(request.into_body()).await;
         let detail = format!("the body is larger than {} bytes", inflight.body_bytes_max);
         return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail).into_response();
     }
@@ -61,6 +72,12 @@ pub async fn bound(State(inflight): State<Inflight>, request: Request, next: Nex
         None => response,
         Some(fault) => given_up(fault),
     }
+}
+
+/// Takes the body of a sender that reads its answer only when it is through; for a moment, and without keeping it.
+async fn discard(mut body: Body) {
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    let _ = tokio::time::timeout(DISCARD_MAX, all).await;
 }
 
 /// What whoever read the body made of its end is not the reason.
@@ -89,9 +106,10 @@ mod tests {
         router.clone().oneshot(request).await.unwrap().status().as_u16()
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn announced_bodies_keep_nobody_out_and_slow_ones_are_told() {
-        let inflight = Inflight::new(1 << 20, 64 << 10);
+        let pace = Pace { silence_max: Duration::from_millis(700), bytes_per_second_min: 1 << 10 };
+        let inflight = Inflight { pace, ..Inflight::new(1 << 20, 64 << 10) };
         let taken = |body: Bytes| async move { body.len().to_string() };
         let router = Router::new().route("/", post(taken)).layer(from_fn_with_state(inflight.clone(), bound));
         let silent = || Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());

@@ -119,15 +119,25 @@ pub async fn run(options: Options, ready: impl FnOnce(SocketAddr)) -> Result<(),
     loop {
         match signals.next().await {
             Signal::Stop => break,
-            Signal::Reload => {
-                // The reloader logs how it went.
-                let _ = server.reload().await;
-            }
+            Signal::Reload if reload_or_stop(&server, &mut signals).await => break,
+            Signal::Reload => {}
         }
     }
     tracing::info!("stopping");
     server.stop().await;
     Ok(())
+}
+
+/// Reloads; tells whether it was told to stop meanwhile, which must not wait for a file that does not come.
+async fn reload_or_stop(server: &Server, signals: &mut Signals) -> bool {
+    let mut reloading = std::pin::pin!(server.reload());
+    loop {
+        tokio::select! {
+            // The reloader logs how it went.
+            _ = reloading.as_mut() => return false,
+            signal = signals.next() => if signal == Signal::Stop { return true },
+        }
+    }
 }
 
 /// A server in this process.
