@@ -92,6 +92,14 @@ pub fn resolve(target_url: &str, parts: &UrlParts, policy: &AddressPolicy) -> Re
             return error("scheme", "conflicting_url", format!("scheme contradicts target_url, which says {given}"));
         }
     }
+    if given_scheme.is_none() && rest.split('/').next().is_some_and(|authority| authority.ends_with(':')) {
+        // `file:/etc/passwd` is not a host without a port.
+        return error(
+            "target_url",
+            "invalid_url",
+            "target_url is host:port, or a URL that begins with http:// or https://",
+        );
+    }
     let scheme = given_scheme.or(scheme).unwrap_or_else(|| "http".to_owned());
     let mut url = match Url::parse(&format!("{scheme}://{rest}")) {
         Ok(url) => url,
@@ -229,6 +237,8 @@ mod tests {
             "http://[::ffff:169.254.169.254]/",
             "http://[::ffff:a9fe:a9fe]/",
             "http://[64:ff9b::a9fe:a9fe]/",
+            "http://[64:ff9b:1::a9fe:a9fe]/",
+            "http://[::ffff:0:169.254.169.254]/",
             "http://[fe80::1]/",
             "http://[fd00:ec2::254]/",
             "http://0.0.0.0:80/",
@@ -253,6 +263,8 @@ mod tests {
             "",
             "http://",
             "file:///etc/passwd",
+            "FILE:/etc/passwd",
+            "h:",
             "gopher://h",
             "http://h:99999",
             "http://h:0",

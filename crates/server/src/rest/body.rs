@@ -20,7 +20,9 @@ use super::problem::Problem;
 use crate::prom::params::Params;
 
 /// What is set aside for a body before it is there.
-const FIRST_BYTES_MAX: u64 = 1 << 20;
+const FIRST_BYTES_MAX: u64 = 64 << 10;
+/// A body gets room in few large steps: while it is copied both copies are in memory, what is only set aside is not.
+const GROWTH: usize = 16;
 /// Characters of an `Idempotency-Key`.
 const KEY_CHARS_MAX: usize = 200;
 
@@ -80,6 +82,10 @@ async fn collect(mut body: Body, bytes_max: usize) -> Result<Vec<u8>, Problem> {
         let Ok(data) = frame.map_err(incomplete)?.into_data() else { continue };
         if bytes.len() + data.len() > bytes_max {
             return Err(too_large(bytes_max));
+        }
+        let wanted = bytes.len() + data.len();
+        if wanted > bytes.capacity() {
+            bytes.reserve_exact(wanted.max(bytes.capacity().saturating_mul(GROWTH).min(bytes_max)) - bytes.len());
         }
         bytes.extend_from_slice(&data);
     }
@@ -362,6 +368,53 @@ mod tests {
         assert_eq!(status(&[("content-encoding", "gzip")], gzip(&[b' '; 1_000])).await, 200);
         assert_eq!(status(&[("content-encoding", "gzip")], gzip(&vec![b' '; 10_000_000])[..900].to_vec()).await, 413);
         assert_eq!(status(&[("content-encoding", "gzip")], b"not gzip".to_vec()).await, 400);
+    }
+
+    async fn received(pairs: &[(&'static str, &'static str)], body: Vec<u8>) -> JsonBody {
+        receive(&headers(pairs), Body::from(body), 1_000).await.unwrap_or_else(|p| panic!("{}", p.detail))
+    }
+
+    #[tokio::test]
+    async fn elements_come_one_at_a_time_plain_and_inflated() {
+        let text = br#"[1, -2, 2.5, "\u00e9", null, true, {"a": [{}]}]"#.to_vec();
+        let expected: Value = parse(&text).unwrap_or_default();
+        let packed = gzip(&text);
+        let (plain, packed) = (received(&[], text).await, received(&[("content-encoding", "gzip")], packed).await);
+        for body in [&plain, &packed] {
+            let mut got = Vec::new();
+            let done = body.each_element(|value| {
+                got.push(value);
+                Ok(())
+            });
+            assert_eq!((done, Value::Array(got)), (Ok(()), expected.clone()));
+            let mut seen = 0;
+            let stopped = body.each_element(|_| {
+                seen += 1;
+                Err(Problem::not_found("enough"))
+            });
+            assert_eq!((stopped.map_err(|p| p.status), seen), (Err(404), 1));
+        }
+        assert_eq!(plain.hash_after(b"x").ok(), packed.hash_after(b"x").ok());
+        assert_ne!(plain.hash_after(b"x").ok(), plain.hash_after(b"y").ok());
+    }
+
+    #[tokio::test]
+    async fn lists_that_are_none_are_told_why() {
+        for (text, status, word) in [
+            ("{}", 400, "list of metrics"),
+            ("[1", 400, "EOF"),
+            ("[1] x", 400, "trailing"),
+            (r#"[{"a":1,"a":2}]"#, 400, "twice"),
+        ] {
+            let packed = received(&[("content-encoding", "gzip")], gzip(text.as_bytes())).await;
+            for body in [received(&[], text.into()).await, packed] {
+                let problem = body.each_element(|_| Ok(())).err().unwrap_or_else(|| panic!("{text} is taken"));
+                assert!(problem.status == status && problem.detail.contains(word), "{text}: {}", problem.detail);
+            }
+        }
+        let bomb = received(&[("content-encoding", "gzip")], gzip(&vec![b' '; 100_000])).await;
+        assert_eq!(bomb.each_element(|_| Ok(())).map_err(|p| p.status), Err(413));
+        assert_eq!(bomb.hash_after(b"").map_err(|p| p.status), Err(413));
     }
 
     #[test]

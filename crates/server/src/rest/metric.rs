@@ -19,6 +19,8 @@ use super::registration::SOURCES;
 const NAME_CHARS_MAX: usize = 200;
 /// Labels of one series, without name, job and source type.
 const LABELS_MAX: usize = 64;
+/// Bytes of help and unit.
+const WORDS_BYTES_MAX: usize = 4_096;
 /// Bytes of a label's value.
 const LABEL_VALUE_BYTES_MAX: usize = 4_096;
 /// How far ahead of our clock a sample may be.
@@ -282,8 +284,8 @@ fn read(value: &Value, pointer: &str, now_ms: i64, issues: &mut Issues) -> Optio
     let source = f.word("source", &SOURCES);
     let ts_ms = f.time_ms("timestamp");
     let start_ms = f.time_ms("start_timestamp");
-    let help = f.string("help_text").unwrap_or_default().to_owned();
-    let unit = f.string("unit").unwrap_or_default().to_owned();
+    let help = words(&mut f, "help_text");
+    let unit = words(&mut f, "unit");
     let exemplar = read_exemplar(&mut f, ts_ms.unwrap_or(now_ms));
     f.finish();
     Some(Metric {
@@ -394,6 +396,17 @@ fn read_pairs(f: &mut Fields, name: &'static str) -> Option<Vec<(f64, f64)>> {
         out.push((bound, value));
     }
     Some(out)
+}
+
+/// Reads what is kept in memory for each family.
+fn words(f: &mut Fields, name: &'static str) -> String {
+    let text = f.string(name).unwrap_or_default();
+    if text.len() > WORDS_BYTES_MAX {
+        let detail = format!("{name} has {} bytes, {WORDS_BYTES_MAX} are allowed", text.len());
+        f.issue(Severity::Refused, name, "too_long", detail);
+        return String::new();
+    }
+    text.to_owned()
 }
 
 fn read_exemplar(f: &mut Fields, ts_ms: i64) -> Option<(Labels, i64, f64)> {

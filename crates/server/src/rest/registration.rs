@@ -30,7 +30,7 @@ const INTERVAL_MS_DEFAULT: u64 = 15_000;
 const TIMEOUT_MS_DEFAULT: u64 = 10_000;
 const INTERVAL_MS_MIN: u64 = 10;
 const INTERVAL_MS_MAX: u64 = 7 * 86_400_000;
-const BODY_BYTES_MAX: u64 = 1 << 30;
+const BODY_BYTES_MAX: u64 = 256 << 20;
 
 /// The specification's MetricSource.
 pub const SOURCES: [(&str, &str); 5] = [
