@@ -51,7 +51,8 @@ fn same_prefix(a: u128, b: u128, bits: u8, width: u8) -> bool {
     (a ^ b).checked_shr(shift).unwrap_or(0) == 0
 }
 
-/// Takes the clothes off: `::ffff:a.b.c.d`, `64:ff9b::/96` (NAT64) and `2002::/16` (6to4) reach an IPv4 address.
+/// Takes the clothes off: `::ffff:a.b.c.d`, `64:ff9b::/96` and `64:ff9b:1::/48` (NAT64), `::ffff:0:a.b.c.d` (SIIT), `2002::/16`
+/// (6to4), `2001::/32` (Teredo) and ISATAP reach an IPv4 address.
 fn plain(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
     if let Some(v4) = v6.to_ipv4_mapped() {
@@ -60,7 +61,9 @@ fn plain(ip: IpAddr) -> IpAddr {
     let s = v6.segments();
     let v4 = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     match s {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 1, _, _, _, high, low] => v4(high, low),
+        [0, 0, 0, 0, 0xffff, 0, high, low] | [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => v4(high, low),
+        [0x2001, 0, _, _, _, _, high, low] => v4(!high, !low),
         [0x2002, high, low, ..] => v4(high, low),
         // The deprecated "IPv4-compatible" form; `::` and `::1` are themselves.
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 => v4(high, low),
@@ -207,6 +210,10 @@ mod tests {
             "64:ff9b::a9fe:a9fe",
             "2002:a9fe:a9fe::1",
             "::169.254.169.254",
+            "64:ff9b:1::a9fe:a9fe",
+            "::ffff:0:169.254.169.254",
+            "2001:db8::5efe:169.254.169.254",
+            "2001:0:1:2:3:4:5601:5601",
             "fe80::1",
             "fd00:ec2::254",
             "0.0.0.0",

@@ -29,6 +29,10 @@ const UP: SeriesIndex = SeriesIndex(0);
 const TYPES: usize = 8;
 /// Memory that the native histograms of one body may take: a few bytes of the body can make hundreds.
 const HISTOGRAM_BYTES_MAX: usize = 256 << 20;
+/// Samples of one body: a few bytes make one of 25, and more would not fit into a record of the log anyway.
+const SAMPLES_MAX: u64 = 4_000_000;
+/// Bytes of a family's help and unit that are kept.
+const WORDS_BYTES_MAX: usize = 4 << 10;
 /// Exemplars taken of one body.
 const EXEMPLARS_MAX: usize = 1 << 17;
 
@@ -61,6 +65,15 @@ struct Placed {
     verdict: Verdict,
     /// Its value is the start time of the point before.
     created: bool,
+}
+
+/// Gives the beginning of a text that is kept for every family, by every scrape, in memory.
+fn shortened(text: &str) -> &str {
+    let mut end = text.len().min(WORDS_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Reads one body.
@@ -154,6 +167,10 @@ impl<'a> Intake<'a> {
                 line += 1;
                 self.take(entry, reading, parser, false);
             }
+            if self.taken.samples > SAMPLES_MAX {
+                let text = format!("more than {SAMPLES_MAX} samples");
+                return Err(Failure::Rule(ScrapeError::new(ScrapeErrorKind::BodyTooLarge, text)));
+            }
             let Some(item) = parser.next() else { return Ok(()) };
             let (known, reading) = match item.map_err(Failure::Syntax)? {
                 Item::Sample { key, reading } => {
@@ -185,12 +202,12 @@ impl<'a> Intake<'a> {
             Item::Help { name, help } => {
                 let family = self.family_named(name);
                 family.help.clear();
-                family.help.push_str(&help);
+                family.help.push_str(shortened(&help));
             }
             Item::Unit { name, unit } => {
                 let family = self.family_named(name);
                 family.unit.clear();
-                family.unit.push_str(unit);
+                family.unit.push_str(shortened(unit));
             }
             Item::Sample { .. } | Item::Nothing => {}
         }

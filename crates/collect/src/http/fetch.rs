@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use url::{Position, Url};
 
 use crate::http::accept::accept_header;
-use crate::http::body::{body_limit, too_large};
+use crate::http::body::{FIRST_BYTES_MAX, body_limit, grow, too_large};
 use crate::http::connection::{Connection, Dial};
 use crate::http::settings::{Auth, Secret};
 use crate::outcome::{ScrapeError, ScrapeErrorKind};
@@ -178,7 +178,7 @@ impl<'a> Fetch<'a> {
         if expected > limit {
             return Err(too_large());
         }
-        let mut wire = Vec::with_capacity(expected.min(1 << 20) as usize);
+        let mut wire = Vec::with_capacity(expected.min(FIRST_BYTES_MAX) as usize);
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(broken)?;
             if let Some(data) = frame.data_ref() {
@@ -186,6 +186,7 @@ impl<'a> Fetch<'a> {
                 if self.trace.bytes_wire > limit {
                     return Err(too_large());
                 }
+                grow(&mut wire, data.len(), limit);
                 wire.extend_from_slice(data);
             }
         }
