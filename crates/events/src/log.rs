@@ -175,7 +175,10 @@ impl EventLog {
                 self.shared.duplicates.fetch_add(1, Ordering::Relaxed);
             }
         }
-        self.shared.write()?;
+        // On a full disk they wait in memory; what they are made from is not cut away before they are written.
+        if let Err(error) = self.shared.write() {
+            tracing::warn!("{error}; it is tried again");
+        }
         Ok(restored)
     }
 
