@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod differential;
+mod hostile;
 mod kill;
 mod main_job;
 mod prometheus_api;
