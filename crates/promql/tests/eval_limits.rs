@@ -162,6 +162,19 @@ fn a_query_stops_when_told_or_when_its_time_is_over() {
 }
 
 #[test]
+fn labels_do_not_grow_without_end() {
+    let mut text = "label_replace(a, \"x\", \"0123456789\", \"job\", \".*\")".to_owned();
+    for _ in 0..8 {
+        text = format!("label_replace({text}, \"x\", \"$1$1$1$1$1$1$1$1\", \"x\", \"(.*)\")");
+    }
+    let expr = promql::parse(&text).unwrap();
+    match promql::instant(&memory(), &expr, 0, &options(1000)) {
+        Err(EvalError::Execution(text)) => assert!(text.contains("65536"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn samples_and_points_have_limits() {
     let expr = promql::parse("a").unwrap();
     let error = promql::range(&memory(), &expr, 0, 300_000, 15_000, &options(20)).unwrap_err();

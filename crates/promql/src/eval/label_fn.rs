@@ -20,6 +20,18 @@ fn check_name(name: &str, which: &str, function: &str) -> Result<(), EvalError> 
     Ok(())
 }
 
+/// The longest label value that a query may make. Nested calls multiply, so without it a short query fills all memory.
+const LABEL_BYTES_MAX: usize = 64 << 10;
+
+fn check_growth(bytes: usize) -> Result<(), EvalError> {
+    if bytes <= LABEL_BYTES_MAX {
+        return Ok(());
+    }
+    Err(EvalError::Execution(format!(
+        "label_replace() and label_join() make label values of at most {LABEL_BYTES_MAX} bytes"
+    )))
+}
+
 impl Evaluator<'_> {
     #[inline(never)]
     pub(super) fn label_replace(&self, arg: &Expr, texts: &[Expr], frame: &Frame) -> Result<Vector<'_>, EvalError> {
@@ -29,11 +41,13 @@ impl Evaluator<'_> {
         let regex = compile_anchored(pattern)
             .map_err(|_| EvalError::Execution(format!("invalid regular expression in label_replace(): {pattern}")))?;
         check_name(dst, "destination", "label_replace")?;
+        let groups = replacement.matches('$').count();
         let mut vector = self.vector(arg, frame)?;
         for series in &mut vector.series {
             self.tick_series()?;
             let value = series.labels.get(src).unwrap_or_default();
             let Some(captures) = regex.captures(value) else { continue };
+            check_growth(replacement.len().saturating_add(value.len().saturating_mul(groups)))?;
             let mut new = String::new();
             captures.expand(replacement, &mut new);
             series.labels = with_label(&series.labels, dst, &new);
@@ -60,6 +74,8 @@ impl Evaluator<'_> {
         for series in &mut vector.series {
             self.tick_series()?;
             let values: Vec<&str> = src.iter().map(|name| series.labels.get(name).unwrap_or_default()).collect();
+            let separators = separator.len().saturating_mul(values.len());
+            check_growth(values.iter().fold(separators, |sum, value| sum.saturating_add(value.len())))?;
             series.labels = with_label(&series.labels, dst, &values.join(separator));
             series.drop_name &= dst != LABEL_NAME;
         }
