@@ -35,7 +35,9 @@ use crate::telemetry::Exposition;
 
 /// Bytes in flight are counted in pieces of this size.
 const PIECE_BYTES: usize = 1024;
-/// Longest time for a body to arrive: it takes room meanwhile.
+/// More memory than this is not set aside on the word of a header.
+const RESERVE_BYTES_MAX: usize = 1 << 20;
+/// Longest time for a body to arrive: what has come of it takes room meanwhile.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a sender that finds no room shall wait, in seconds.
 const RETRY_AFTER_S: u64 = 1;
@@ -312,7 +314,7 @@ impl Writer {
         self.store(arrived, decode, answer).await
     }
 
-    /// Reads a body as soon as there is room for it.
+    /// Reads a body, taking room for what has come: one that is only announced keeps nobody out.
     ///
     /// **Errors** when it is too large, there is no room, or it does not arrive.
     pub(crate) async fn receive(&self, headers: &HeaderMap, body: Body) -> Result<Arrived, Refused> {
@@ -322,15 +324,38 @@ impl Writer {
         if declared.is_some_and(|len| len > limits.body_bytes_max as u64) {
             return Err(body_too_large(limits.body_bytes_max));
         }
-        let len = declared.map_or(limits.body_bytes_max, |len| len as usize);
-        let room = self.acquire(pieces(len).min(self.0.pieces))?;
+        let mut room = self.acquire(1)?;
         let mut buffers = self.0.pool.buffers();
-        buffers.body.reserve(declared.map_or(0, |len| len as usize));
-        match tokio::time::timeout(BODY_TIMEOUT, read_body(body, limits.body_bytes_max, &mut buffers.body)).await {
+        buffers.body.reserve(declared.map_or(0, |len| len as usize).min(RESERVE_BYTES_MAX));
+        let reading = self.read_body(body, &mut buffers.body, &mut room);
+        match tokio::time::timeout(BODY_TIMEOUT, reading).await {
             Ok(read) => read?,
             Err(_) => return Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
         }
         Ok(Arrived { started, received_at_ms: (self.0.parts.now)(), buffers, room })
+    }
+
+    async fn read_body(
+        &self,
+        mut body: Body,
+        into: &mut Vec<u8>,
+        room: &mut OwnedSemaphorePermit,
+    ) -> Result<(), Refused> {
+        let max = self.limits().body_bytes_max;
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|e| Refused::new(StatusCode::BAD_REQUEST, format!("the body cannot be read: {e}")))?;
+            let Some(bytes) = frame.data_ref() else { continue };
+            if into.len() + bytes.len() > max {
+                return Err(body_too_large(max));
+            }
+            let missing = pieces(into.len() + bytes.len()).min(self.0.pieces).saturating_sub(room.num_permits());
+            if missing > 0 {
+                room.merge(self.acquire(missing)?);
+            }
+            into.extend_from_slice(bytes);
+        }
+        Ok(())
     }
 
     fn acquire(&self, pieces: usize) -> Result<OwnedSemaphorePermit, Refused> {
@@ -459,20 +484,6 @@ fn with_written(mut response: Response, written: Written) -> Response {
 
 fn pieces(bytes: usize) -> usize {
     bytes.div_ceil(PIECE_BYTES)
-}
-
-async fn read_body(mut body: Body, max: usize, into: &mut Vec<u8>) -> Result<(), Refused> {
-    while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|e| Refused::new(StatusCode::BAD_REQUEST, format!("the body cannot be read: {e}")))?;
-        if let Some(bytes) = frame.data_ref() {
-            if into.len() + bytes.len() > max {
-                return Err(body_too_large(max));
-            }
-            into.extend_from_slice(bytes);
-        }
-    }
-    Ok(())
 }
 
 fn body_too_large(max: usize) -> Refused {

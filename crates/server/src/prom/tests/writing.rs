@@ -213,21 +213,38 @@ async fn bodies_and_bytes_in_flight_have_limits() {
     let torn = futures_util::stream::iter([Ok(Bytes::from_static(&[0])), Err(std::io::Error::other("torn"))]);
     world.send("POST", "/api/v1/write", &USUAL, Body::from_stream(torn)).await.expect(400, "torn");
 
-    // A body that never ends holds its room until its client goes away.
-    let waiting = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&waiting);
-    let never = futures_util::stream::poll_fn(move |_| {
-        flag.store(true, Ordering::SeqCst);
-        std::task::Poll::<Option<Result<Bytes, std::io::Error>>>::Pending
-    });
-    let request = Request::builder().method("POST").uri("/api/v1/write").body(Body::from_stream(never)).unwrap();
-    let slow = tokio::spawn(world.app.clone().oneshot(request));
-    until(|| waiting.load(Ordering::SeqCst)).await;
+    // A body that is only announced keeps nobody out; what has come of others does, until their clients go away.
+    let silent = stalled(&world, 0).await;
+    world.write(body.clone()).await.expect(204, "");
+    silent.abort();
+    // 8,000 bytes are seven pieces of 1,024: four and three.
+    let half = stalled(&world, 3_900).await;
+    let other_half = stalled(&world, 2_900).await;
     let answer = world.write(body.clone()).await.expect(503, "in flight");
     assert_eq!(answer.headers["retry-after"], "1");
-    slow.abort();
-    assert!(slow.await.unwrap_err().is_cancelled());
+    for slow in [half, other_half] {
+        slow.abort();
+        assert!(slow.await.unwrap_err().is_cancelled());
+    }
     world.write(body).await.expect(204, "");
+}
+
+/// Sends so many bytes of a body, waits until they are taken, and sends no more.
+async fn stalled(world: &World, bytes: usize) -> tokio::task::JoinHandle<impl std::fmt::Debug> {
+    let waiting = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&waiting);
+    let mut first = (bytes > 0).then(|| Bytes::from(vec![0; bytes]));
+    let body = futures_util::stream::poll_fn(move |_| match first.take() {
+        Some(bytes) => std::task::Poll::Ready(Some(Ok::<_, std::io::Error>(bytes))),
+        None => {
+            flag.store(true, Ordering::SeqCst);
+            std::task::Poll::Pending
+        }
+    });
+    let request = Request::builder().method("POST").uri("/api/v1/write").body(Body::from_stream(body)).unwrap();
+    let call = tokio::spawn(world.app.clone().oneshot(request));
+    until(|| waiting.load(Ordering::SeqCst)).await;
+    call
 }
 
 #[tokio::test(flavor = "multi_thread")]
