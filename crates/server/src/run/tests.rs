@@ -197,7 +197,7 @@ async fn events_are_derived_again_from_the_stores_log() {
     let mut server = Server::bind(options(dir.path(), None)).await.unwrap();
     server.open().await.unwrap();
     for i in 0..3 {
-        let body = format!(r#"[{{"name": "a", "metric_type": "GAUGE", "value": {i}, "source": "APPLICATION"}}]"#);
+        let body = format!(r#"[{{"name": "a{i}", "metric_type": "GAUGE", "value": 1, "source": "APPLICATION"}}]"#);
         assert_eq!(send(server.address(), "POST", "/api/v1/metrics/custom", &body).await.0, 200);
     }
     server.stop().await;
