@@ -36,6 +36,8 @@ pub struct StoreConfig {
     pub late_flush_ms: i64,
     /// A segment of the log that has grown to this is followed by a new one.
     pub segment_bytes_max: u64,
+    /// When so much of the log has come since the last checkpoint, the next one is due: a start replays about so much.
+    pub checkpoint_bytes: u64,
     /// Largest record.
     pub batch_bytes_max: u64,
     /// Records that wait for the disk and for the head, together.
@@ -67,7 +69,8 @@ impl Default for StoreConfig {
             window_ms: 3_600_000,
             window_grace_ms: 600_000,
             late_flush_ms: 900_000,
-            segment_bytes_max: 128 << 20,
+            segment_bytes_max: 32 << 20,
+            checkpoint_bytes: 64 << 20,
             batch_bytes_max: 64 << 20,
             queue_bytes_max: 128 << 20,
             queue_wait_ms: 5_000,

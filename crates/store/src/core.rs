@@ -12,6 +12,8 @@ use sys::{Clock, Fs};
 
 use crate::attrs::AttrsTable;
 use crate::blocks::BlockSet;
+use crate::checkpoint::Checkpoints;
+use crate::chunk_file::LookUps;
 use crate::config::StoreConfig;
 use crate::exemplars::{Exemplar, Exemplars};
 use crate::head::{Head, unknown_series};
@@ -32,6 +34,28 @@ pub struct Applied {
     pub series_log: Option<SeriesLog>,
 }
 
+/// How far the files beside the log reach: what a replay leaves out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Base {
+    pub ledger: Ledger,
+    /// Samples of records up to here are in chunk files or blocks.
+    pub checkpoint_seq: u64,
+    /// Exemplars of records up to here are in the `exemplars` file.
+    pub exemplars_seq: u64,
+}
+
+impl Base {
+    /// Tells whether a sample of a record is in a chunk file or a block already.
+    pub fn covers(&self, seq: u64, ts_ms: i64) -> bool {
+        seq <= self.checkpoint_seq || self.ledger.covers(seq, ts_ms)
+    }
+
+    /// Gives the last record whose counts are in the totals of a file.
+    pub fn counted_seq(&self) -> u64 {
+        self.ledger.seq.max(self.checkpoint_seq)
+    }
+}
+
 /// Shared by submitters, the commit thread, the apply thread, readers and maintenance.
 pub struct Core {
     pub config: StoreConfig,
@@ -45,6 +69,9 @@ pub struct Core {
     pub exemplars: RwLock<Exemplars>,
     pub applied: Mutex<Applied>,
     pub ledger: Mutex<Ledger>,
+    pub checkpoints: Mutex<Checkpoints>,
+    /// What reads of chunk files meet.
+    pub look_ups: Arc<LookUps>,
     pub blocks: Box<dyn BlockSet>,
     pub epoch: u64,
     pub generation: AtomicU64,
@@ -138,27 +165,30 @@ impl Core {
     }
 
     /// Brings a record of an earlier life into the head; gives its counts, and how many samples had no series.
-    pub fn apply_record(&self, record: &Record, seq: u64, ledger: &Ledger) -> (Counts, u64) {
+    pub fn apply_record(&self, record: &Record, seq: u64, base: &Base) -> (Counts, u64) {
         let mut applied = self.applied.lock();
         self.define(&mut applied, &record.origin, &record.definitions);
-        let wanted = record.samples.iter().filter(|s| !ledger.covers(seq, s.ts_ms)).map(|s| (s.id, s.ts_ms, s.value));
+        let wanted = record.samples.iter().filter(|s| !base.covers(seq, s.ts_ms)).map(|s| (s.id, s.ts_ms, s.value));
         let (mut counts, mut orphans) = (record.decided, 0);
         let mut decided = |verdict: Option<Verdict>| {
             orphans += u64::from(verdict.is_none());
             counts.add(verdict.unwrap_or_else(unknown_series));
         };
         self.head.apply(wanted, &mut decided);
-        let wanted = record.histograms.iter().filter(|h| !ledger.covers(seq, h.ts_ms));
+        let wanted = record.histograms.iter().filter(|h| !base.covers(seq, h.ts_ms));
         self.head.apply_histograms(wanted.map(|h| (h.id, h.ts_ms, &h.bytes)), &mut decided);
         let mut metadata = self.metadata.write();
         record.families.iter().for_each(|family| metadata.add(family));
-        let mut exemplars = self.exemplars.write();
-        for e in &record.exemplars {
-            exemplars.add(e.id, Exemplar { labels: e.labels.clone(), ts_ms: e.ts_ms, value: e.value });
+        drop(metadata);
+        if seq > base.exemplars_seq && !record.exemplars.is_empty() {
+            let mut exemplars = self.exemplars.write();
+            for e in &record.exemplars {
+                exemplars.add(e.id, Exemplar { labels: e.labels.clone(), ts_ms: e.ts_ms, value: e.value });
+            }
         }
         applied.seq = applied.seq.max(seq);
         applied.records += 1;
-        if seq > ledger.seq {
+        if seq > base.counted_seq() {
             applied.totals.merge(&counts);
         }
         (counts, orphans)

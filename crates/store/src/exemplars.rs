@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 use model::Labels;
 
+use crate::coding::{Cursor, Malformed, put_bytes, put_signed, put_varint};
+
 /// A value with a pointer to what caused it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Exemplar {
@@ -49,5 +51,32 @@ impl Exemplars {
     /// Visits all.
     pub fn iter(&self) -> impl Iterator<Item = &(u32, Exemplar)> {
         self.ring.iter()
+    }
+
+    /// Gives the bytes of the `exemplars` file: all, as of a record.
+    pub fn encode(&self, seq: u64) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.ring.len() * 48 + 16);
+        put_varint(&mut out, seq);
+        put_varint(&mut out, self.ring.len() as u64);
+        for (series, exemplar) in &self.ring {
+            put_varint(&mut out, u64::from(*series));
+            put_signed(&mut out, exemplar.ts_ms);
+            out.extend_from_slice(&exemplar.value.to_bits().to_le_bytes());
+            put_bytes(&mut out, exemplar.labels.as_bytes());
+        }
+        out
+    }
+
+    /// Adds what the `exemplars` file has; gives the record as of which it is.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<u64, Malformed> {
+        let mut cursor = Cursor::new(bytes);
+        let seq = cursor.varint()?;
+        for _ in 0..cursor.count()? {
+            let series = u32::try_from(cursor.varint()?).map_err(|_| Malformed)?;
+            let (ts_ms, value) = (cursor.signed()?, f64::from_bits(cursor.u64_le()?));
+            let labels = Labels::from_bytes(cursor.bytes()?).ok_or(Malformed)?;
+            self.add(series, Exemplar { labels, ts_ms, value });
+        }
+        Ok(seq)
     }
 }

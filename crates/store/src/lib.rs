@@ -6,7 +6,9 @@
 
 mod attrs;
 mod blocks;
+mod checkpoint;
 mod chunk;
+mod chunk_file;
 mod coding;
 mod config;
 mod core;
@@ -20,6 +22,7 @@ mod metadata;
 mod pipeline;
 mod recover;
 mod registry;
+mod restore;
 mod select;
 mod series_log;
 mod stats;

@@ -1,7 +1,8 @@
 //! The store's slow work: windows into blocks, cutting the log, retention, forgetting idle series.
 //!
-//! A checkpoint goes: freeze (under the apply lock, so that it falls between two records) → blocks durable and
-//! published → series log and metadata durable → ledger durable → frozen chunks dropped → segments cut. A crash
+//! Closing windows goes: freeze (under the apply lock, so that it falls between two records) → blocks durable and
+//! published → series log and metadata durable → ledger durable → frozen chunks dropped → chunk files
+//! without other chunks removed → segments cut. A crash
 //! between any two leaves a log that holds more than it needs, never less.
 
 use std::collections::BTreeSet;
@@ -23,6 +24,9 @@ use crate::wal::segment::file_name;
 
 /// How long forgetting series may hold up the submitters.
 const FORGET_WAIT: Duration = Duration::from_secs(2);
+
+/// How many series go into a block between two looks at the log.
+const SERIES_PER_LOOK: usize = 4096;
 
 /// When which slow work was last done.
 #[derive(Default)]
@@ -61,7 +65,7 @@ pub enum MaintenanceError {
     },
 }
 
-fn failed(verb: &'static str) -> impl FnOnce(io::Error) -> MaintenanceError {
+pub(crate) fn failed(verb: &'static str) -> impl FnOnce(io::Error) -> MaintenanceError {
     move |error| MaintenanceError::Io { verb, error }
 }
 
@@ -80,13 +84,15 @@ impl Store {
             now_ms < last || now_ms.saturating_sub(last) >= config.late_flush_ms
         });
         let mut report = MaintenanceReport::default();
+        let checkpoint = self.checkpoint_if_due();
         if self.core.blocks.takes_windows() && (closed_ms > done_ms || late_due) {
-            report = self.checkpoint(closed_ms.max(done_ms))?;
+            report = self.close_windows(closed_ms.max(done_ms))?;
             schedule.last_late_flush_ms = Some(now_ms);
         }
         report.blocks_dropped =
             self.core.blocks.drop_before(self.core.retention_start_ms()).map_err(MaintenanceError::Blocks)?;
         report.blocks_merged = self.core.blocks.tidy(now_ms).map_err(MaintenanceError::Blocks)?;
+        report.segments_cut += checkpoint?;
         Ok(report)
     }
 
@@ -101,24 +107,23 @@ impl Store {
         let window_ms = self.core.config.window_ms;
         let edge_ms = latest_ms.div_euclid(window_ms).saturating_add(1).saturating_mul(window_ms);
         let done_ms = self.core.ledger.lock().before_ms;
-        self.checkpoint(edge_ms.max(done_ms))
+        self.close_windows(edge_ms.max(done_ms))
     }
 
-    fn checkpoint(&self, before_ms: i64) -> Result<MaintenanceReport, MaintenanceError> {
+    fn close_windows(&self, before_ms: i64) -> Result<MaintenanceReport, MaintenanceError> {
         let core = &self.core;
         let mut report = MaintenanceReport::default();
         let (seq, totals) = {
             let applied = core.applied.lock();
             core.head.freeze(before_ms);
+            core.checkpoints.lock().frozen_seq = applied.seq;
             (applied.seq, applied.totals)
         };
         let mut frozen = core.head.frozen();
         frozen.sort_by(|a, b| a.labels.cmp(&b.labels));
-        report.blocks_written = core.write_blocks(&frozen)?;
+        report.blocks_written = self.write_blocks(&frozen)?;
         drop(frozen);
-        core.sync_series_log().map_err(failed("sync the series log"))?;
-        let metadata = core.metadata.read().encode();
-        write_sealed(&*core.fs, &core.config.dir.join("metadata"), &metadata).map_err(failed("write the metadata"))?;
+        core.secure_side_files()?;
         {
             let mut ledger = core.ledger.lock();
             let mut next = *ledger;
@@ -127,18 +132,21 @@ impl Store {
             *ledger = next;
         }
         core.head.drop_frozen();
-        report.segments_cut = self.cut_segments(seq, before_ms).map_err(failed("cut the write-ahead log"))?;
+        core.drop_covered_chunk_files().map_err(failed("write the manifest of the chunk files"))?;
+        let covered = core.checkpoints.lock().manifest.seq;
+        report.segments_cut = self.cut_segments(covered).map_err(failed("cut the write-ahead log"))?;
         report.series_forgotten = self.forget_idle(before_ms).map_err(failed("rewrite the series log"))?;
         Ok(report)
     }
 
-    /// Removes the oldest segments whose samples are all in blocks.
-    fn cut_segments(&self, seq: u64, before_ms: i64) -> io::Result<u64> {
+    /// Removes the oldest segments whose samples are all in blocks, or in chunk files that have all records up to `seq`.
+    pub(crate) fn cut_segments(&self, seq: u64) -> io::Result<u64> {
         self.pipeline.roll();
+        let ledger = *self.core.ledger.lock();
         let covered: Vec<u64> = self.pipeline.with_segments(|segments| {
             // The last one may be growing.
             let full = segments.split_last().map_or(&[][..], |s| s.1);
-            let covered = full.iter().take_while(|s| s.last_seq <= seq && s.max_ts_ms < before_ms);
+            let covered = full.iter().take_while(|s| s.last_seq <= seq || ledger.covers(s.last_seq, s.max_ts_ms));
             covered.map(|s| s.number).collect()
         });
         let dir = self.core.config.dir.join("wal");
@@ -177,10 +185,11 @@ impl Store {
     }
 }
 
-impl Core {
+impl Store {
     /// Writes the frozen chunks, a block for each window; gives how many.
     fn write_blocks(&self, frozen: &[FrozenSeries]) -> Result<u64, MaintenanceError> {
-        let window_ms = self.config.window_ms;
+        let core = &self.core;
+        let window_ms = core.config.window_ms;
         let windows: BTreeSet<i64> = frozen
             .iter()
             .flat_map(|s| s.chunks.iter().chain(&s.histograms))
@@ -189,18 +198,48 @@ impl Core {
         for window in &windows {
             let start_ms = window.saturating_mul(window_ms);
             let range = TimeRange { start_ms, end_ms: start_ms.saturating_add(window_ms - 1) };
-            let mut inputs = frozen.iter().filter_map(|series| self.block_input(series, range));
-            self.blocks.write(range, &mut inputs).map_err(MaintenanceError::Blocks)?;
+            let mut inputs = frozen.iter().enumerate().filter_map(|(n, series)| {
+                if n % SERIES_PER_LOOK == SERIES_PER_LOOK - 1 {
+                    self.checkpoint_meanwhile();
+                }
+                core.block_input(series, range)
+            });
+            core.blocks.write(range, &mut inputs).map_err(MaintenanceError::Blocks)?;
         }
         Ok(windows.len() as u64)
     }
 
+    /// Writing a block of many series takes long: the log must not grow without end meanwhile.
+    fn checkpoint_meanwhile(&self) {
+        if let Err(error) = self.checkpoint_if_due() {
+            tracing::warn!(%error, "no checkpoint while a block is written; it is tried again");
+        }
+    }
+}
+
+impl Core {
     fn block_input(&self, series: &FrozenSeries, range: TimeRange) -> Option<BlockInput> {
         let inside = |all: &[Sealed]| all.iter().filter(|c| range.contains(c.min_ms)).cloned().collect();
+        let (chunks, histograms) = (inside(&series.chunks), inside(&series.histograms));
         let mut samples = Samples::default();
-        Snapshot::of_chunks(inside(&series.chunks), inside(&series.histograms)).read(range, &mut samples);
+        if let Err(error) = Snapshot::of_chunks(chunks, histograms).read(range, &mut samples) {
+            tracing::error!("{error}; what else there is of {} goes into the block", series.labels);
+            samples = Samples::default();
+            let sound =
+                |all: &[Sealed]| all.iter().filter(|c| range.contains(c.min_ms) && c.load().is_ok()).cloned().collect();
+            let sound = Snapshot::of_chunks(sound(&series.chunks), sound(&series.histograms));
+            // What was sound just now and is not any more is lost like the rest.
+            sound.read(range, &mut samples).unwrap_or_default();
+        }
         let attrs = self.attrs.get(series.attrs)?;
         (!samples.is_empty()).then(|| BlockInput { labels: series.labels.clone(), attrs, samples })
+    }
+
+    /// Makes durable what a start needs beside samples, before a part of the log goes.
+    pub(crate) fn secure_side_files(&self) -> Result<(), MaintenanceError> {
+        self.sync_series_log().map_err(failed("sync the series log"))?;
+        let metadata = self.metadata.read().encode();
+        write_sealed(&*self.fs, &self.config.dir.join("metadata"), &metadata).map_err(failed("write the metadata"))
     }
 
     /// Makes all definitions durable outside the log that is about to be cut.

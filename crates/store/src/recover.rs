@@ -13,15 +13,18 @@ use sys::{Clock, Fs};
 
 use crate::attrs::{AttrsTable, SeriesAttrs};
 use crate::blocks::BlockSet;
+use crate::checkpoint::Checkpoints;
+use crate::chunk_file::LookUps;
 use crate::coding::open_sealed;
 use crate::config::{OpenError, StoreConfig};
-use crate::core::{Applied, Core};
+use crate::core::{Applied, Base, Core};
 use crate::exemplars::Exemplars;
 use crate::head::Head;
 use crate::index::Index;
 use crate::ledger::Ledger;
 use crate::metadata::Metadata;
 use crate::registry::Registry;
+use crate::restore;
 use crate::series_log::{self, SeriesLog};
 use crate::wal::frame::SEGMENT_HEADER_BYTES;
 use crate::wal::record;
@@ -52,7 +55,7 @@ pub struct Recovered {
     pub recovery: Recovery,
 }
 
-fn io(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> OpenError {
+pub fn io(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> OpenError {
     let path = path.display().to_string();
     move |error| OpenError::Io { verb, path, error }
 }
@@ -73,7 +76,14 @@ pub fn recover(
     let known = series_log::load(&*fs, &dir).map_err(io("read the series log in", &dir))?;
     recovery.damaged.extend(known.damaged);
 
+    let chunk_dir = dir.join("chunks");
+    let chunks = restore::open_folder(&*fs, &chunk_dir)?;
+    recovery.damaged.extend(chunks.damaged);
+    let look_ups = Arc::new(LookUps::default());
+
     let old_ledger = ledger;
+    let totals = if chunks.manifest.seq > ledger.seq { chunks.manifest.totals } else { ledger.totals };
+    ledger.next_id = ledger.next_id.max(chunks.manifest.next_id);
     let numbers = segment_numbers(&*fs, &wal_dir)?;
     ledger.epoch = ledger.epoch.max(newest_epoch(&*fs, &wal_dir, &numbers)) + 1;
     let metadata = load_metadata(&*fs, &dir, &mut recovery);
@@ -84,7 +94,14 @@ pub fn recover(
         index: RwLock::new(Index::default()),
         metadata: RwLock::new(metadata),
         exemplars: RwLock::new(Exemplars::new(config.exemplars_max)),
-        applied: Mutex::new(Applied { seq: ledger.seq, totals: ledger.totals, records: 0, series_log: None }),
+        applied: Mutex::new(Applied { seq: ledger.seq.max(chunks.manifest.seq), totals, records: 0, series_log: None }),
+        look_ups: look_ups.clone(),
+        checkpoints: Mutex::new(Checkpoints::new(
+            chunks.manifest.clone(),
+            chunks.uneven,
+            chunks.next_number,
+            look_ups.clone(),
+        )),
         blocks,
         epoch: ledger.epoch,
         // Leaves room for as many changes as one start will ever see.
@@ -97,7 +114,13 @@ pub fn recover(
     core.registry.never_again(ledger.next_id.saturating_sub(1).max(known.max_id));
     preload(&core, &known.known);
 
-    let mut replay = Replay { core: &core, ledger: old_ledger, wal_dir: &wal_dir, recovery: &mut recovery };
+    let mut files = chunks.manifest.files;
+    recovery.damaged.extend(restore::restore(&*fs, &chunk_dir, &mut files, &old_ledger, &core.head, &look_ups)?);
+    core.checkpoints.lock().manifest.files = files;
+    let exemplars_seq = load_exemplars(&core, &mut recovery);
+    let base = Base { ledger: old_ledger, checkpoint_seq: chunks.manifest.seq, exemplars_seq };
+
+    let mut replay = Replay { core: &core, base, wal_dir: &wal_dir, recovery: &mut recovery };
     let mut segments = Vec::new();
     for number in &numbers {
         let newest = Some(number) == numbers.last();
@@ -146,6 +169,22 @@ fn load_metadata(fs: &dyn Fs, dir: &Path, recovery: &mut Recovery) -> Metadata {
                 path.display()
             ));
             Metadata::default()
+        }
+    }
+}
+
+/// Gives the last record whose exemplars the file has.
+fn load_exemplars(core: &Core, recovery: &mut Recovery) -> u64 {
+    let path = core.config.dir.join("exemplars");
+    if !core.fs.exists(&path) {
+        return 0;
+    }
+    let bytes = core.fs.read(&path).unwrap_or_default();
+    match open_sealed(&bytes).map(|body| core.exemplars.write().restore(body)) {
+        Some(Ok(seq)) => seq,
+        _ => {
+            recovery.damaged.push(format!("{}: the checksum disagrees; older exemplars are lost", path.display()));
+            0
         }
     }
 }
@@ -199,7 +238,7 @@ fn store_epoch(core: &Core, dir: &Path, recovery: &mut Recovery) -> Result<(), O
 
 struct Replay<'a> {
     core: &'a Core,
-    ledger: Ledger,
+    base: Base,
     wal_dir: &'a Path,
     recovery: &'a mut Recovery,
 }
@@ -241,7 +280,7 @@ impl Replay<'_> {
         info.last_seq = info.last_seq.max(seq);
         let times = record.samples.iter().map(|s| s.ts_ms).chain(record.histograms.iter().map(|h| h.ts_ms));
         info.max_ts_ms = times.fold(info.max_ts_ms, i64::max);
-        let (counts, orphans) = self.core.apply_record(&record, seq, &self.ledger);
+        let (counts, orphans) = self.core.apply_record(&record, seq, &self.base);
         if orphans > 0 {
             self.recovery.damaged.push(format!(
                 "wal segment {name}: record {seq}: {orphans} samples belong to series whose definition is lost"
@@ -256,9 +295,9 @@ impl Replay<'_> {
         }
     }
 
-    /// Of samples that went into blocks the head knows no verdict any more: they count as stored.
+    /// Of samples that are in blocks or chunk files nobody knows the verdict any more: they count as stored.
     fn counts_for_report(&self, seq: u64, decided: &Counts, samples: u64, mut counts: Counts) -> Counts {
-        if seq <= self.ledger.seq {
+        if seq <= self.base.counted_seq() {
             let in_blocks = (decided.received + samples).saturating_sub(counts.received);
             counts.received += in_blocks;
             counts.stored += in_blocks;

@@ -51,8 +51,7 @@ impl SeriesReader for HeadReader {
     }
 
     fn read(&self, range: TimeRange, out: &mut Samples) -> Result<(), SelectError> {
-        self.snapshot.read(narrow(range, self.kept), out);
-        Ok(())
+        self.snapshot.read(narrow(range, self.kept), out).map_err(SelectError::Storage)
     }
 }
 

@@ -29,6 +29,8 @@ pub struct StoreStats {
     pub head_min_ms: Option<i64>,
     /// Last sample time in the head.
     pub head_max_ms: Option<i64>,
+    /// Reads of chunk files, which hold what the head has no room for, that met damage.
+    pub chunks_damaged: u64,
     /// Bytes of the write-ahead log.
     pub wal_bytes: u64,
     /// Its segments.
@@ -87,6 +89,7 @@ impl Store {
             max_ms: span.map(|s| s.1).into_iter().chain(blocks.max_ms).max(),
             head_min_ms: span.map(|s| s.0),
             head_max_ms: span.map(|s| s.1),
+            chunks_damaged: core.look_ups.damaged(),
             wal_bytes,
             wal_segments,
             epoch: core.epoch,

@@ -279,9 +279,15 @@ fn io_error(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> O
 
 /// Makes the directories and their names durable.
 fn prepare_dir(fs: &dyn Fs, dir: &Path) -> Result<(), OpenError> {
-    let wal = dir.join("wal");
-    let missing: Vec<PathBuf> = wal.ancestors().take_while(|p| !fs.exists(p)).map(Path::to_path_buf).collect();
-    fs.create_dir_all(&wal).map_err(io_error("create", &wal))?;
+    for made in ["wal", "chunks"].map(|name| dir.join(name)) {
+        prepare_one(fs, &made)?;
+    }
+    Ok(())
+}
+
+fn prepare_one(fs: &dyn Fs, dir: &Path) -> Result<(), OpenError> {
+    let missing: Vec<PathBuf> = dir.ancestors().take_while(|p| !fs.exists(p)).map(Path::to_path_buf).collect();
+    fs.create_dir_all(dir).map_err(io_error("create", dir))?;
     for made in missing {
         let above = match made.parent() {
             Some(above) if !above.as_os_str().is_empty() => above,

@@ -265,7 +265,7 @@ fn a_series_whose_first_record_did_not_fit_is_defined_by_its_next() {
 #[test]
 fn a_torn_tail_is_cut_off_and_told() {
     let (fs, clock) = (SimFs::seeded(1), clock());
-    let big = StoreConfig { segment_bytes_max: 1 << 20, ..config() };
+    let big = StoreConfig { segment_bytes_max: 1 << 20, checkpoint_bytes: 1 << 20, ..config() };
     let (store, _) = open(&fs, &clock, big.clone()).unwrap();
     (0..3).for_each(|n| assert!(append(&store, &[(n, START_MS, 1.0)]).1.is_ok()));
     drop(store);
@@ -289,7 +289,7 @@ fn a_torn_tail_is_cut_off_and_told() {
 #[test]
 fn any_flipped_byte_of_any_file_costs_at_most_one_record_and_never_a_wrong_value() {
     let (fs, clock) = (SimFs::seeded(1), clock());
-    let big = StoreConfig { segment_bytes_max: 1 << 20, ..config() };
+    let big = StoreConfig { segment_bytes_max: 1 << 20, checkpoint_bytes: 1 << 20, ..config() };
     let mut book = Book::default();
     let (store, _) = open(&fs, &clock, big.clone()).unwrap();
     for n in 0..4 {

@@ -16,10 +16,10 @@ use sys::{Fs, Random, SimClock, SimFs};
 type Sent = BTreeMap<(Labels, i64), BTreeSet<u64>>;
 
 fn big() -> StoreConfig {
-    StoreConfig { segment_bytes_max: 1 << 20, ..config() }
+    StoreConfig { segment_bytes_max: 1 << 20, checkpoint_bytes: 1 << 20, ..config() }
 }
 
-/// A store with everything: two blocks of which one is late, records in blocks and records in the head alone.
+/// A store with everything: three blocks of which one is late, records in blocks, in chunk files and in the head alone.
 fn whole_store(fs: &SimFs, clock: &Arc<SimClock>) -> Sent {
     let mut sent = Sent::new();
     let mut send = |store: &Store, rows: &[(u64, i64, f64)]| {
@@ -51,7 +51,11 @@ fn whole_store(fs: &SimFs, clock: &Arc<SimClock>) -> Sent {
     send(&store, &[(0, START_MS + 7, 8.5), (1, START_MS, 99.0), (5, START_MS + 3, stand_in(1))]);
     clock.advance(WINDOW_MS as u64);
     store.maintain().unwrap();
-    send(&store, &[(0, START_MS + 2 * WINDOW_MS, 1.5), (2, START_MS + 2 * WINDOW_MS, stand_in(4)), row(6, 200)]);
+    for step in 241..300 {
+        send(&store, &[row(0, step), row(2, step)]);
+    }
+    store.checkpoint().unwrap();
+    send(&store, &[(0, START_MS + 2 * WINDOW_MS, 1.5), (2, START_MS + 2 * WINDOW_MS, stand_in(4)), row(6, 302)]);
     assert_eq!(store.stats().blocks.blocks, 3);
     assert!(store.stats().head_samples > 2 && store.stats().head_histograms > 0);
     sent
@@ -81,7 +85,9 @@ fn opened(fs: &SimFs, clock: &Arc<SimClock>, sent: &Sent, what: &str) -> (usize,
             for reader in readers {
                 let mut samples = Samples::default();
                 if let Err(error) = reader.read(TimeRange::ALL, &mut samples) {
-                    assert!(error.to_string().contains("/data/blocks"), "{what}: an error names the file: {error}");
+                    let text = error.to_string();
+                    let named = text.contains("/data/blocks") || text.contains("/data/chunks");
+                    assert!(named, "{what}: an error names the file: {error}");
                     failed = true;
                     continue;
                 }
@@ -111,8 +117,9 @@ fn any_flipped_byte_of_a_whole_store_is_told_or_harmless_and_never_a_wrong_value
     let mut paths = Vec::new();
     files(&fs, Path::new("/data"), &mut paths);
     let names: BTreeSet<String> = paths.iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect();
-    for name in ["00000002.wal", "series.1.log", "ledger.1", "metadata", "histograms.parquet", "postings", "manifest.2"]
-    {
+    let wanted = ["series.1.log", "ledger.1", "metadata", "exemplars", "histograms.parquet", "postings", "manifest.2"];
+    assert!(names.iter().any(|n| n.ends_with(".wal")) && names.iter().any(|n| n.ends_with(".chunks")), "{names:?}");
+    for name in wanted {
         assert!(names.contains(name), "the store has everything: {names:?}");
     }
     let mut at = 0;
@@ -123,9 +130,9 @@ fn any_flipped_byte_of_a_whole_store_is_told_or_harmless_and_never_a_wrong_value
             copy.damage(path, |bytes| bytes[at] ^= 1 << (at % 8)).unwrap();
             let what = format!("{} byte {at}", path.display());
             let (found, told) = opened(&copy, &clock, &sent, &what);
-            // What is less than all is told, and only blocks and log can lose anything.
+            // What is less than all is told, and only blocks, chunk files and log can lose anything.
             assert!(told || found == all, "{what}: {found} of {all} in silence");
-            let kept = path.starts_with("/data/blocks") || path.starts_with("/data/wal");
+            let kept = ["blocks", "chunks", "wal"].iter().any(|dir| path.starts_with(Path::new("/data").join(dir)));
             assert!(kept || found == all, "{what}: {found} of {all}");
             at += 17;
         }

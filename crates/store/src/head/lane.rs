@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use model::{Refusal, TimeRange, Verdict};
 
-use super::slot::{Sealed, window};
+use super::sealed::Sealed;
+use super::slot::window;
 use crate::coding::{Cursor, Malformed, put_bytes, put_signed};
 
 /// As long as a chunk of doubles.
@@ -62,15 +63,38 @@ impl Lane {
         if let Ok(at) = self.open.binary_search_by_key(&ts_ms, |h| h.0) {
             return self.open.get(at).map(|h| *h.1 == *bytes);
         }
-        let covering = |s: &&Sealed| !s.is_frozen() && s.min_ms <= ts_ms && ts_ms <= s.max_ms;
-        self.sealed.iter().filter(covering).find_map(|s| entries(s).find(|e| e.0 == ts_ms).map(|e| e.1 == bytes))
+        let asked = self.sealed.iter().filter(|s| s.answers_for(ts_ms));
+        asked
+            .filter_map(|s| Some((s.look_up()?, s.count)))
+            .find_map(|(run, count)| entries(&run, count).find(|e| e.0 == ts_ms).map(|e| e.1 == bytes))
     }
 
     /// Seals sorted histograms, a run for each window.
     fn seal(&mut self, run: &[(i64, Arc<[u8]>)], window_ms: i64, frozen: u32) {
         for part in run.chunk_by(|a, b| window(a.0, window_ms) == window(b.0, window_ms)) {
-            self.sealed.extend(sealed(part, frozen));
+            self.sealed.extend(sealed(part).map(|run| run.aged(frozen)));
         }
+    }
+
+    /// As [`super::slot::Slot::unwritten`].
+    pub fn unwritten(&self, window_ms: i64, act: &mut dyn FnMut(Option<usize>, &Sealed)) {
+        for (place, run) in self.sealed.iter().enumerate().filter(|r| r.1.in_memory_bytes().is_some()) {
+            act(Some(place), run);
+        }
+        for part in self.open.chunk_by(|a, b| window(a.0, window_ms) == window(b.0, window_ms)) {
+            sealed(part).iter().for_each(|run| act(None, run));
+        }
+    }
+
+    /// Gives a sealed run to change where its bytes are.
+    pub fn sealed_mut(&mut self, place: usize) -> Option<&mut Sealed> {
+        self.sealed.get_mut(place)
+    }
+
+    /// Takes a run of an earlier life.
+    pub fn restore(&mut self, run: Sealed) {
+        self.newest_ms = self.newest_ms.max(run.max_ms);
+        self.sealed.push(run);
     }
 
     /// Marks all histograms before a window's edge as on their way into blocks.
@@ -107,7 +131,8 @@ impl Lane {
     /// Gives the memory it takes.
     pub fn bytes(&self) -> u64 {
         let open = self.open.iter().map(|h| h.1.len() + 48).sum::<usize>();
-        let sealed = self.sealed.iter().map(|s| s.bytes.len() + size_of::<Sealed>() + 16).sum::<usize>();
+        let held = |s: &Sealed| s.in_memory_bytes().map_or(0, |bytes| bytes.len() + 16) + size_of::<Sealed>();
+        let sealed = self.sealed.iter().map(held).sum::<usize>();
         (size_of::<Lane>() + open + sealed) as u64
     }
 
@@ -146,9 +171,24 @@ impl LaneSnapshot {
         self.sealed.is_empty() && self.open.is_empty()
     }
 
+    /// Reads the runs whose bytes are in files.
+    pub fn load(&self) -> Result<LoadedLane<'_>, String> {
+        let loaded = |s: &Sealed| Ok((s.load()?, s.count, s.frozen));
+        Ok(LoadedLane { sealed: self.sealed.iter().map(loaded).collect::<Result<_, String>>()?, open: &self.open })
+    }
+}
+
+/// Those histograms with all their bytes.
+pub struct LoadedLane<'a> {
+    /// Bytes, number, how often frozen.
+    sealed: Vec<(Arc<[u8]>, u16, u32)>,
+    open: &'a [(i64, Arc<[u8]>)],
+}
+
+impl LoadedLane<'_> {
     /// Gives those in a range, times strictly rising, of equal times the first written: time, how often frozen, bytes.
     pub fn in_range(&self, range: TimeRange) -> Vec<(i64, u32, &[u8])> {
-        let sealed = self.sealed.iter().flat_map(|s| entries(s).map(|e| (e.0, s.frozen, e.1)));
+        let sealed = self.sealed.iter().flat_map(|s| entries(&s.0, s.1).map(|e| (e.0, s.2, e.1)));
         let open = self.open.iter().map(|h| (h.0, 0, &*h.1));
         let mut all: Vec<_> = sealed.chain(open).filter(|h| range.contains(h.0)).collect();
         // Stable: what was written first stays in front of its equals.
@@ -159,7 +199,7 @@ impl LaneSnapshot {
 }
 
 /// Seals histograms of one window.
-fn sealed(part: &[(i64, Arc<[u8]>)], frozen: u32) -> Option<Sealed> {
+fn sealed(part: &[(i64, Arc<[u8]>)]) -> Option<Sealed> {
     let (first, last) = (part.first()?.0, part.last()?.0);
     let mut bytes = Vec::new();
     let mut before = 0i64;
@@ -168,11 +208,11 @@ fn sealed(part: &[(i64, Arc<[u8]>)], frozen: u32) -> Option<Sealed> {
         put_bytes(&mut bytes, histogram);
         before = *ts_ms;
     }
-    Some(Sealed { bytes: Arc::from(bytes), min_ms: first, max_ms: last, count: part.len() as u16, frozen })
+    Some(Sealed::in_memory(&bytes, first, last, part.len() as u16))
 }
 
-fn entries(run: &Sealed) -> impl Iterator<Item = (i64, &[u8])> {
-    let mut cursor = Cursor::new(&run.bytes);
+fn entries(run: &[u8], count: u16) -> impl Iterator<Item = (i64, &[u8])> {
+    let mut cursor = Cursor::new(run);
     let mut ts_ms = 0i64;
     std::iter::from_fn(move || {
         let mut next = || -> Result<(i64, &[u8]), Malformed> {
@@ -181,5 +221,5 @@ fn entries(run: &Sealed) -> impl Iterator<Item = (i64, &[u8])> {
         };
         next().ok()
     })
-    .take(usize::from(run.count))
+    .take(usize::from(count))
 }

@@ -5,7 +5,9 @@
 //! references to chunks.
 //! Limits: 2^32 - 1 series over the life of a data directory.
 
+mod capture;
 mod lane;
+mod sealed;
 mod slot;
 mod snapshot;
 
@@ -15,14 +17,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use model::{Labels, Refusal, TimeRange, Verdict};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
-pub use slot::{Sealed, Slot};
+pub use capture::{Capture, Out};
+pub use sealed::Sealed;
+pub use slot::Slot;
 pub use snapshot::Snapshot;
 
 use crate::attrs::AttrsId;
+use crate::chunk_file::{Kind, Stored, Tag};
 
 const PAGE_SLOTS: usize = 1024;
 
-type Slots = Vec<Option<Slot>>;
+struct Slots {
+    slots: Vec<Option<Slot>>,
+    /// The last capture that has it.
+    captured: u64,
+}
 
 struct Page {
     slots: RwLock<Slots>,
@@ -48,12 +57,18 @@ pub struct Head {
     pages: RwLock<Vec<Option<Arc<Page>>>>,
     window_ms: i64,
     samples: AtomicU64,
+    capture: RwLock<Option<Arc<Capture>>>,
 }
 
 impl Head {
     /// Starts empty.
     pub fn new(window_ms: i64) -> Head {
-        Head { pages: RwLock::new(Vec::new()), window_ms: window_ms.max(1), samples: AtomicU64::new(0) }
+        Head {
+            pages: RwLock::new(Vec::new()),
+            window_ms: window_ms.max(1),
+            samples: AtomicU64::new(0),
+            capture: RwLock::new(None),
+        }
     }
 
     /// Makes a slot, or changes the attributes of the one that is there; tells whether it is new.
@@ -61,7 +76,7 @@ impl Head {
         let (page, slot) = place(id);
         let page = self.page_for_write(page);
         let mut slots = page.slots.write();
-        let Some(place) = slots.get_mut(slot) else { return false };
+        let Some(place) = slots.slots.get_mut(slot) else { return false };
         match place {
             Some(slot) => {
                 slot.attrs = attrs;
@@ -84,7 +99,7 @@ impl Head {
         }
         let mut slots = Vec::new();
         slots.resize_with(PAGE_SLOTS, || None);
-        let page = Arc::new(Page { slots: RwLock::new(slots) });
+        let page = Arc::new(Page { slots: RwLock::new(Slots { slots, captured: 0 }) });
         pages[number] = Some(page.clone());
         page
     }
@@ -114,6 +129,7 @@ impl Head {
         mut decided: impl FnMut(Option<Verdict>),
     ) {
         let pages = self.pages.read();
+        let capture = self.capture.read().clone();
         let mut held: Option<(usize, RwLockWriteGuard<'_, Slots>)> = None;
         let mut stored = 0;
         for (id, item) in items {
@@ -121,8 +137,11 @@ impl Head {
             if held.as_ref().is_none_or(|(number, _)| *number != page) {
                 drop(held.take());
                 held = pages.get(page).and_then(Option::as_ref).map(|p| (page, p.slots.write()));
+                if let (Some(capture), Some((_, slots))) = (&capture, &mut held) {
+                    slots.captured_by(capture, page);
+                }
             }
-            let slot = held.as_mut().and_then(|(_, slots)| slots.get_mut(slot)?.as_mut());
+            let slot = held.as_mut().and_then(|(_, slots)| slots.slots.get_mut(slot)?.as_mut());
             let verdict = slot.map(|slot| append(slot, item));
             stored += u64::from(verdict == Some(Verdict::Stored));
             decided(verdict);
@@ -153,7 +172,7 @@ impl Head {
             let Some(page) = self.page(number) else { continue };
             let slots = page.slots.read();
             for id in run {
-                if let Some(Some(slot)) = slots.get(place(*id).1) {
+                if let Some(Some(slot)) = slots.slots.get(place(*id).1) {
                     act(*id, slot);
                 }
             }
@@ -164,7 +183,7 @@ impl Head {
     pub fn visit_all(&self, mut act: impl FnMut(u32, &Slot)) {
         for number in 0..self.pages.read().len() {
             let Some(page) = self.page(number) else { continue };
-            for (index, slot) in page.slots.read().iter().enumerate() {
+            for (index, slot) in page.slots.read().slots.iter().enumerate() {
                 if let Some(slot) = slot {
                     act((number * PAGE_SLOTS + index) as u32, slot);
                 }
@@ -179,7 +198,7 @@ impl Head {
     fn visit_all_mut(&self, mut act: impl FnMut(&mut Slot)) {
         for number in 0..self.pages.read().len() {
             let Some(page) = self.page(number) else { continue };
-            page.slots.write().iter_mut().flatten().for_each(&mut act);
+            page.slots.write().slots.iter_mut().flatten().for_each(&mut act);
         }
     }
 
@@ -208,6 +227,69 @@ impl Head {
         self.samples.fetch_sub(dropped, Ordering::Relaxed);
     }
 
+    /// Begins a capture; the caller keeps the apply thread out meanwhile, and no other capture is under way.
+    pub fn begin_capture(&self, capture: Arc<Capture>) {
+        *self.capture.write() = Some(capture);
+    }
+
+    /// Captures the pages that the apply thread has not.
+    pub fn capture_rest(&self, capture: &Capture) {
+        for number in 0..self.pages.read().len() {
+            if let Some(page) = self.page(number) {
+                page.slots.write().captured_by(capture, number);
+            }
+        }
+    }
+
+    /// Ends a capture.
+    pub fn end_capture(&self) {
+        *self.capture.write() = None;
+    }
+
+    /// Gives the length of a window.
+    pub fn window_ms(&self) -> i64 {
+        self.window_ms
+    }
+
+    /// Forgets the bytes of chunks that are durable in files now. Since they were captured none may have been dropped.
+    pub fn move_to_files(&self, placed: Vec<(Tag, Stored)>) {
+        let mut held: Option<(usize, Arc<Page>)> = None;
+        for ((id, kind, index), stored) in placed {
+            let (number, slot) = place(id);
+            if held.as_ref().is_none_or(|h| h.0 != number) {
+                held = self.page(number).map(|page| (number, page));
+            }
+            if let Some((_, page)) = &held
+                && let Some(Some(slot)) = page.slots.write().slots.get_mut(slot)
+            {
+                slot.move_to(kind, index as usize, stored);
+            }
+        }
+    }
+
+    /// Takes chunks of an earlier life; gives how many belong to no known series.
+    pub fn restore(&self, chunks: impl Iterator<Item = (u32, Kind, Sealed)>) -> u64 {
+        let pages = self.pages.read();
+        let mut held: Option<(usize, RwLockWriteGuard<'_, Slots>)> = None;
+        let (mut samples, mut orphans) = (0, 0);
+        for (id, kind, chunk) in chunks {
+            let (page, slot) = place(id);
+            if held.as_ref().is_none_or(|(number, _)| *number != page) {
+                drop(held.take());
+                held = pages.get(page).and_then(Option::as_ref).map(|p| (page, p.slots.write()));
+            }
+            match held.as_mut().and_then(|(_, slots)| slots.slots.get_mut(slot)?.as_mut()) {
+                Some(slot) => {
+                    samples += u64::from(chunk.count);
+                    slot.restore(kind, chunk);
+                }
+                None => orphans += 1,
+            }
+        }
+        self.samples.fetch_add(samples, Ordering::Relaxed);
+        orphans
+    }
+
     /// Finds the series without samples whose last one is older than given.
     pub fn idle_since(&self, before_ms: i64) -> Vec<(u32, Labels)> {
         let mut out = Vec::new();
@@ -224,15 +306,24 @@ impl Head {
         for id in ids {
             let (number, slot) = place(*id);
             let Some(page) = self.page(number) else { continue };
-            if let Some(place) = page.slots.write().get_mut(slot) {
+            if let Some(place) = page.slots.write().slots.get_mut(slot) {
                 *place = None;
             }
         }
         let mut pages = self.pages.write();
         for page in pages.iter_mut() {
-            if page.as_ref().is_some_and(|p| p.slots.read().iter().all(Option::is_none)) {
+            if page.as_ref().is_some_and(|p| p.slots.read().slots.iter().all(Option::is_none)) {
                 *page = None;
             }
+        }
+    }
+}
+
+impl Slots {
+    fn captured_by(&mut self, capture: &Capture, page: usize) {
+        if self.captured != capture.round {
+            self.captured = capture.round;
+            capture.page((page * PAGE_SLOTS) as u32, &self.slots);
         }
     }
 }

@@ -5,44 +5,19 @@
 //! verdict on a sample depends only on the set of samples that are not frozen, so that replay comes to the same.
 //! Limits: 120 samples in the open chunk, 1,024 in the lane before it is sealed.
 
-use std::sync::Arc;
-
 use model::{Labels, Refusal, TimeRange, Verdict};
 
 use super::lane::Lane;
+use super::sealed::Sealed;
 use super::snapshot::Snapshot;
 use crate::attrs::AttrsId;
 use crate::chunk::{Appender, ChunkIter};
+use crate::chunk_file::{Kind, Stored};
 
 /// Half an hour of a 15 s scrape: long enough to compress, short enough to decode for one sample.
 const CHUNK_SAMPLES_MAX: u16 = 120;
 /// Keeps an insertion into the sorted lane within a few cache lines' worth of copying.
 const LATE_SAMPLES_MAX: usize = 1024;
-
-/// A chunk that changes no more.
-#[derive(Clone, Debug)]
-pub struct Sealed {
-    pub bytes: Arc<[u8]>,
-    pub min_ms: i64,
-    pub max_ms: i64,
-    pub count: u16,
-    /// How often it was frozen. If ever, it is on its way into a block: still read, no longer asked about duplicates.
-    pub frozen: u32,
-}
-
-impl Sealed {
-    /// Tells whether it is on its way into a block.
-    pub fn is_frozen(&self) -> bool {
-        self.frozen > 0
-    }
-
-    /// Freezes it if it lies before a window's edge.
-    pub fn freeze(&mut self, before_ms: i64) {
-        if self.max_ms < before_ms {
-            self.frozen = self.frozen.saturating_add(1);
-        }
-    }
-}
 
 /// One series of the head.
 #[derive(Debug)]
@@ -135,14 +110,7 @@ impl Slot {
     }
 
     fn seal_open(&mut self) {
-        let sealed = Sealed {
-            bytes: Arc::from(self.open.bytes()),
-            min_ms: self.open_min_ms,
-            max_ms: self.open.last_ts(),
-            count: self.open.count(),
-            frozen: 0,
-        };
-        self.sealed.push(sealed);
+        self.push_sealed(self.open_chunk());
         self.open.restart();
     }
 
@@ -161,8 +129,8 @@ impl Slot {
         {
             return late.get(at).map(|s| s.1.to_bits());
         }
-        let covering = |c: &&Sealed| !c.is_frozen() && c.min_ms <= ts_ms && ts_ms <= c.max_ms;
-        self.sealed.iter().rev().filter(covering).find_map(|c| bits_in(&c.bytes, c.count, ts_ms))
+        let asked = self.sealed.iter().rev().filter(|c| c.answers_for(ts_ms));
+        asked.filter_map(|c| Some((c.look_up()?, c.count))).find_map(|(bytes, count)| bits_in(&bytes, count, ts_ms))
     }
 
     fn insert_late(&mut self, ts_ms: i64, value: f64, window_ms: i64) {
@@ -180,16 +148,19 @@ impl Slot {
     /// Seals sorted samples, a chunk for each window.
     fn seal_run(&mut self, run: &[(i64, f64)], window_ms: i64, frozen: u32) {
         for part in run.chunk_by(|a, b| window(a.0, window_ms) == window(b.0, window_ms)) {
-            let mut chunk = Appender::default();
-            part.iter().for_each(|(ts_ms, value)| chunk.push(*ts_ms, *value));
-            self.sealed.push(Sealed {
-                bytes: Arc::from(chunk.bytes()),
-                min_ms: part.first().map_or(0, |s| s.0),
-                max_ms: part.last().map_or(0, |s| s.0),
-                count: chunk.count(),
-                frozen,
-            });
+            self.push_sealed(packed(part).aged(frozen));
         }
+    }
+
+    /// Sealing is rare: no room is kept for the next one.
+    fn push_sealed(&mut self, chunk: Sealed) {
+        self.sealed.reserve_exact(1);
+        self.sealed.push(chunk);
+    }
+
+    /// Gives the open chunk as it is now.
+    fn open_chunk(&self) -> Sealed {
+        Sealed::in_memory(self.open.bytes(), self.open_min_ms, self.open.last_ts(), self.open.count())
     }
 
     /// Marks all samples before a window's edge as on their way into blocks.
@@ -233,6 +204,47 @@ impl Slot {
         self.sealed.iter().filter(|c| c.is_frozen())
     }
 
+    /// Gives what no chunk file has yet: sealed chunks with their place among those of their kind, and as chunks without
+    /// a place what still grows.
+    pub fn unwritten(&self, window_ms: i64, act: &mut dyn FnMut(Kind, Option<usize>, &Sealed)) {
+        for (place, chunk) in self.sealed.iter().enumerate().filter(|c| c.1.in_memory_bytes().is_some()) {
+            act(Kind::Doubles, Some(place), chunk);
+        }
+        if self.open.count() > 0 {
+            act(Kind::Doubles, None, &self.open_chunk());
+        }
+        let late = self.late.as_deref().map_or(&[][..], |late| late);
+        for part in late.chunk_by(|a, b| window(a.0, window_ms) == window(b.0, window_ms)) {
+            act(Kind::Doubles, None, &packed(part));
+        }
+        if let Some(lane) = &self.histograms {
+            lane.unwritten(window_ms, &mut |place, run| act(Kind::Histograms, place, run));
+        }
+    }
+
+    /// Notes that a sealed chunk is durable in a file.
+    pub fn move_to(&mut self, kind: Kind, place: usize, stored: Stored) {
+        let chunk = match kind {
+            Kind::Doubles => self.sealed.get_mut(place),
+            Kind::Histograms => self.histograms.as_mut().and_then(|lane| lane.sealed_mut(place)),
+        };
+        if let Some(chunk) = chunk {
+            chunk.move_to(stored);
+        }
+    }
+
+    /// Takes a chunk of an earlier life; they come in the order in which they were written.
+    pub fn restore(&mut self, kind: Kind, chunk: Sealed) {
+        self.latest_ms = self.latest_ms.max(chunk.max_ms);
+        match kind {
+            Kind::Doubles => {
+                self.newest_ms = self.newest_ms.max(chunk.max_ms);
+                self.push_sealed(chunk);
+            }
+            Kind::Histograms => self.histograms.get_or_insert_default().restore(chunk),
+        }
+    }
+
     /// Counts the samples, frozen ones included.
     pub fn count(&self) -> u64 {
         let sealed: u64 = self.sealed.iter().map(|c| u64::from(c.count)).sum();
@@ -254,13 +266,7 @@ impl Slot {
         let inside = |min_ms, max_ms| min_ms <= range.end_ms && range.start_ms <= max_ms;
         let mut chunks: Vec<Sealed> = self.sealed.iter().filter(|c| inside(c.min_ms, c.max_ms)).cloned().collect();
         if self.open.count() > 0 && inside(self.open_min_ms, self.open.last_ts()) {
-            chunks.push(Sealed {
-                bytes: Arc::from(self.open.bytes()),
-                min_ms: self.open_min_ms,
-                max_ms: self.open.last_ts(),
-                count: self.open.count(),
-                frozen: 0,
-            });
+            chunks.push(self.open_chunk());
         }
         let late: Vec<(i64, f64)> =
             self.late.iter().flat_map(|l| l.iter()).filter(|s| range.contains(s.0)).copied().collect();
@@ -268,6 +274,13 @@ impl Slot {
         let found = !chunks.is_empty() || !late.is_empty() || histograms.is_some();
         found.then_some(Snapshot { chunks, late, histograms })
     }
+}
+
+/// Packs sorted samples of one window.
+fn packed(part: &[(i64, f64)]) -> Sealed {
+    let mut chunk = Appender::default();
+    part.iter().for_each(|(ts_ms, value)| chunk.push(*ts_ms, *value));
+    Sealed::in_memory(chunk.bytes(), part.first().map_or(0, |s| s.0), chunk.last_ts(), chunk.count())
 }
 
 /// Gives the number of a time's window.
@@ -291,7 +304,7 @@ mod tests {
 
     fn read(slot: &Slot, range: TimeRange) -> Vec<(i64, u64)> {
         let mut out = Samples::default();
-        slot.snapshot(range).unwrap_or_default().read(range, &mut out);
+        slot.snapshot(range).unwrap_or_default().read(range, &mut out).unwrap();
         out.ts_ms.iter().copied().zip(out.values.iter().map(|v| v.to_bits())).collect()
     }
 
@@ -334,7 +347,7 @@ mod tests {
 
     fn read_all(slot: &Slot, range: TimeRange) -> BTreeMap<i64, u64> {
         let mut out = Samples::default();
-        slot.snapshot(range).unwrap_or_default().read(range, &mut out);
+        slot.snapshot(range).unwrap_or_default().read(range, &mut out).unwrap();
         assert!(out.histograms.windows(2).all(|w| w[0].0 < w[1].0));
         let mut rows: BTreeMap<i64, u64> =
             out.ts_ms.iter().copied().zip(out.values.iter().map(|v| v.to_bits())).collect();

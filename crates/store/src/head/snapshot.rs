@@ -6,7 +6,7 @@ use model::histogram::Histogram;
 use model::{Samples, TimeRange};
 
 use super::lane::LaneSnapshot;
-use super::slot::Sealed;
+use super::sealed::Sealed;
 use crate::chunk::{ChunkIter, decode_into};
 
 /// The samples of a series at one moment; shares the sealed chunks.
@@ -28,45 +28,51 @@ impl Snapshot {
     }
 
     /// Appends the samples in a range, times strictly rising; of equal times the first written.
-    pub fn read(&self, range: TimeRange, out: &mut Samples) {
+    ///
+    /// **Errors** name the file that is damaged or cannot be read; `out` may hold a part then.
+    pub fn read(&self, range: TimeRange, out: &mut Samples) -> Result<(), String> {
         if let Some(histograms) = &self.histograms {
             return self.read_both(histograms, range, out);
         }
         let ordered = self.late.is_empty() && self.chunks.windows(2).all(|w| w[0].max_ms < w[1].min_ms);
         if !ordered {
-            self.sorted(range).into_iter().for_each(|(ts_ms, _, value)| out.push(ts_ms, value));
-            return;
+            self.sorted(range)?.into_iter().for_each(|(ts_ms, _, value)| out.push(ts_ms, value));
+            return Ok(());
         }
         for chunk in self.chunks_in(range) {
+            let bytes = chunk.load()?;
             if range.start_ms <= chunk.min_ms && chunk.max_ms <= range.end_ms {
-                decode_into(&chunk.bytes, chunk.count, out);
+                decode_into(&bytes, chunk.count, out);
             } else {
-                let samples = ChunkIter::new(&chunk.bytes, chunk.count);
+                let samples = ChunkIter::new(&bytes, chunk.count);
                 samples.filter(|s| range.contains(s.0)).for_each(|(ts_ms, value)| out.push(ts_ms, value));
             }
         }
+        Ok(())
     }
 
     fn chunks_in(&self, range: TimeRange) -> impl Iterator<Item = &Sealed> {
         self.chunks.iter().filter(move |c| c.min_ms <= range.end_ms && range.start_ms <= c.max_ms)
     }
 
-    fn sorted(&self, range: TimeRange) -> Vec<Aged> {
+    fn sorted(&self, range: TimeRange) -> Result<Vec<Aged>, String> {
         let mut all: Vec<Aged> = Vec::new();
         for chunk in self.chunks_in(range) {
-            let inside = ChunkIter::new(&chunk.bytes, chunk.count).filter(|s| range.contains(s.0));
+            let bytes = chunk.load()?;
+            let inside = ChunkIter::new(&bytes, chunk.count).filter(|s| range.contains(s.0));
             all.extend(inside.map(|(ts_ms, value)| (ts_ms, chunk.frozen, value)));
         }
         all.extend(self.late.iter().filter(|s| range.contains(s.0)).map(|(ts_ms, value)| (*ts_ms, 0, *value)));
         // Stable: what was written first stays in front of its equals.
         all.sort_by_key(|s| s.0);
         all.dedup_by_key(|s| s.0);
-        all
+        Ok(all)
     }
 
     /// Where a double and a histogram have the same time, one of them was frozen before the other came: it stays.
-    fn read_both(&self, histograms: &LaneSnapshot, range: TimeRange, out: &mut Samples) {
-        let (doubles, histograms) = (self.sorted(range), histograms.in_range(range));
+    fn read_both(&self, histograms: &LaneSnapshot, range: TimeRange, out: &mut Samples) -> Result<(), String> {
+        let loaded = histograms.load()?;
+        let (doubles, histograms) = (self.sorted(range)?, loaded.in_range(range));
         for (ts_ms, age, value) in &doubles {
             let rival = histograms.binary_search_by_key(ts_ms, |h| h.0).ok().and_then(|at| histograms.get(at));
             if rival.is_none_or(|h| h.1 <= *age) {
@@ -78,5 +84,6 @@ impl Snapshot {
             let decoded = rival.is_none_or(|d| d.1 < *age).then(|| Histogram::decode(bytes)).flatten();
             out.histograms.extend(decoded.map(|(histogram, _)| (*ts_ms, Arc::new(histogram))));
         }
+        Ok(())
     }
 }

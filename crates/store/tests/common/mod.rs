@@ -25,7 +25,13 @@ pub fn clock() -> Arc<SimClock> {
 }
 
 pub fn config() -> StoreConfig {
-    StoreConfig { dir: PathBuf::from("/data"), segment_bytes_max: 4096, maintain_every_ms: 0, ..StoreConfig::default() }
+    StoreConfig {
+        dir: PathBuf::from("/data"),
+        segment_bytes_max: 4096,
+        checkpoint_bytes: 2048,
+        maintain_every_ms: 0,
+        ..StoreConfig::default()
+    }
 }
 
 /// Opens with the store's own blocks.
