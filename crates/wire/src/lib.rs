@@ -8,10 +8,11 @@
 //! * [`protobuf`] walks a Prometheus protobuf body; [`BodyParser`] is one face for all formats.
 //! * [`otlp`] reads OpenTelemetry metrics, binary and JSON.
 //! * [`remote_write`] reads Prometheus remote write 1.0 and 2.0 and writes 1.0.
-//! * [`snappy`] and [`gzip`] inflate under a cap.
+//! * [`snappy`], [`gzip`] and [`zstd`] inflate under a cap.
 //! * [`points`] counts metric points: a histogram of twelve samples is one.
 
 mod error;
+mod escaping;
 mod format;
 pub mod gzip;
 mod native;
@@ -27,8 +28,10 @@ pub mod scrape;
 mod series;
 pub mod snappy;
 mod text;
+pub mod zstd;
 
 pub use error::ParseError;
+pub use escaping::Escaping;
 pub use format::Format;
 pub use number::{format_openmetrics_float, parse_go_float};
 pub use parser::{Entry, Parser, RawExemplar, check};

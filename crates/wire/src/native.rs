@@ -4,13 +4,18 @@
 //! [`BUCKETS_MAX`] entries, however long the field; 3. whole counts are exact: beyond 2^53 they are refused.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
-use model::histogram::{BUCKETS_MAX, BucketSpan, Histogram, ResetHint};
+use model::histogram::{BUCKETS_MAX, BucketSpan, Histogram, ResetHint, SCHEMAS};
 
 use crate::proto::{Field, Message, WireError, unfold};
 
 /// Up to here a double holds every whole number.
 const EXACT_MAX: u64 = 1 << 53;
+/// The finest schema that is kept.
+const FINEST: i32 = *SCHEMAS.end();
+/// Finer ones that are taken.
+const FINE_SCHEMAS: RangeInclusive<i32> = FINEST + 1..=52;
 const TOO_MANY: &str = "too many buckets, spans or bounds";
 const NOT_EXACT: &str = "a count is beyond 2^53 and cannot be kept exactly";
 
@@ -107,6 +112,7 @@ impl NativeParts {
 
     /// Puts the parts together; a histogram is one of floats exactly if its count is.
     ///
+    /// A schema finer than 8 becomes 8, as in Prometheus, which has reserved those up to 52.
     /// **Errors** when the parts do not fit together, or the buckets of whole counts do not add up to the count (a NaN sum
     /// allows fewer): what Prometheus refuses, too.
     pub(crate) fn finish(self) -> Result<Histogram, Refused> {
@@ -116,8 +122,9 @@ impl NativeParts {
         let float = matches!(self.count, Some(Count::Float(_)));
         let (positive_spans, positive) = self.positive.finish(float)?;
         let (negative_spans, negative) = self.negative.finish(float)?;
-        let histogram = Histogram {
-            schema: self.schema,
+        let finer = if FINE_SCHEMAS.contains(&self.schema) { self.schema - FINEST } else { 0 };
+        let mut histogram = Histogram {
+            schema: self.schema - finer,
             zero_threshold: self.zero_threshold,
             zero_count: count_of(self.zero_count, float)?,
             count: count_of(self.count, float)?,
@@ -130,11 +137,41 @@ impl NativeParts {
             reset_hint: self.reset_hint,
         };
         histogram.check().map_err(|e| Refused::from(e.0))?;
+        if finer > 0 {
+            coarsen(&mut histogram.positive_spans, &mut histogram.positive, finer as u32)?;
+            coarsen(&mut histogram.negative_spans, &mut histogram.negative, finer as u32)?;
+        }
         if !float {
             check_sum(&histogram)?;
         }
         Ok(histogram)
     }
+}
+
+/// Puts the buckets of a side that has passed its check together by twos `shift` times.
+fn coarsen(spans: &mut Vec<BucketSpan>, counts: &mut Vec<f64>, shift: u32) -> Result<(), Refused> {
+    let (old_spans, old_counts) = (std::mem::take(spans), std::mem::take(counts));
+    let mut last: Option<i64> = None;
+    for (index, count) in Histogram::buckets(&old_spans, &old_counts) {
+        let index = ((i64::from(index) - 1) >> shift) + 1;
+        if last == Some(index)
+            && let Some(merged) = counts.last_mut()
+        {
+            *merged += count;
+            continue;
+        }
+        let gap = last.map_or(index, |last| index - last - 1);
+        match spans.last_mut() {
+            Some(span) if gap == 0 => span.length += 1,
+            _ => {
+                let offset = i32::try_from(gap).map_err(|_| "buckets beyond all indexes")?;
+                spans.push(BucketSpan { offset, length: 1 });
+            }
+        }
+        counts.push(count);
+        last = Some(index);
+    }
+    Ok(())
 }
 
 fn count_of(count: Option<Count>, float: bool) -> Result<f64, Refused> {
@@ -187,4 +224,32 @@ pub(crate) fn read_timestamp(mut message: Message<'_>) -> Result<i64, WireError>
         }
     }
     Ok(seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(schema: i32, spans: &[(i32, u32)], counts: &[f64]) -> Result<Histogram, Refused> {
+        let side = |spans: &[(i32, u32)], counts: &[f64]| Side {
+            spans: spans.iter().map(|(offset, length)| BucketSpan { offset: *offset, length: *length }).collect(),
+            whole: counts.to_vec(),
+            ..Side::default()
+        };
+        let count = Some(Count::Whole(counts.iter().sum::<f64>() as u64));
+        NativeParts { schema, count, positive: side(spans, counts), ..NativeParts::default() }.finish()
+    }
+
+    #[test]
+    fn schemas_finer_than_8_become_8_and_lose_nothing() {
+        // By twos: -3 and -2 are -1, -1 and 0 are 0, 1 and 2 are 1; 9 is 5.
+        let taken = read(9, &[(-3, 6), (6, 1)], &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]).unwrap();
+        let buckets: Vec<_> = Histogram::buckets(&taken.positive_spans, &taken.positive).collect();
+        assert_eq!((taken.schema, buckets), (8, vec![(-1, 3.0), (0, 12.0), (1, 48.0), (5, 64.0)]));
+        let finest = read(52, &[(i32::MAX - 2, 2)], &[1.0, 2.0]).unwrap();
+        assert_eq!((finest.schema, finest.positive.iter().sum::<f64>(), finest.count), (8, 3.0, 3.0));
+        assert!(read(53, &[(0, 1)], &[1.0]).is_err());
+        assert!(read(-5, &[(0, 1)], &[1.0]).is_err());
+        assert!(read(20, &[(0, 2)], &[1.0]).is_err(), "what does not fit together is not made to");
+    }
 }

@@ -247,7 +247,7 @@ fn a_bad_histogram_costs_only_itself() {
         (|h| h.positive_spans[1].offset = -1, "starts before the end"),
         (|h| h.positive_deltas = vec![2, -3], "negative count"),
         (|h| h.count_int = Some(7), "the buckets hold 6 observations, the count says 7"),
-        (|h| h.schema = 9, "schema 9"),
+        (|h| h.schema = 53, "schema 53"),
         (|h| h.zero_count_float = Some(1.0), "mixed"),
         (|h| (h.count_int, h.count_float) = (None, Some(6.0)), "mixed"),
         (|h| h.positive_deltas = vec![i64::MAX, 1], "2^53"),
