@@ -18,6 +18,10 @@ const NAMESPACE: &str = "service.namespace";
 const SERVICE: &str = "service.name";
 const INSTANCE: &str = "service.instance.id";
 const TARGET_INFO: &str = "target_info";
+/// Half of how far back queries look by default, as Prometheus has it.
+const TARGET_INFO_EVERY_MS: i64 = 150_000;
+/// So many samples of `target_info` for one resource, which is 17 hours.
+const TARGET_INFO_MAX: i64 = 400;
 
 /// Reads an `ExportMetricsServiceRequest` and appends all of it to the batch.
 ///
@@ -32,11 +36,11 @@ pub fn decode(body: &[u8], batch: &mut Batch, options: &Options, limits: &Limits
         intake: Intake::new(batch, limits),
         options,
         stats: Stats::default(),
-        labels: PointLabels::new(options.strategy),
+        labels: PointLabels::new(options.label_style()),
         resource: Vec::new(),
         scope: Vec::new(),
         families: HashMap::new(),
-        latest_ms: None,
+        times: None,
     };
     let mut request = Message::new(body);
     while let Some(field) = request.next_field()? {
@@ -58,8 +62,8 @@ pub(super) struct Decoder<'a, 'b> {
     pub(super) resource: Vec<Added>,
     pub(super) scope: Vec<Added>,
     families: HashMap<String, u32>,
-    /// The latest time of a point of the resource.
-    pub(super) latest_ms: Option<i64>,
+    /// The earliest and the latest time of a point of the resource.
+    pub(super) times: Option<(i64, i64)>,
 }
 
 /// A metric whose points are being read.
@@ -94,15 +98,15 @@ impl<'a> Decoder<'a, '_> {
             }
         }
         self.resource = self.resource_labels(&attributes);
-        self.latest_ms = None;
+        self.times = None;
         let mut fields = message;
         while let Some(field) = fields.next_field()? {
             if field.number == 2 {
                 self.read_scope_metrics(field.message()?)?;
             }
         }
-        if let (true, Some(latest_ms)) = (self.options.target_info, self.latest_ms) {
-            self.push_target_info(attributes, latest_ms)?;
+        if let (true, Some(times)) = (self.options.target_info, self.times) {
+            self.push_target_info(attributes, times)?;
         }
         Ok(())
     }
@@ -126,7 +130,7 @@ impl<'a> Decoder<'a, '_> {
             };
             if promoted {
                 added.push(Added {
-                    name: label_name(options.strategy, key),
+                    name: label_name(options.label_style(), key),
                     value: value.to_string(),
                     replaces: false,
                 });
@@ -135,8 +139,13 @@ impl<'a> Decoder<'a, '_> {
         added
     }
 
-    /// Adds a sample that tells what is known of the resource, if it is one that can be told from others.
-    fn push_target_info(&mut self, attributes: Vec<(&'a str, Cow<'a, str>)>, at_ms: i64) -> Result<(), WireError> {
+    /// Adds samples that tell what is known of the resource, if it is one that can be told from others: from its earliest point
+    /// on as often as queries need it, and at its latest.
+    fn push_target_info(
+        &mut self,
+        attributes: Vec<(&'a str, Cow<'a, str>)>,
+        (earliest_ms, latest_ms): (i64, i64),
+    ) -> Result<(), WireError> {
         let is_identifying = |key: &str| matches!(key, NAMESPACE | SERVICE | INSTANCE);
         let identified = self.resource.iter().any(|a| a.replaces);
         if !identified || attributes.iter().all(|(key, _)| is_identifying(key)) {
@@ -150,7 +159,15 @@ impl<'a> Decoder<'a, '_> {
         }
         self.labels.finish(&[&self.resource]);
         let series = self.push_series(TARGET_INFO, None, NO_FAMILY)?;
-        self.push_sample(series, at_ms, 1.0)
+        // Points with times of all ages must not make more samples than points.
+        let first_ms = earliest_ms.max(latest_ms.saturating_sub(TARGET_INFO_EVERY_MS * TARGET_INFO_MAX));
+        // Points of one export differ by some milliseconds: that is one time.
+        if latest_ms - first_ms >= TARGET_INFO_EVERY_MS {
+            for ts_ms in (first_ms..latest_ms).step_by(TARGET_INFO_EVERY_MS as usize) {
+                self.push_sample(series, ts_ms, 1.0)?;
+            }
+        }
+        self.push_sample(series, latest_ms, 1.0)
     }
 
     fn read_scope_metrics(&mut self, message: Message<'a>) -> Result<(), WireError> {
@@ -183,7 +200,7 @@ impl<'a> Decoder<'a, '_> {
                         }
                     }
                     for (key, value) in read_attributes(field.message()?, 3, self.intake.limits.labels_max)? {
-                        add(&label_name(self.options.strategy, key), &value);
+                        add(&label_name(self.options.label_style(), key), &value);
                     }
                 }
                 3 => add("schema_url", &String::from_utf8_lossy(field.bytes()?)),

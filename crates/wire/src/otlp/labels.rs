@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use model::{LABEL_NAME, LabelsBuf};
 
-use super::names::{Strategy, label_name};
+use super::names::{LabelStyle, label_name};
 
 const NAMES_MAX: usize = 10_000;
 
@@ -30,7 +30,7 @@ struct Pair<'a> {
 
 /// Builds label sets, point after point.
 pub(super) struct PointLabels<'a> {
-    strategy: Strategy,
+    style: LabelStyle,
     names: Vec<Box<str>>,
     known: HashMap<&'a str, u32>,
     pairs: Vec<Pair<'a>>,
@@ -41,9 +41,9 @@ pub(super) struct PointLabels<'a> {
 }
 
 impl<'a> PointLabels<'a> {
-    pub(super) fn new(strategy: Strategy) -> PointLabels<'a> {
+    pub(super) fn new(style: LabelStyle) -> PointLabels<'a> {
         PointLabels {
-            strategy,
+            style,
             names: Vec::new(),
             known: HashMap::new(),
             pairs: Vec::new(),
@@ -76,9 +76,9 @@ impl<'a> PointLabels<'a> {
     }
 
     fn find_name(&mut self, key: &'a str) -> u32 {
-        let (names, strategy) = (&mut self.names, self.strategy);
+        let (names, style) = (&mut self.names, self.style);
         let name = *self.known.entry(key).or_insert_with(|| {
-            names.push(label_name(strategy, key).into_boxed_str());
+            names.push(label_name(style, key).into_boxed_str());
             names.len() as u32 - 1
         });
         match self.before.get_mut(self.pairs.len()) {
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn labels_are_joined_replaced_and_sorted() {
-        let mut labels = PointLabels::new(Strategy::default());
+        let mut labels = PointLabels::new(crate::otlp::Options::default().label_style());
         for (key, value) in
             [("z", "1"), ("a.b", "second"), ("a_b", "third"), ("a-b", "first"), ("job", "mine"), ("p", "own")]
         {

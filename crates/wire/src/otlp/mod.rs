@@ -18,6 +18,8 @@ pub use json::{JsonError, decode_json, json_to_protobuf};
 pub use names::Strategy;
 pub use service::service_name;
 
+use std::ops::Range;
+
 use model::{Batch, Refusal, Verdict};
 
 use crate::remote_write::DecodeStats;
@@ -40,7 +42,11 @@ pub struct Options {
     pub promote_scope_metadata: bool,
     /// `convert_histograms_to_nhcb`: a histogram becomes a native one with custom bounds, no classic series.
     pub convert_histograms_to_nhcb: bool,
-    /// Whether each resource becomes a sample of `target_info`.
+    /// `label_name_underscore_sanitization`: `key` comes before names of labels that begin with one underscore.
+    pub label_name_underscore_sanitization: bool,
+    /// `label_name_preserve_multiple_underscores`: underscores in a row stay, else they become one.
+    pub label_name_preserve_multiple_underscores: bool,
+    /// Whether each resource becomes samples of `target_info`.
     pub target_info: bool,
     /// What happens to points of delta temporality.
     pub deltas: Deltas,
@@ -56,8 +62,20 @@ impl Default for Options {
             keep_identifying_resource_attributes: false,
             promote_scope_metadata: false,
             convert_histograms_to_nhcb: false,
+            label_name_underscore_sanitization: true,
+            label_name_preserve_multiple_underscores: true,
             target_info: true,
             deltas: Deltas::Refuse,
+        }
+    }
+}
+
+impl Options {
+    fn label_style(&self) -> names::LabelStyle {
+        names::LabelStyle {
+            escapes: self.strategy.escapes(),
+            sanitizes_underscore: self.label_name_underscore_sanitization,
+            keeps_underscores: self.label_name_preserve_multiple_underscores,
         }
     }
 }
@@ -82,12 +100,21 @@ pub struct Stats {
     pub first_rejected: Option<RejectedPoint>,
     /// Per data point, how many samples and histograms the batch held after it.
     pub point_ends: Vec<PointEnd>,
-    /// Places in [`Batch::samples`] of differences since the last point, not sums since the start.
-    pub delta_samples: Vec<u32>,
-    /// Places in [`Batch::histograms`] of such.
-    pub delta_histograms: Vec<u32>,
+    /// Data points taken that are differences since the last point, not sums since the start.
+    pub deltas: Vec<DeltaPoint>,
     /// Series, samples, histograms, exemplars and families.
     pub decoded: DecodeStats,
+}
+
+/// A data point of delta temporality.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeltaPoint {
+    /// Its places in [`Batch::samples`].
+    pub samples: Range<u32>,
+    /// Its places in [`Batch::histograms`].
+    pub histograms: Range<u32>,
+    /// Since when it counts; 0 when it does not say.
+    pub start_ms: i64,
 }
 
 /// Where a data point ends in the batch.

@@ -203,15 +203,33 @@ fn not_digit_first(name: String) -> String {
     if name.starts_with(|c: char| c.is_ascii_digit()) { format!("_{name}") } else { name }
 }
 
+/// How keys of attributes become names of labels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct LabelStyle {
+    /// Odd characters become underscores.
+    pub(super) escapes: bool,
+    /// `key` comes before a name that begins with one underscore.
+    pub(super) sanitizes_underscore: bool,
+    /// Underscores in a row stay.
+    pub(super) keeps_underscores: bool,
+}
+
 /// Gives the name of a label for the key of an attribute.
-pub(super) fn label_name(strategy: Strategy, key: &str) -> String {
-    if !strategy.escapes() || key.is_empty() {
+pub(super) fn label_name(style: LabelStyle, key: &str) -> String {
+    if !style.escapes || key.is_empty() {
         return key.to_owned();
     }
-    let escaped: String = key.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    let mut escaped = String::with_capacity(key.len());
+    for c in key.chars() {
+        match c.is_ascii_alphanumeric() {
+            true => escaped.push(c),
+            false if !style.keeps_underscores && escaped.ends_with('_') => {}
+            false => escaped.push('_'),
+        }
+    }
     if escaped.starts_with(|c: char| c.is_ascii_digit()) {
         format!("key_{escaped}")
-    } else if escaped.starts_with('_') && !escaped.starts_with("__") {
+    } else if style.sanitizes_underscore && escaped.starts_with('_') && !escaped.starts_with("__") {
         format!("key{escaped}")
     } else {
         escaped
@@ -266,12 +284,16 @@ mod tests {
 
     #[test]
     fn labels_and_units_are_those_of_the_translator() {
-        let label = |key| label_name(Strategy::UnderscoreEscapingWithSuffixes, key);
+        let style = LabelStyle { escapes: true, sanitizes_underscore: true, keeps_underscores: true };
+        let label = |key| label_name(style, key);
         assert_eq!(label("http.method"), "http_method");
         assert_eq!(label("123invalid"), "key_123invalid");
         assert_eq!(label("_private"), "key_private");
         assert_eq!(label("__reserved__"), "__reserved__");
-        assert_eq!(label_name(Strategy::NoTranslation, "http.method"), "http.method");
+        assert_eq!(label_name(LabelStyle { escapes: false, ..style }, "http.method"), "http.method");
+        let collapsed = |key| label_name(LabelStyle { keeps_underscores: false, ..style }, key);
+        assert_eq!([collapsed("a..b__c"), collapsed("__x")], ["a_b_c", "key_x"]);
+        assert_eq!(label_name(LabelStyle { sanitizes_underscore: false, ..style }, "_private"), "_private");
         let unit = |unit| unit_name(Strategy::UnderscoreEscapingWithSuffixes, unit);
         assert_eq!(
             [unit("s"), unit("By/s"), unit("1"), unit("{x}/s")],

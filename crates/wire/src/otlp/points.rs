@@ -14,7 +14,7 @@ use super::decode::{Decoder, Metric, Shape};
 use super::exponential::Exponential;
 use super::labels::encode;
 use super::names::label_name;
-use super::{Deltas, PointEnd, RejectedPoint};
+use super::{DeltaPoint, Deltas, PointEnd, RejectedPoint};
 use crate::native::Refused;
 use crate::proto::{Message, WireError};
 
@@ -59,7 +59,8 @@ impl<'a> Decoder<'a, '_> {
         self.stats.points += 1;
         let (head, fault) = self.read_head(metric, message)?;
         self.labels.finish(&[&self.resource, &self.scope]);
-        self.latest_ms = self.latest_ms.max(Some(head.ts_ms));
+        let times = self.times.get_or_insert((head.ts_ms, head.ts_ms));
+        *times = (times.0.min(head.ts_ms), times.1.max(head.ts_ms));
         let before = (self.intake.batch.samples.len(), self.intake.batch.histograms.len());
         let taken = match (fault, &metric.name) {
             (Some(fault), _) => Err(fault),
@@ -78,8 +79,11 @@ impl<'a> Decoder<'a, '_> {
             self.reject(metric, &head, fault)?;
         } else if metric.is_delta {
             let after = (self.intake.batch.samples.len(), self.intake.batch.histograms.len());
-            self.stats.delta_samples.extend(before.0 as u32..after.0 as u32);
-            self.stats.delta_histograms.extend(before.1 as u32..after.1 as u32);
+            self.stats.deltas.push(DeltaPoint {
+                samples: before.0 as u32..after.0 as u32,
+                histograms: before.1 as u32..after.1 as u32,
+                start_ms: head.start_ms,
+            });
         }
         let batch = &self.intake.batch;
         self.stats
@@ -395,7 +399,7 @@ impl<'a> Decoder<'a, '_> {
                     let pair = read_key_value(field.message()?)?;
                     let (key, value) = (String::from_utf8_lossy(pair.key), text_of(pair.value)?);
                     chars += key.chars().count() + value.chars().count();
-                    attributes.push((label_name(self.options.strategy, &key), value));
+                    attributes.push((label_name(self.options.label_style(), &key), value));
                 }
                 _ => {}
             }

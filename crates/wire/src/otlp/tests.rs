@@ -236,6 +236,21 @@ fn points_without_a_value_are_stale_markers() {
 }
 
 #[test]
+fn target_info_stands_as_often_as_queries_need_it_and_no_oftener() {
+    let info = |times: [u64; 2]| {
+        let points = times.map(|seconds| Number { time: seconds * 1_000 * MS, ..number(1.0) }).to_vec();
+        let request = request(&[("service.name", "svc"), ("host.name", "h")], vec![gauge("g", points)]);
+        let (batch, _) = read(&request, &Options::default());
+        let named = |series| batch.labels(series).is_some_and(|labels| labels.metric_name() == "target_info");
+        batch.samples.iter().filter(|s| named(s.series)).map(|s| s.ts_ms / 1_000).collect::<Vec<_>>()
+    };
+    assert_eq!(info([1_000, 1_149]), [1_149]);
+    assert_eq!(info([1_000, 1_400]), [1_000, 1_150, 1_300, 1_400]);
+    let hostile = info([1, 9_000_000_000]);
+    assert_eq!((hostile.len(), hostile.last()), (401, Some(&9_000_000_000)));
+}
+
+#[test]
 fn deltas_are_refused_or_marked() {
     let mut delta = histogram(vec![histogram_point()]);
     delta.histogram.as_mut().unwrap().temporality = 1;
@@ -248,7 +263,8 @@ fn deltas_are_refused_or_marked() {
     assert_eq!(partial.rejected_data_points, 2);
     assert_eq!(partial.error_message, "metric \"c\": invalid_value: delta temporality is not taken; send cumulative");
     let (batch, stats) = read(&request, &Options { deltas: Deltas::Mark, ..plain() });
-    assert_eq!((stats.rejected, stats.delta_samples.clone()), (0, (1..7).collect::<Vec<u32>>()));
+    let places: Vec<_> = stats.deltas.iter().map(|d| (d.samples.clone(), d.histograms.clone())).collect();
+    assert_eq!((stats.rejected, places), (0, vec![(1..2, 0..0), (2..7, 0..0)]));
     assert_eq!(batch.samples.len(), 7);
 }
 
