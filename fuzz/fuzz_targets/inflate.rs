@@ -1,7 +1,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use wire::{gzip, snappy};
+use wire::{gzip, snappy, zstd};
 
 const MAX: usize = 1 << 16;
 
@@ -14,7 +14,8 @@ fn by_chunks(body: &[u8]) -> Option<Vec<u8>> {
 }
 
 fuzz_target!(|body: &[u8]| {
-    for out in [snappy::decode_block(body, MAX).ok(), gzip::deflate_capped(body, MAX).ok()].into_iter().flatten() {
+    let zstd = zstd::inflate_capped(body, MAX).ok();
+    for out in [snappy::decode_block(body, MAX).ok(), gzip::deflate_capped(body, MAX).ok(), zstd].into_iter().flatten() {
         assert!(out.len() <= MAX);
     }
     if let Ok(whole) = gzip::inflate_capped(body, MAX) {

@@ -319,6 +319,10 @@ impl Run {
         let limit = body_limit(self.spec.limits.body_bytes);
         let body = if fetched.gzip { inflate(&fetched.wire, limit)? } else { fetched.wire };
         self.outcome.bytes_body = body.len() as u64;
+        if negotiated.is_openmetrics_2 {
+            let families = wire::openmetrics::v2::to_families(&body);
+            return families.map(|body| (negotiated.format, body)).map_err(|e| self.refused(Failure::Syntax(e)));
+        }
         Ok((negotiated.format, body))
     }
 

@@ -24,6 +24,8 @@ pub enum TargetOrigin {
 /// An exposition format we ask for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Protocol {
+    /// OpenMetrics text 2.0.0, a release candidate: asked for only where a configuration names it.
+    OpenMetrics200,
     /// OpenMetrics text 1.0.0.
     OpenMetrics100,
     /// OpenMetrics text 0.0.1.
@@ -47,6 +49,7 @@ impl Protocol {
     /// Gives the word of the configuration (`scrape_protocols`).
     pub fn as_str(self) -> &'static str {
         match self {
+            Protocol::OpenMetrics200 => "OpenMetricsText2.0.0",
             Protocol::OpenMetrics100 => "OpenMetricsText1.0.0",
             Protocol::OpenMetrics001 => "OpenMetricsText0.0.1",
             Protocol::Text100 => "PrometheusText1.0.0",
@@ -57,7 +60,7 @@ impl Protocol {
 
     /// Reads the word of the configuration.
     pub fn parse(word: &str) -> Option<Protocol> {
-        Protocol::PROTO_FIRST.into_iter().find(|p| p.as_str() == word)
+        Protocol::PROTO_FIRST.into_iter().chain([Protocol::OpenMetrics200]).find(|p| p.as_str() == word)
     }
 }
 

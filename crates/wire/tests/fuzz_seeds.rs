@@ -81,6 +81,18 @@ fn data_points_are_read() {
 }
 
 #[test]
+fn openmetrics_2_is_read() {
+    let families = wire::openmetrics::v2::to_families(&seed("openmetrics_v2/all")).unwrap();
+    let mut parser = BodyParser::new(Format::Protobuf, &families, true);
+    let mut samples = 0;
+    while let Some(item) = parser.next() {
+        samples += usize::from(matches!(item.unwrap(), Item::Sample { .. }));
+    }
+    // A native histogram with five classic series, a summary of four, a native one, a counter.
+    assert_eq!(samples, 12);
+}
+
+#[test]
 fn compressed_bodies_are_inflated() {
     assert_eq!(gzip::inflate_capped(&seed("inflate/gzip"), 100).unwrap(), b"a 1\nb 2\n");
     assert_eq!(gzip::inflate_capped(&seed("inflate/two_members"), 100).unwrap(), b"ab");

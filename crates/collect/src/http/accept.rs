@@ -9,6 +9,8 @@ use crate::target::Protocol;
 pub(crate) struct Negotiated {
     /// How to read it.
     pub(crate) format: Format,
+    /// It is OpenMetrics 2.0, to be written as protobuf first.
+    pub(crate) is_openmetrics_2: bool,
     /// Its name in the configuration's words.
     pub(crate) name: &'static str,
 }
@@ -19,6 +21,7 @@ pub(super) fn accept_header(protocols: &[Protocol]) -> String {
     let mut out = String::new();
     for protocol in protocols.iter().take(5) {
         let media = match protocol {
+            Protocol::OpenMetrics200 => "application/openmetrics-text;version=2.0.0;escaping=allow-utf-8",
             Protocol::OpenMetrics100 => "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8",
             Protocol::OpenMetrics001 => "application/openmetrics-text;version=0.0.1",
             Protocol::Text100 => "text/plain;version=1.0.0;escaping=allow-utf-8",
@@ -52,6 +55,9 @@ pub(crate) fn format_of(content_type: Option<&str>, fallback: Option<Protocol>) 
     let media = text.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     match (media.as_str(), parameter(text, "version")) {
         ("application/openmetrics-text", Some("0.0.1")) => Ok(negotiated(Protocol::OpenMetrics001)),
+        ("application/openmetrics-text", Some(version)) if version.split('-').next() == Some("2.0.0") => {
+            Ok(negotiated(Protocol::OpenMetrics200))
+        }
         ("application/openmetrics-text", _) => Ok(negotiated(Protocol::OpenMetrics100)),
         ("text/plain", Some("1.0.0")) => Ok(negotiated(Protocol::Text100)),
         ("text/plain", _) => Ok(negotiated(Protocol::Text004)),
@@ -78,9 +84,9 @@ fn negotiated(protocol: Protocol) -> Negotiated {
     let format = match protocol {
         Protocol::OpenMetrics100 | Protocol::OpenMetrics001 => Format::OpenMetrics,
         Protocol::Text100 | Protocol::Text004 => Format::Text,
-        Protocol::Proto => Format::Protobuf,
+        Protocol::OpenMetrics200 | Protocol::Proto => Format::Protobuf,
     };
-    Negotiated { format, name: protocol.as_str() }
+    Negotiated { format, is_openmetrics_2: protocol == Protocol::OpenMetrics200, name: protocol.as_str() }
 }
 
 #[cfg(test)]
@@ -104,6 +110,10 @@ mod tests {
              text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,\
              text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
         );
+        assert_eq!(
+            accept_header(&[Protocol::OpenMetrics200]),
+            "application/openmetrics-text;version=2.0.0;escaping=allow-utf-8;q=0.6,*/*;q=0.5"
+        );
         assert_eq!(accept_header(&[Protocol::Text004]), "text/plain;version=0.0.4;q=0.6,*/*;q=0.5");
     }
 
@@ -116,6 +126,10 @@ mod tests {
         assert_eq!(
             name(Some("Application/OpenMetrics-text; version=1.0.0; charset=utf-8"), None),
             Ok("OpenMetricsText1.0.0")
+        );
+        assert_eq!(
+            name(Some("application/openmetrics-text; version=2.0.0; charset=utf-8"), None),
+            Ok("OpenMetricsText2.0.0")
         );
         let protobuf = |parameters: &str| name(Some(&format!("application/vnd.google.protobuf{parameters}")), None);
         let family = "; proto=io.prometheus.client.MetricFamily; encoding=";

@@ -142,6 +142,37 @@ async fn openmetrics_brings_exemplars_starts_and_units() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn openmetrics_2_is_read_by_its_content_type() {
+    let body = "# TYPE c counter\n# UNIT c seconds\nc{a=\"1\"} 5 st@1600000000.25 # {trace_id=\"x\"} 0.5 1700000000.5\n\
+                # TYPE h histogram\nh {count:2,sum:3,bucket:[1:1,+Inf:2]} st@1600000001\n# EOF\n";
+    let content_type = "application/openmetrics-text; version=2.0.0; charset=utf-8";
+    let exporter = Exporter::new(Page::of(content_type, body.as_bytes()));
+    let world = World::with(exporter.spec());
+    for round in 0..2 {
+        let (outcome, stored) = world.scrape().await;
+        assert!(outcome.ok, "{outcome:?}");
+        assert_eq!((outcome.format, outcome.bytes_body), (Some("OpenMetricsText2.0.0"), body.len() as u64));
+        let mut lines = stored.body();
+        lines.sort_by(|a, b| a.0.cmp(&b.0));
+        let bucket = |le: &str| format!("h_bucket{{instance=\"i\", job=\"j\", le=\"{le}\"}}");
+        let wanted = [
+            (labeled("c{a=\"1\"}"), 5.0),
+            (bucket("+Inf"), 2.0),
+            (bucket("1.0"), 1.0),
+            (labeled("h_count"), 2.0),
+            (labeled("h_sum"), 3.0),
+        ];
+        assert_eq!(lines, wanted, "{round}");
+        assert_eq!((stored.exemplars.len(), stored.families[0].unit.as_str()), (1, "seconds"));
+        assert!(stored.starts.contains(&(labeled("c{a=\"1\"}"), 1_600_000_000_250)), "{:?}", stored.starts);
+    }
+    exporter.show(Page::of(content_type, b"a 1\n# TYPE a gauge\n# EOF\n"));
+    let (outcome, _) = world.scrape().await;
+    let error = outcome.parse_error.expect("it is refused");
+    assert_eq!((error.line, error.column), (2, 1), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn gzip_is_asked_for_and_inflated() {
     let exporter = Exporter::new(Page::of("text/plain", &gzip(b"a 1\nb 2\n")).with("Content-Encoding", "gzip"));
     let world = World::with(exporter.spec());

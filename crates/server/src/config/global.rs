@@ -127,7 +127,7 @@ pub fn read_protocols(fields: &mut Fields<'_>, of: &str, problems: &mut Problems
 /// Prometheus' text for a protocol that does not exist.
 pub fn unknown_protocol(word: &str) -> String {
     format!(
-        "unknown scrape protocol {word}, supported: [OpenMetricsText0.0.1 OpenMetricsText1.0.0 PrometheusProto \
+        "unknown scrape protocol {word}, supported: [OpenMetricsText0.0.1 OpenMetricsText1.0.0 OpenMetricsText2.0.0 PrometheusProto \
          PrometheusText0.0.4 PrometheusText1.0.0]"
     )
 }

@@ -3,6 +3,7 @@
 
 mod family;
 mod histogram;
+pub mod v2;
 mod validate;
 
 use memchr::{memchr, memchr2, memrchr};
