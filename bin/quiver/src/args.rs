@@ -53,6 +53,9 @@ pub struct ServeArgs {
     /// Address for HTTP [default: 127.0.0.1:9740]
     #[arg(long, alias = "web.listen-address", value_name = "ADDR", env = "QUIVER_LISTEN")]
     pub listen: Option<String>,
+    /// Address for OTLP over gRPC, such as 127.0.0.1:4317; without it gRPC is off (OTLP over HTTP is always on)
+    #[arg(long, value_name = "ADDR", env = "QUIVER_OTLP_GRPC_LISTEN")]
+    pub otlp_grpc_listen: Option<String>,
     /// Directory for all data; one server at a time [default: ./data]
     #[arg(long, alias = "storage.tsdb.path", value_name = "DIR", env = "QUIVER_DATA_DIR")]
     pub data_dir: Option<PathBuf>,

@@ -57,7 +57,12 @@ fn options(args: &ServeArgs) -> Result<Options, Failure> {
     let retention_ms = args.retention.as_deref().map(retention_ms).transpose()?;
     Ok(Options {
         config_file: args.config.clone(),
-        overrides: Overrides { listen: args.listen.clone(), data_dir: args.data_dir.clone(), retention_ms },
+        overrides: Overrides {
+            listen: args.listen.clone(),
+            otlp_grpc_listen: args.otlp_grpc_listen.clone(),
+            data_dir: args.data_dir.clone(),
+            retention_ms,
+        },
         allow_unsupported: args.allow_unsupported,
         flags: flags(args),
     })
@@ -81,6 +86,7 @@ fn flags(args: &ServeArgs) -> Vec<(String, String)> {
         ("listen", text(&args.listen)),
         ("log-format", format!("{:?}", args.log_format).to_lowercase()),
         ("log-level", args.log_level.clone()),
+        ("otlp-grpc-listen", text(&args.otlp_grpc_listen)),
         ("retention", text(&args.retention)),
     ]
     .into_iter()

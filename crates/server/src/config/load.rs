@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::fields::{Fields, Problems, Severity};
 use super::global::{self, Global};
+use super::otlp;
 use super::scrape::{self, Job};
 use super::settings::{self, SettingsText};
 use super::yaml::{self, Node, Place};
@@ -28,6 +29,8 @@ pub struct Config {
     pub global: Global,
     /// `scrape_configs`, those of `scrape_config_files` included; job names are unique.
     pub jobs: Vec<Job>,
+    /// `otlp`.
+    pub otlp: wire::otlp::Options,
     /// `quiver`.
     pub settings: SettingsText,
     /// The whole, printed anew, without secrets.
@@ -150,13 +153,16 @@ fn read_root(root: &Node, dir: &Path, config: &mut Config, problems: &mut Proble
     if let Some(node) = fields.get("quiver") {
         config.settings = settings::read(node, problems);
     }
+    if let Some(node) = fields.get("otlp") {
+        config.otlp = otlp::read(node, problems);
+    }
     read_storage(&mut fields, &mut config.settings, problems);
     read_runtime(&mut fields, problems);
     if let Some(nodes) = fields.list("scrape_configs", problems) {
         scrape::read_list(nodes, dir, &config.global, &mut config.jobs, problems);
     }
     let more = list_more_files(&mut fields, dir, problems);
-    fields.not_yet(&["alerting", "rule_files", "tracing", "remote_write", "remote_read", "otlp"], problems);
+    fields.not_yet(&["alerting", "rule_files", "tracing", "remote_write", "remote_read"], problems);
     fields.finish(problems);
     more
 }

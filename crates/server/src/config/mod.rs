@@ -9,6 +9,7 @@ pub mod fields;
 pub mod global;
 pub mod http_client;
 pub mod load;
+pub mod otlp;
 pub mod print;
 pub mod relabel;
 pub mod scrape;

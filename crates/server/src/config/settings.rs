@@ -16,6 +16,8 @@ const DAY_MS: i64 = 86_400_000;
 pub struct Settings {
     /// Address for HTTP.
     pub listen: String,
+    /// Address for OTLP over gRPC; by convention port 4317. Without one it is off.
+    pub otlp_grpc_listen: Option<String>,
     /// Directory of all data.
     pub data_dir: PathBuf,
     /// Name of this node; part of every batch id.
@@ -62,6 +64,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             listen: DEFAULT_LISTEN.to_owned(),
+            otlp_grpc_listen: None,
             data_dir: PathBuf::from("./data"),
             node: "n1".to_owned(),
             retention_ms: 15 * DAY_MS,
@@ -96,6 +99,8 @@ impl Default for LimitSettings {
 pub struct SettingsText {
     /// `listen`
     pub listen: Option<String>,
+    /// `otlp_grpc_listen`
+    pub otlp_grpc_listen: Option<String>,
     /// `data_dir`
     pub data_dir: Option<PathBuf>,
     /// `node`
@@ -117,6 +122,8 @@ pub struct SettingsText {
 pub struct Overrides {
     /// `--listen`
     pub listen: Option<String>,
+    /// `--otlp-grpc-listen`
+    pub otlp_grpc_listen: Option<String>,
     /// `--data-dir`
     pub data_dir: Option<PathBuf>,
     /// `--retention`
@@ -129,6 +136,7 @@ impl Settings {
         let defaults = Settings::default();
         Settings {
             listen: flags.listen.clone().or(text.listen.clone()).unwrap_or(defaults.listen),
+            otlp_grpc_listen: flags.otlp_grpc_listen.clone().or(text.otlp_grpc_listen.clone()),
             data_dir: flags.data_dir.clone().or(text.data_dir.clone()).unwrap_or(defaults.data_dir),
             node: text.node.clone().unwrap_or(defaults.node),
             retention_ms: flags.retention_ms.or(text.retention_ms).unwrap_or(defaults.retention_ms),
@@ -147,6 +155,7 @@ pub fn read(node: &Node, problems: &mut Problems) -> SettingsText {
     let mut fields = Fields::open(node, "quiver", problems);
     let mut text = SettingsText {
         listen: fields.string("listen", problems),
+        otlp_grpc_listen: fields.string("otlp_grpc_listen", problems),
         data_dir: fields.string("data_dir", problems).map(PathBuf::from),
         node: fields.parsed("node", problems, parse_node),
         retention_ms: fields.duration_ms("retention", problems),

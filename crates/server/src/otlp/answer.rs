@@ -3,11 +3,12 @@
 //! `ExportMetricsServiceResponse` on success, whole or in part; `google.rpc.Status` on errors.
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 use wire::otlp::PartialSuccess;
 
 use crate::prom::write::Refused;
+use crate::prom::write_headers;
 
 /// How a request is written, and so its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +27,11 @@ impl Encoding {
         [Encoding::Protobuf, Encoding::Json].into_iter().find(named)
     }
 
+    /// Tells how a request is written; one that is in neither comes from a person, most likely.
+    pub fn of_request(headers: &HeaderMap) -> Encoding {
+        Encoding::from_content_type(write_headers::text(headers, header::CONTENT_TYPE)).unwrap_or(Encoding::Json)
+    }
+
     /// Gives the content type.
     pub fn content_type(self) -> &'static str {
         match self {
@@ -42,15 +48,7 @@ impl Encoding {
 /// Answers that all is stored, or all but what is named.
 pub fn success(encoding: Encoding, partial: Option<&PartialSuccess>) -> Response {
     let body = match (encoding, partial) {
-        (Encoding::Protobuf, None) => Vec::new(),
-        (Encoding::Protobuf, Some(partial)) => {
-            let mut inner = Vec::new();
-            put_number(&mut inner, 1, partial.rejected_data_points);
-            put_bytes(&mut inner, 2, partial.error_message.as_bytes());
-            let mut body = Vec::new();
-            put_bytes(&mut body, 1, &inner);
-            body
-        }
+        (Encoding::Protobuf, partial) => message(partial),
         (Encoding::Json, None) => b"{}".to_vec(),
         (Encoding::Json, Some(partial)) => {
             // JSON of protobuf writes 64-bit numbers as text.
@@ -60,6 +58,17 @@ pub fn success(encoding: Encoding, partial: Option<&PartialSuccess>) -> Response
         }
     };
     encoding.respond(StatusCode::OK, body)
+}
+
+/// Gives an `ExportMetricsServiceResponse`.
+pub fn message(partial: Option<&PartialSuccess>) -> Vec<u8> {
+    let Some(partial) = partial else { return Vec::new() };
+    let mut inner = Vec::new();
+    put_number(&mut inner, 1, partial.rejected_data_points);
+    put_bytes(&mut inner, 2, partial.error_message.as_bytes());
+    let mut message = Vec::new();
+    put_bytes(&mut message, 1, &inner);
+    message
 }
 
 /// Answers that nothing is stored.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{FromRef, State};
@@ -12,10 +13,11 @@ use axum::response::Response;
 use axum::routing::post;
 use http::{HeaderMap, StatusCode, Uri, header};
 use model::{AppendError, Batch};
-use wire::otlp::{Options, Stats};
+use wire::otlp::{Options, PartialSuccess};
 
 use super::answer::{self, Encoding};
-use super::body::{Kind, Reader};
+use super::body::{Compression, Decoded, Kind, Reader};
+use super::delta::Deltas;
 use crate::prom::params::Params;
 use crate::prom::write::{Arrived, Refused, Stored, WriteStats, Writer, refused_by_store};
 use crate::prom::write_headers;
@@ -32,46 +34,71 @@ pub struct Otlp(Arc<Inner>);
 
 struct Inner {
     writer: Writer,
-    options: Options,
+    options: Arc<ArcSwap<Options>>,
+    deltas: Arc<Deltas>,
     stats: WriteStats,
 }
 
 impl Otlp {
     /// Makes a receiver that shares room, decoders and events with a writer.
-    pub fn new(writer: Writer, options: Options) -> Otlp {
-        Otlp(Arc::new(Inner { writer, options, stats: WriteStats::default() }))
+    ///
+    /// **Takes** where the options in force stand: a reload may change them.
+    pub fn new(writer: Writer, options: Arc<ArcSwap<Options>>) -> Otlp {
+        let deltas = Arc::new(Deltas::new(writer.select().clone()));
+        Otlp(Arc::new(Inner { writer, options, deltas, stats: WriteStats::default() }))
     }
 
     /// Writes the figures.
     pub fn render(&self, page: &mut Exposition) {
         self.0.stats.render_as(page, "otlp", "OTLP");
+        self.0.deltas.render(page);
     }
 
     async fn take(&self, headers: &HeaderMap, uri: &Uri, body: Body) -> Result<Response, Refused> {
-        let writer = &self.0.writer;
         let kind = kind_of(headers)?;
         let source_id = write_headers::named_source(headers, &Params::parse(uri.query().unwrap_or("")))?;
-        let mut arrived = writer.receive(headers, body).await?;
+        let arrived = self.0.writer.receive(headers, body).await?;
+        self.export(arrived, kind, source_id, move |partial| answer::success(kind.encoding, partial)).await
+    }
+
+    /// Decodes a body that has arrived, stores it and answers with what `respond` makes of the part that was refused.
+    pub(super) async fn export(
+        &self,
+        mut arrived: Arrived,
+        kind: Kind,
+        source_id: Option<String>,
+        respond: impl FnOnce(Option<&PartialSuccess>) -> Response + Send + 'static,
+    ) -> Result<Response, Refused> {
+        let writer = &self.0.writer;
         let bytes = kind.bytes(&arrived.buffers.body, writer.limits().inflated_bytes_max);
         writer.fit(&mut arrived, bytes)?;
         let (reading, answering) = (self.clone(), self.clone());
         let decode = move |arrived: &mut Arrived, batch: &mut Batch| {
-            let Inner { writer, options, stats } = &*reading.0;
-            Reader { writer, options, stats, kind, source_id }.read(arrived, batch)
+            let Inner { writer, options, deltas, stats } = &*reading.0;
+            Reader { writer, options: &options.load_full(), deltas, stats, kind, source_id }.read(arrived, batch)
         };
-        let answer = move |batch: &Batch, stats: &Stats, stored: Stored<'_>| match stored {
-            Ok(_) => Ok(answering.answer(kind.encoding, batch, stats)),
+        let answer = move |batch: &Batch, decoded: &Decoded, stored: Stored<'_>| match stored {
+            Ok(_) => {
+                if let Some(claim) = &decoded.claim {
+                    claim.commit(batch);
+                }
+                let partial = decoded.stats.partial_success(batch);
+                if partial.is_some() {
+                    answering.0.stats.count_refused_in_part();
+                }
+                Ok(respond(partial.as_ref()))
+            }
             Err(error) => Err(not_stored(error)),
         };
         writer.store(arrived, decode, answer).await
     }
 
-    fn answer(&self, encoding: Encoding, batch: &Batch, stats: &Stats) -> Response {
-        let partial = stats.partial_success(batch);
-        if partial.is_some() {
-            self.0.stats.count_refused_in_part();
-        }
-        answer::success(encoding, partial.as_ref())
+    pub(super) fn writer(&self) -> &Writer {
+        &self.0.writer
+    }
+
+    pub(super) fn stats(&self) -> &WriteStats {
+        &self.0.stats
     }
 }
 
@@ -87,8 +114,7 @@ where
 async fn export(State(otlp): State<Otlp>, headers: HeaderMap, uri: Uri, body: Body) -> Response {
     let response = match otlp.take(&headers, &uri, body).await {
         Ok(response) => response,
-        // Who speaks neither is a person, most likely.
-        Err(refused) => answer::error(encoding_of(&headers).unwrap_or(Encoding::Json), &refused),
+        Err(refused) => answer::error(Encoding::of_request(&headers), &refused),
     };
     otlp.0.stats.count(response.status());
     response
@@ -106,12 +132,12 @@ fn kind_of(headers: &HeaderMap) -> Result<Kind, Refused> {
             "content type {text:?} is not known; application/x-protobuf and application/json are"
         )));
     };
-    let gzip = match write_headers::text(headers, header::CONTENT_ENCODING).to_ascii_lowercase().as_str() {
-        "" | "identity" => false,
-        "gzip" => true,
-        other => return Err(unsupported(format!("content encoding {other:?} is not known; gzip is"))),
+    let name = write_headers::text(headers, header::CONTENT_ENCODING);
+    let Some(compression) = Compression::from_name(name) else {
+        let known = Compression::NAMES;
+        return Err(unsupported(format!("content encoding {name:?} is not known; {known} are")));
     };
-    Ok(Kind { encoding, gzip })
+    Ok(Kind { encoding, compression, framing: 0 })
 }
 
 /// As remote write has it, but what passes must be 503 to be sent again. Points that were stored after all are duplicates then.

@@ -2,17 +2,22 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod calls;
+mod deltas;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use collect::report::BatchIds;
 use http::{HeaderMap, Request};
+use model::histogram::Histogram;
 use model::{
     Append, AppendDone, AppendError, Appended, Batch, CollectionMethod, CollectionReport, Family, Health, Labels,
-    LedgerPosition, Matcher, Refusal, Select, SelectError, SeriesId, SeriesReader, TimeRange, Verdict,
+    LedgerPosition, Matcher, Refusal, Samples, Select, SelectError, SeriesId, SeriesReader, TimeRange, Verdict,
 };
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -35,6 +40,7 @@ const CUMULATIVE: u8 = 2;
 #[derive(Default)]
 struct Memory {
     samples: Mutex<BTreeMap<(Labels, i64), f64>>,
+    histograms: Mutex<BTreeMap<(Labels, i64), Arc<Histogram>>>,
     families: Mutex<Vec<Family>>,
     fail: Mutex<Option<AppendError>>,
 }
@@ -55,8 +61,18 @@ impl Append for Memory {
             };
             kept.entry(at).or_insert(sample.value);
         }
-        for histogram in batch.histograms.iter_mut().filter(|h| h.verdict == Verdict::Pending) {
-            histogram.verdict = Verdict::Stored;
+        let mut kept = self.histograms.lock();
+        for i in
+            (0..batch.histograms.len()).filter(|i| batch.histograms[*i].verdict == Verdict::Pending).collect::<Vec<_>>()
+        {
+            let at = (batch.labels(batch.histograms[i].series).unwrap(), batch.histograms[i].ts_ms);
+            let one = &mut batch.histograms[i];
+            one.verdict = match kept.get(&at) {
+                None => Verdict::Stored,
+                Some(known) if known.same_bits(&one.histogram) => Verdict::Duplicate,
+                Some(_) => Verdict::Refused(Refusal::DuplicateConflict),
+            };
+            kept.entry(at).or_insert_with(|| one.histogram.clone());
         }
         for (i, series) in batch.series.iter_mut().enumerate() {
             series.id = SeriesId(i as u64 + 1);
@@ -71,9 +87,38 @@ impl Append for Memory {
     }
 }
 
+/// A series as it is kept.
+struct Kept {
+    labels: Labels,
+    samples: Samples,
+}
+
+impl SeriesReader for Kept {
+    fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    fn read(&self, range: TimeRange, out: &mut Samples) -> Result<(), SelectError> {
+        let doubles = self.samples.ts_ms.iter().zip(&self.samples.values).filter(|(ts_ms, _)| range.contains(**ts_ms));
+        doubles.for_each(|(ts_ms, value)| out.push(*ts_ms, *value));
+        out.histograms.extend(self.samples.histograms.iter().filter(|h| range.contains(h.0)).cloned());
+        Ok(())
+    }
+}
+
 impl Select for Memory {
-    fn select(&self, _: &[Matcher], _: TimeRange) -> Result<Vec<Box<dyn SeriesReader>>, SelectError> {
-        Ok(Vec::new())
+    fn select(&self, matchers: &[Matcher], _: TimeRange) -> Result<Vec<Box<dyn SeriesReader>>, SelectError> {
+        let mut found: BTreeMap<Labels, Samples> = BTreeMap::new();
+        for ((labels, ts_ms), value) in self.samples.lock().iter() {
+            found.entry(labels.clone()).or_default().push(*ts_ms, *value);
+        }
+        for ((labels, ts_ms), histogram) in self.histograms.lock().iter() {
+            found.entry(labels.clone()).or_default().histograms.push((*ts_ms, histogram.clone()));
+        }
+        let matching = found
+            .into_iter()
+            .filter(|(labels, _)| matchers.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or_default())));
+        Ok(matching.map(|(labels, samples)| Box::new(Kept { labels, samples }) as Box<dyn SeriesReader>).collect())
     }
 
     fn label_names(&self, _: &[Matcher], _: TimeRange) -> Result<Vec<String>, SelectError> {
@@ -103,7 +148,14 @@ impl World {
     }
 
     fn with(limits: WriteLimits) -> World {
-        let memory = Arc::new(Memory::default());
+        World::with_options(limits, Options::default())
+    }
+
+    fn with_options(limits: WriteLimits, options: Options) -> World {
+        World::over(Arc::default(), limits, options)
+    }
+
+    fn over(memory: Arc<Memory>, limits: WriteLimits, options: Options) -> World {
         let reports = Arc::new(Mutex::new(Vec::new()));
         let pushed = reports.clone();
         let writer = Writer::new(WriterParts {
@@ -114,7 +166,7 @@ impl World {
             now: Arc::new(|| NOW),
             limits,
         });
-        let otlp = Otlp::new(writer.clone(), Options::default());
+        let otlp = Otlp::new(writer.clone(), Arc::new(ArcSwap::from_pointee(options)));
         World { memory, writer, otlp: otlp.clone(), app: router::<Otlp>().with_state(otlp), reports }
     }
 
@@ -246,6 +298,22 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+fn deflate(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// With the length of the whole in the frame's head.
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    ::zstd::bulk::compress(bytes, 3).unwrap()
+}
+
+/// Without it, as a stream is written.
+fn zstd_stream(bytes: &[u8]) -> Vec<u8> {
+    ::zstd::stream::encode_all(bytes, 3).unwrap()
+}
+
 fn usual() -> Value {
     let resource = [("service.name", "shop"), ("service.instance.id", "i1"), ("zone", "eu")];
     let temperature = gauge("temp", &[point(NOW, 21.5)]);
@@ -263,7 +331,13 @@ async fn both_encodings_on_both_paths_plain_and_compressed_store_the_same() {
     let bodies = [(PROTOBUF, binary(&usual())), (JSON, usual().to_string().into_bytes())];
     for path in PATHS {
         for (content_type, body) in &bodies {
-            for (encoding, body) in [("identity", body.clone()), ("gzip", gzip(body)), ("GZIP", gzip(body))] {
+            for (encoding, body) in [
+                ("identity", body.clone()),
+                ("gzip", gzip(body)),
+                ("GZIP", gzip(body)),
+                ("deflate", deflate(body)),
+                ("zstd", zstd(body)),
+            ] {
                 let world = World::new();
                 let headers = [("content-type", *content_type), ("content-encoding", encoding)];
                 for _ in 0..2 {
@@ -319,9 +393,9 @@ async fn what_cannot_be_read_stores_nothing() {
     };
     send(vec![], whole.clone()).await.error(415, 3, "content type \"\" is not known");
     send(vec![("content-type", "text/plain")], whole.clone()).await.error(415, 3, "application/x-protobuf and");
-    for encoding in ["zstd", "deflate", "gzip, gzip"] {
+    for encoding in ["br", "snappy", "gzip, gzip"] {
         let headers = vec![("content-type", PROTOBUF), ("content-encoding", encoding)];
-        send(headers, whole.clone()).await.error(415, 3, "gzip is");
+        send(headers, whole.clone()).await.error(415, 3, "gzip,deflate,zstd are");
     }
     world.protobuf(vec![0x0a, 0x7f, 1]).await.error(400, 3, "malformed protobuf");
     for bad in ["", "[]", "{", "{\"resourceMetrics\": 1}", "{}{}"] {
@@ -366,6 +440,12 @@ async fn bodies_and_bytes_in_flight_have_limits() {
     let members = [gzip(first), gzip(rest)].concat();
     assert_eq!(world.send(PATHS[0], &gzipped, members).await.success(), None);
     assert_eq!(world.kept(), USUAL);
+
+    let zstded = [("content-type", PROTOBUF), ("content-encoding", "zstd")];
+    for bomb in [zstd(&vec![0; 1 << 20]), zstd_stream(&vec![0; 1 << 20])] {
+        world.send(PATHS[0], &zstded, bomb).await.error(413, 8, "inflates to more than the 100000 bytes");
+    }
+    assert_eq!(world.send(PATHS[0], &zstded, zstd_stream(&whole)).await.success(), None);
 
     // A body that never ends holds its room: the liar finds none when it turns out larger than it said.
     let (taken, waiting) = tokio::sync::oneshot::channel();

@@ -15,6 +15,7 @@ mod landing;
 mod parts;
 mod reload;
 mod routes;
+mod shape;
 mod signals;
 #[cfg(test)]
 mod tests;
@@ -115,6 +116,9 @@ pub async fn run(options: Options, ready: impl FnOnce(SocketAddr)) -> Result<(),
             }
         }
     }
+    if let Some(address) = server.grpc_address() {
+        tracing::info!("OTLP over gRPC is taken on {address}");
+    }
     ready(server.address());
     loop {
         match signals.next().await {
@@ -151,6 +155,10 @@ pub struct Server {
     net: Arc<NetStats>,
     stop: watch::Sender<bool>,
     http: JoinHandle<()>,
+    /// Taken by [`Server::open`]: who connects earlier waits.
+    grpc_listener: Option<TcpListener>,
+    grpc_address: Option<SocketAddr>,
+    grpc: Option<JoinHandle<()>>,
     parts: Option<Parts>,
 }
 
@@ -159,20 +167,29 @@ impl Server {
     pub async fn bind(options: Options) -> Result<Server, RunError> {
         let config = load(&options).await?;
         let settings = Settings::of(&config.settings, &options.overrides);
-        let listener = listen(&settings.listen).await?;
-        let address =
-            listener.local_addr().map_err(|error| RunError::System { what: "read the own address", error })?;
-        if !address.ip().is_loopback() {
-            tracing::warn!(
-                "listening on {address}, which is reachable from other machines: there is no access control yet, so \
-                 whoever reaches the port can read, write and remove"
-            );
-        }
+        let (listener, address) = listen(&settings.listen, "--listen").await?;
+        let (grpc_listener, grpc_address) = match &settings.otlp_grpc_listen {
+            Some(address) => listen(address, "--otlp-grpc-listen").await.map(|(l, a)| (Some(l), Some(a)))?,
+            None => (None, None),
+        };
         let (gate, net) = (Arc::new(Gate::new()), Arc::new(NetStats::default()));
         let (stop, stopped) = watch::channel(false);
         let connections_max = settings.limits.connections_max;
         let http = tokio::spawn(net::serve(listener, gate.router(), connections_max, net.clone(), stopped));
-        Ok(Server { options, settings, config: Some(config), address, gate, net, stop, http, parts: None })
+        Ok(Server {
+            options,
+            settings,
+            config: Some(config),
+            address,
+            gate,
+            net,
+            stop,
+            http,
+            grpc_listener,
+            grpc_address,
+            grpc: None,
+            parts: None,
+        })
     }
 
     /// Opens the data directory and starts all parts. Call it once.
@@ -186,13 +203,25 @@ impl Server {
             net: self.net.clone(),
             stop: self.stop.subscribe(),
         };
-        self.parts = Some(opening.open(config).await?);
+        let parts = opening.open(config).await?;
+        if let Some(listener) = self.grpc_listener.take() {
+            let router = crate::otlp::grpc::router(parts.otlp.clone());
+            let connections_max = self.settings.limits.connections_max;
+            let serving = net::serve(listener, router, connections_max, self.net.clone(), self.stop.subscribe());
+            self.grpc = Some(tokio::spawn(serving));
+        }
+        self.parts = Some(parts);
         Ok(())
     }
 
     /// Gives the address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Gives the address for OTLP over gRPC, if it is served.
+    pub fn grpc_address(&self) -> Option<SocketAddr> {
+        self.grpc_address
     }
 
     /// Reads the configuration again; see [`Reloader::reload`].
@@ -208,8 +237,18 @@ impl Server {
         self.gate.close();
         self.stop.send_replace(true);
         let parts = self.parts.take();
+        let mut grpc = self.grpc.take();
         let http = async {
-            if tokio::time::timeout(REQUESTS_GRACE, &mut self.http).await.is_err() {
+            let both = async {
+                let grpc = async {
+                    if let Some(grpc) = &mut grpc {
+                        // One that broke off has ended, too.
+                        let _ = grpc.await;
+                    }
+                };
+                tokio::join!(&mut self.http, grpc)
+            };
+            if tokio::time::timeout(REQUESTS_GRACE, both).await.is_err() {
                 tracing::warn!("requests were still under way at shutdown");
             }
         };
@@ -235,21 +274,30 @@ async fn load(options: &Options) -> Result<Config, RunError> {
     Ok(config)
 }
 
-async fn listen(address: &str) -> Result<TcpListener, RunError> {
+/// Listens on an address; `flag` is where another one can be chosen.
+async fn listen(address: &str, flag: &str) -> Result<(TcpListener, SocketAddr), RunError> {
     let refused = |reason: String| RunError::Listen { address: address.to_owned(), reason };
     // Go writes ":9090" for all addresses.
     let full = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.to_owned() };
     if !full.contains(':') {
         return Err(refused("it needs a port, such as 127.0.0.1:9740".to_owned()));
     }
-    TcpListener::bind(&full).await.map_err(|error| {
+    let listener = TcpListener::bind(&full).await.map_err(|error| {
         refused(match error.kind() {
             io::ErrorKind::AddrInUse => {
-                "the address is in use; is another server running? Choose another one with --listen".to_owned()
+                format!("the address is in use; is another server running? Choose another one with {flag}")
             }
             io::ErrorKind::PermissionDenied => "ports below 1024 are not for everybody".to_owned(),
             io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
             _ => error.to_string(),
         })
-    })
+    })?;
+    let address = listener.local_addr().map_err(|error| RunError::System { what: "read the own address", error })?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            "listening on {address}, which is reachable from other machines: there is no access control yet, so \
+             whoever reaches the port can read, write and remove"
+        );
+    }
+    Ok((listener, address))
 }

@@ -52,6 +52,7 @@ pub struct Opening {
 /// The parts that have to be closed.
 pub struct Parts {
     pub reloader: Arc<Reloader>,
+    pub otlp: Otlp,
     collector: Arc<Collector>,
     catalog: Arc<Catalog>,
     events: EventLog,
@@ -108,7 +109,8 @@ impl Opening {
             Arc::new(Jobs::new(collector.clone(), Box::new(move |target_id| rest.is_muted(target_id))))
         };
         let (options, settings) = (self.options.clone(), self.settings.clone());
-        let reloader = Arc::new(Reloader::new(options, settings, jobs.clone(), now.clone()));
+        let otlp_options = Arc::default();
+        let reloader = Arc::new(Reloader::new(options, settings, jobs.clone(), Arc::clone(&otlp_options), now.clone()));
         let gateway = Gateway::new(GatewayParts {
             append: append.clone(),
             batch_ids: batch_ids.clone(),
@@ -143,7 +145,7 @@ impl Opening {
             batch_ids,
             pushed,
         });
-        let otlp = Otlp::new(prom.writer.clone(), wire::otlp::Options::default());
+        let otlp = Otlp::new(prom.writer.clone(), otlp_options);
 
         self.gate.progress("loading targets");
         let loaded = rest.load_targets();
@@ -171,9 +173,17 @@ impl Opening {
         tokio::spawn(jobs.follow(self.stop.clone()));
         tokio::spawn(upkeep(store.clone(), events.clone(), self.stop.clone()));
         let (reloading, collecting) = (reloader.clone(), collector.clone());
-        let app = App { rest, prom: prom.clone(), gateway, otlp, reloader: reloading, own, collector: collecting };
+        let app = App {
+            rest,
+            prom: prom.clone(),
+            gateway,
+            otlp: otlp.clone(),
+            reloader: reloading,
+            own,
+            collector: collecting,
+        };
         self.gate.open(routes::router(app, http, &self.settings.limits));
-        Ok(Parts { reloader, collector, catalog, events, store, prom, clock })
+        Ok(Parts { reloader, otlp, collector, catalog, events, store, prom, clock })
     }
 
     /// Replays the log on a thread that may block.

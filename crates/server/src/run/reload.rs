@@ -14,6 +14,7 @@ pub struct Reloader {
     options: Options,
     started_with: Settings,
     jobs: Arc<Jobs>,
+    otlp: Arc<ArcSwap<wire::otlp::Options>>,
     now: Arc<dyn Fn() -> i64 + Send + Sync>,
     printed: ArcSwap<String>,
     external_labels: ArcSwap<Vec<(String, String)>>,
@@ -33,10 +34,13 @@ pub struct LastReload {
 
 impl Reloader {
     /// Starts with the settings that cannot change while the server runs.
+    ///
+    /// **Takes** `otlp`: where the options in force are put for whoever reads OTLP.
     pub fn new(
         options: Options,
         started_with: Settings,
         jobs: Arc<Jobs>,
+        otlp: Arc<ArcSwap<wire::otlp::Options>>,
         now: Arc<dyn Fn() -> i64 + Send + Sync>,
     ) -> Reloader {
         let last = LastReload { ok: true, taken_at_ms: now() };
@@ -44,6 +48,7 @@ impl Reloader {
             options,
             started_with,
             jobs,
+            otlp,
             now,
             printed: ArcSwap::default(),
             external_labels: ArcSwap::default(),
@@ -90,6 +95,9 @@ impl Reloader {
             tracing::warn!("settings under `quiver:` or `storage:` have changed; they count from the next start on");
         }
         self.jobs.apply(config.jobs).await;
+        // Here somebody adds them up.
+        let deltas = wire::otlp::Deltas::Mark;
+        self.otlp.store(Arc::new(wire::otlp::Options { deltas, ..config.otlp }));
         self.external_labels.store(Arc::new(config.global.external_labels));
         self.printed.store(Arc::new(config.printed));
         *self.last.lock() = LastReload { ok: true, taken_at_ms: (self.now)() };
