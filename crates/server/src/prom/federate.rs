@@ -1,6 +1,6 @@
 //! `/federate`: the latest sample of each matching series, for another server to scrape.
 //!
-//! Text format 0.0.4, or OpenMetrics 1.0 when it is asked for. As in Prometheus, a sample is at most the lookback old, series
+//! Text format 0.0.4, or OpenMetrics 1.0 when it is asked for, names escaped as `Accept` wants them. As in Prometheus, a sample is at most the lookback old, series
 //! are sorted by name, `instance` stands on every series, and external labels on those that have none of their own. Beyond
 //! Prometheus, counters and gauges keep their type where all sources agree on it.
 //! Limits: series, by the samples a query may hold.
@@ -16,20 +16,39 @@ use model::{
     is_stale,
 };
 
+use wire::Escaping;
+
 use super::api::PromApi;
 use super::error::{ApiError, ErrorKind};
 use super::json;
 use super::params::Params;
 
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// How a page is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Style {
     openmetrics: bool,
-    /// Names beyond ASCII letters, digits and underscores are quoted, not escaped.
-    utf8: bool,
+    /// How names beyond ASCII letters, digits and underscores are written.
+    escaping: Escaping,
+    /// The reader asked for that.
+    named: bool,
+}
+
+impl Style {
+    fn content_type(self) -> String {
+        let media = match (self.openmetrics, self.escaping) {
+            (true, _) => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            (false, Escaping::AllowUtf8) => "text/plain; version=1.0.0; charset=utf-8",
+            (false, _) => "text/plain; version=0.0.4; charset=utf-8",
+        };
+        match self.named {
+            true => format!("{media}; escaping={}", self.escaping.as_str()),
+            false => media.to_owned(),
+        }
+    }
+
+    fn quotes(self) -> bool {
+        self.escaping == Escaping::AllowUtf8
+    }
 }
 
 /// The latest sample of a series.
@@ -67,8 +86,7 @@ async fn page(api: &PromApi, headers: &HeaderMap, params: &Params) -> Result<Res
         let found = find(select, &sets, range, limits.samples_max)?;
         Ok(write(&found, &types(select, &found), &external, style))
     });
-    let content_type = if style.openmetrics { OPENMETRICS } else { TEXT };
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, content_type)], text.await?).into_response())
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, style.content_type())], text.await?).into_response())
 }
 
 /// Reads `Accept`: the first of the two formats that stands there with the highest weight.
@@ -82,16 +100,17 @@ fn style_of(headers: &HeaderMap) -> Style {
             "text/plain" | "text/*" | "*/*" => false,
             _ => continue,
         };
-        let (mut weight, mut utf8) = (1.0, false);
+        let (mut weight, mut escaping) = (1.0, None);
         for field in fields {
             match field.split_once('=') {
                 Some(("q", q)) => weight = q.parse().unwrap_or(0.0),
-                Some(("escaping", scheme)) => utf8 = scheme == "allow-utf-8",
+                Some(("escaping", scheme)) => escaping = Escaping::parse(scheme.trim_matches('"')),
                 _ => {}
             }
         }
         if weight > best.0 {
-            best = (weight, Style { openmetrics, utf8 });
+            let (named, escaping) = (escaping.is_some(), escaping.unwrap_or_default());
+            best = (weight, Style { openmetrics, escaping, named });
         }
     }
     best.1
@@ -215,10 +234,10 @@ impl Page<'_> {
         self.text("# TYPE ");
         if is_legacy_metric_name(name) {
             self.text(name);
-        } else if self.style.utf8 {
+        } else if self.style.quotes() {
             self.quoted(name);
         } else {
-            self.text(&underscored(name));
+            self.text(&self.style.escaping.name(name));
         }
         self.text(" ");
         self.text(word);
@@ -242,12 +261,12 @@ impl Page<'_> {
         let mut first = true;
         if is_legacy_metric_name(&name) {
             self.text(&name);
-        } else if self.style.utf8 {
+        } else if self.style.quotes() {
             self.text("{");
             self.quoted(&name);
             first = false;
         } else {
-            self.text(&underscored(&name));
+            self.text(&self.style.escaping.name(&name));
         }
         let own = sample.labels.iter().filter(|(n, _)| *n != LABEL_NAME);
         let external = self.external;
@@ -274,10 +293,10 @@ impl Page<'_> {
     fn label(&mut self, name: &str, value: &str) {
         if is_legacy_label_name(name) {
             self.text(name);
-        } else if self.style.utf8 {
+        } else if self.style.quotes() {
             self.quoted(name);
         } else {
-            self.text(&underscored(name).replace(':', "_"));
+            self.text(&self.style.escaping.name(name).replace(':', "_"));
         }
         self.text("=");
         self.quoted(value);
@@ -304,13 +323,4 @@ impl Page<'_> {
             false => self.text(text.strip_suffix(".0").unwrap_or(text)),
         }
     }
-}
-
-/// Escapes a name as Prometheus' scheme `underscores` does.
-fn underscored(name: &str) -> String {
-    let legal = |(at, c): (usize, char)| {
-        let good = c.is_ascii_alphabetic() || c == '_' || c == ':' || (at > 0 && c.is_ascii_digit());
-        if good { c } else { '_' }
-    };
-    name.chars().enumerate().map(legal).collect()
 }

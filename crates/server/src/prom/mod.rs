@@ -11,7 +11,7 @@ pub mod params;
 mod point_kinds;
 mod query;
 mod read;
-mod read_message;
+pub mod read_message;
 pub mod service;
 pub mod status;
 mod targets;

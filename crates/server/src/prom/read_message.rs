@@ -7,6 +7,9 @@ use model::{Labels, MatchOp, Matcher};
 
 use super::read::QUERIES_MAX;
 
+/// Matchers of all queries of a request.
+pub const MATCHERS_MAX: usize = 100;
+
 /// A request.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Request {
@@ -33,10 +36,14 @@ pub struct Query {
 pub fn request(bytes: &[u8]) -> Result<Request, String> {
     let mut request = Request::default();
     let mut forms = Vec::new();
+    let mut matchers = 0;
     let mut fields = Fields { rest: bytes };
     while let Some((number, value)) = fields.next()? {
         match (number, value) {
-            (1, Value::Bytes(bytes)) => request.queries.push(query(bytes)?),
+            (1, Value::Bytes(_)) if request.queries.len() == QUERIES_MAX => {
+                return Err(format!("more than {QUERIES_MAX} queries"));
+            }
+            (1, Value::Bytes(bytes)) => request.queries.push(query(bytes, &mut matchers)?),
             (2, Value::Varint(form)) => forms.push(form),
             (2, Value::Bytes(packed)) => {
                 let mut packed = Fields { rest: packed };
@@ -47,9 +54,6 @@ pub fn request(bytes: &[u8]) -> Result<Request, String> {
             _ => {}
         }
     }
-    if request.queries.len() > QUERIES_MAX {
-        return Err(format!("{} queries, {QUERIES_MAX} are allowed", request.queries.len()));
-    }
     // 0 is SAMPLES, 1 is STREAMED_XOR_CHUNKS; who names none wants samples.
     let known = forms.iter().find(|form| **form <= 1);
     if known.is_none() && !forms.is_empty() {
@@ -59,14 +63,21 @@ pub fn request(bytes: &[u8]) -> Result<Request, String> {
     Ok(request)
 }
 
-fn query(bytes: &[u8]) -> Result<Query, String> {
+/// Takes the count of matchers so far: a regular expression of twenty bytes may take megabytes.
+fn query(bytes: &[u8], matchers: &mut usize) -> Result<Query, String> {
     let mut query = Query::default();
     let mut fields = Fields { rest: bytes };
     while let Some((number, value)) = fields.next()? {
         match (number, value) {
             (1, Value::Varint(ms)) => query.start_ms = ms as i64,
             (2, Value::Varint(ms)) => query.end_ms = ms as i64,
-            (3, Value::Bytes(bytes)) => query.matchers.push(matcher(bytes)?),
+            (3, Value::Bytes(_)) if *matchers == MATCHERS_MAX => {
+                return Err(format!("more than {MATCHERS_MAX} matchers"));
+            }
+            (3, Value::Bytes(bytes)) => {
+                *matchers += 1;
+                query.matchers.push(matcher(bytes)?);
+            }
             _ => {}
         }
     }
@@ -256,7 +267,15 @@ mod tests {
         }
         assert!(request(&[0x10, 0x07]).is_err());
         assert!(request(&[0x0a, 0x04, 0x1a, 0x02, 0x08, 0x09]).is_err());
+        assert!(request(&[0x0a, 0x00].repeat(100)).is_ok());
         assert!(request(&[0x0a, 0x00].repeat(101)).is_err());
+        let mut many = Vec::new();
+        put_bytes(&mut many, 1, &[0x1a, 0x00].repeat(MATCHERS_MAX));
+        assert_eq!(request(&many).map(|r| r.queries[0].matchers.len()), Ok(MATCHERS_MAX));
+        put_bytes(&mut many, 1, &[0x1a, 0x00]);
+        assert_eq!(request(&many), Err("more than 100 matchers".to_owned()));
+        let seed = include_bytes!("../../../../fuzz/corpus/remote_read/regex_chunks");
+        assert_eq!(request(seed), request(&whole));
         assert!(request(&[0xff; 12]).is_err());
     }
 }

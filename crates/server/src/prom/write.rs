@@ -235,7 +235,7 @@ pub(crate) type Stored<'a> = Result<&'a Appended, &'a AppendError>;
 pub async fn write(State(api): State<PromApi>, headers: HeaderMap, uri: Uri, body: Body) -> Response {
     let response = match api.writer.take(&headers, &uri, body).await {
         Ok(response) => response,
-        Err(refused) => with_written(refused.into_response(), Written::default()),
+        Err(refused) => nothing_written(refused),
     };
     api.writer.stats().count(response.status());
     response
@@ -284,6 +284,11 @@ impl Writer {
         for report in self.0.events.report((parts.now)(), &parts.batch_ids) {
             (parts.pushed)(report);
         }
+    }
+
+    /// Gives the way to what is stored.
+    pub(crate) fn select(&self) -> &Arc<dyn Select> {
+        &self.0.parts.select
     }
 
     /// Gives what one request may hold.
@@ -467,6 +472,11 @@ impl Writer {
         let exemplars = batch.exemplars.iter().filter(of_a_series).count();
         with_written(response, Written { exemplars, ..stats.written(batch) })
     }
+}
+
+/// Answers that nothing is stored.
+pub(crate) fn nothing_written(refused: Refused) -> Response {
+    with_written(refused.into_response(), Written::default())
 }
 
 /// Says how much of a request is stored: senders of 2.0 count on it.

@@ -17,8 +17,10 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
+pub use body::{Body, PushedExemplar, read as read_body};
 pub use folder::Folder;
 pub use gateway::{Gateway, GatewayParts};
 pub use group::Group;
 pub use handler::router;
+pub use key::GroupKey;
 pub use registry::PushLimits;

@@ -336,3 +336,19 @@ async fn the_loop_restates_and_stops() {
     stop.send_replace(true);
     tokio::time::timeout(Duration::from_secs(20), running).await.unwrap().unwrap();
 }
+
+#[test]
+fn the_seeds_of_the_fuzz_target_are_read() {
+    let text = include_bytes!("../../../../fuzz/corpus/push/text");
+    let openmetrics = include_bytes!("../../../../fuzz/corpus/push/openmetrics");
+    for (seed, format, labels, points) in [
+        (&text[..], wire::Format::Text, vec![("instance", "i/1"), ("job", "a")], 1),
+        (&openmetrics[..], wire::Format::OpenMetrics, vec![("job", "a"), ("path", "/tmp")], 1),
+    ] {
+        let end = seed.iter().position(|byte| *byte == b'\n').unwrap();
+        let key = super::GroupKey::from_path(std::str::from_utf8(&seed[..end]).unwrap()).unwrap();
+        assert_eq!(key.pairs().collect::<Vec<_>>(), labels);
+        let read = super::read_body(format, &seed[end + 1..], &key).unwrap();
+        assert_eq!(read.points.counters + read.points.histograms, points);
+    }
+}

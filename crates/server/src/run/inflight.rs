@@ -9,14 +9,14 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 
 use super::arriving::{Arriving, Fault, Pace, Toll, UNIT_BYTES};
+use super::shape::{Early, Shape};
 use crate::otlp;
-use crate::rest::problem::Problem;
 
 /// Deflate makes a byte of at most so many.
 const GZIP_GROWTH_MAX: u64 = 1_032;
@@ -61,16 +61,18 @@ pub async fn bound(State(inflight): State<Inflight>, request: Request, next: Nex
     }
     let path = request.uri().path();
     let counts_itself = path == "/api/v1/write" || otlp::PATHS.contains(&path);
+    let shape = Shape::of(path, request.headers());
     if !counts_itself && inflight.is_too_large(request.headers()) {
         discard(request.into_body()).await;
-        let detail = format!("the body is larger than {} bytes", inflight.body_bytes_max);
-        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail).into_response();
+        let text = format!("the body is larger than {} bytes", inflight.body_bytes_max);
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        return shape.answer(Early { status, code: "body_too_large", text, again: false });
     }
     let toll = inflight.toll(request.headers(), counts_itself);
     let response = next.run(request.map(|body| Body::new(Arriving::new(body, toll.clone())))).await;
     match toll.fault() {
         None => response,
-        Some(fault) => given_up(fault),
+        Some(fault) => shape.answer(given_up(fault)),
     }
 }
 
@@ -81,12 +83,12 @@ async fn discard(mut body: Body) {
 }
 
 /// What whoever read the body made of its end is not the reason.
-fn given_up(fault: Fault) -> Response {
+fn given_up(fault: Fault) -> Early {
     let (status, code) = match fault {
         Fault::Late => (StatusCode::REQUEST_TIMEOUT, "body_too_slow"),
         Fault::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
     };
-    Problem::new(status, code, format!("{fault}; try again")).retry_after_ms(1_000).into_response()
+    Early { status, code, text: format!("{fault}; try again"), again: true }
 }
 
 #[cfg(test)]

@@ -73,6 +73,17 @@ async fn openmetrics_and_utf8_names_when_they_are_asked_for() {
     assert_eq!(utf8.text, expected);
     let escaped = page(&world, "text/plain", "match[]={\"a.b\"}").await;
     assert!(escaped.text.starts_with("# TYPE a_b untyped\na_b{x_y=\"1\","), "{}", escaped.text);
+    for (scheme, version, start) in [
+        ("underscores", "0.0.4", "# TYPE a_b untyped\na_b{x_y=\"1\","),
+        ("dots", "0.0.4", "# TYPE a_dot_b untyped\na_dot_b{x_dot_y=\"1\","),
+        ("values", "0.0.4", "# TYPE U__a_2e_b untyped\nU__a_2e_b{U__x_2e_y=\"1\","),
+        ("allow-utf-8", "1.0.0", "# TYPE \"a.b\" untyped\n{\"a.b\","),
+    ] {
+        let answer = page(&world, &format!("text/plain;escaping={scheme};q=0.5"), "match[]={\"a.b\"}").await;
+        assert!(answer.text.starts_with(start), "{scheme}: {}", answer.text);
+        let content_type = format!("text/plain; version={version}; charset=utf-8; escaping={scheme}");
+        assert_eq!(answer.headers["content-type"], content_type.as_str());
+    }
 }
 
 #[tokio::test]
