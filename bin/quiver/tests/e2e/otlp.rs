@@ -22,11 +22,13 @@ struct Sdk {
 }
 
 impl Sdk {
-    fn start(endpoint: &str, compression: &str) -> Sdk {
+    /// Takes how it sends: `http` or `grpc`, `none` or `gzip`, `cumulative` or `delta`.
+    fn start(endpoint: &str, how: [&str; 3]) -> Sdk {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/clients/otlp_client.py");
         let mut child = Command::new(python())
             .arg(script)
-            .args([endpoint, compression])
+            .arg(endpoint)
+            .args(how)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -66,9 +68,12 @@ impl Drop for Sdk {
 
 /// Starts the binary on a port that outlives it.
 fn start(dir: &Path, port: u16) -> Program {
-    let data = dir.join("data").display().to_string();
-    let args = ["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir", &data].map(str::to_owned);
-    Program::start(Path::new(env!("CARGO_BIN_EXE_quiver")), &args, port, "/-/ready", &dir.join("quiver.log"))
+    support::quiver_on(dir, port, &[])
+}
+
+/// Starts it with a port for gRPC, too.
+fn start_grpc(dir: &Path, port: u16, grpc: u16) -> Program {
+    support::quiver_on(dir, port, &["--otlp-grpc-listen", &format!("127.0.0.1:{grpc}")])
 }
 
 const WHO: &str = "job=\"shop/checkout\",instance=\"checkout-1\"";
@@ -124,7 +129,8 @@ fn exports_of_the_python_sdk_outlive_kills_between_and_under_them() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let port = support::free_port();
     let server = start(dir.path(), port);
-    let mut sdk = Sdk::start(&format!("http://127.0.0.1:{port}/api/v1/otlp/v1/metrics"), "gzip");
+    let mut sdk =
+        Sdk::start(&format!("http://127.0.0.1:{port}/api/v1/otlp/v1/metrics"), ["http", "gzip", "cumulative"]);
 
     sdk.export(&json!({"add": 3, "set": 21.5, "record": [0.25, 0.75]}));
     server.kill();
@@ -155,7 +161,7 @@ fn the_specification_s_own_path_takes_the_sdk_and_json() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let port = support::free_port();
     let server = start(dir.path(), port);
-    let mut sdk = Sdk::start(&format!("http://127.0.0.1:{port}/v1/metrics"), "none");
+    let mut sdk = Sdk::start(&format!("http://127.0.0.1:{port}/v1/metrics"), ["http", "none", "cumulative"]);
     sdk.export(&json!({"add": 1, "set": 0.1, "record": [0.5]}));
     check(&server.client, 1.0, 0.1, [1.0, 1.0, 1.0, 1.0], 0.5, 1.0);
 
@@ -168,9 +174,124 @@ fn the_specification_s_own_path_takes_the_sdk_and_json() {
     let request = json!({"resourceMetrics": [{
         "resource": {"attributes": [service]}, "scopeMetrics": [{"metrics": [sum("cumulative", 2), sum("delta", 1)]}],
     }]});
-    let answer = server.client.post_json("/v1/metrics", &request).expect(200).json();
-    assert_eq!(answer["partialSuccess"]["rejectedDataPoints"], "1", "{answer}");
-    assert_eq!(server.client.number("cumulative_total{job=\"desk\"}"), 41.0);
+    for _ in 0..2 {
+        assert_eq!(server.client.post_json("/v1/metrics", &request).expect(200).json(), json!({}));
+    }
+    for name in ["cumulative", "delta"] {
+        assert_eq!(server.client.number(&format!("{name}_total{{job=\"desk\"}}")), 41.0);
+    }
     let answer = server.client.post_json("/v1/metrics", &json!({"resourceMetrics": 1})).expect(400).json();
     assert_eq!(answer["code"], 3, "{answer}");
+}
+
+#[test]
+fn cumulative_exports_over_grpc_outlive_kills() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (port, grpc) = (support::free_port(), support::free_port());
+    let server = start_grpc(dir.path(), port, grpc);
+    let mut sdk = Sdk::start(&format!("http://127.0.0.1:{grpc}"), ["grpc", "gzip", "cumulative"]);
+    sdk.export(&json!({"add": 3, "set": 21.5, "record": [0.25, 0.75]}));
+    server.kill();
+    let server = start_grpc(dir.path(), port, grpc);
+    check(&server.client, 3.0, 21.5, [1.0, 2.0, 2.0, 2.0], 1.0, 1.0);
+    sdk.export(&json!({"add": 4, "set": 22.5, "record": [1.5, 100.0]}));
+    check(&server.client, 7.0, 22.5, [1.0, 2.0, 3.0, 4.0], 102.5, 2.0);
+    check_ledger(&server.client, 1.0);
+    server.kill();
+    // Nobody listens when this export begins: the SDK tries again by itself.
+    sdk.begin(&json!({"add": 5, "set": 19.0, "record": []}));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let server = start_grpc(dir.path(), port, grpc);
+    sdk.expect_ok();
+    check(&server.client, 12.0, 19.0, [1.0, 2.0, 3.0, 4.0], 102.5, 3.0);
+    assert_eq!(server.terminate(), Some(0));
+}
+
+/// Checks what an SDK that sends differences has counted in all.
+#[track_caller]
+fn check_sums(client: &Client, orders: f64, buckets: [f64; 4], sum: f64, waits: f64, waited: f64) {
+    let counter = format!("orders_total{{{WHO},payment_method=\"card\"}}");
+    assert_eq!(client.number(&counter), orders);
+    assert_eq!(client.number(&format!("resets({counter}[1h])")), 0.0);
+    for (le, count) in ["0.5", "1", "2", "+Inf"].iter().zip(buckets) {
+        let le = escaped(le);
+        let bucket = format!("request_duration_seconds_bucket{{{WHO},le=~\"{le}(\\\\.0)?\"}}");
+        assert_eq!(client.number(&bucket), count, "{le}");
+    }
+    assert_eq!(client.number(&format!("request_duration_seconds_sum{{{WHO}}}")), sum);
+    let exponential = format!("wait_seconds{{{WHO}}}");
+    assert_eq!(client.number(&format!("histogram_count({exponential})")), waits);
+    assert_eq!(client.number(&format!("histogram_sum({exponential})")), waited);
+}
+
+/// Differences are added up: counts go on through kill -9 between exports and under one.
+fn differences_go_on_through_kills(protocol: &str) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (port, grpc) = (support::free_port(), support::free_port());
+    let endpoint = match protocol {
+        "grpc" => format!("http://127.0.0.1:{grpc}"),
+        _ => format!("http://127.0.0.1:{port}/v1/metrics"),
+    };
+    let server = start_grpc(dir.path(), port, grpc);
+    let mut sdk = Sdk::start(&endpoint, [protocol, "gzip", "delta"]);
+    sdk.export(&json!({"add": 3, "set": 1.0, "record": [0.25, 0.75], "wait": [1.0, 3.0]}));
+    check_sums(&server.client, 3.0, [1.0, 2.0, 2.0, 2.0], 1.0, 2.0, 4.0);
+    server.kill();
+    let server = start_grpc(dir.path(), port, grpc);
+    sdk.export(&json!({"add": 4, "set": 1.0, "record": [1.5, 100.0], "wait": [1000.0]}));
+    check_sums(&server.client, 7.0, [1.0, 2.0, 3.0, 4.0], 102.5, 3.0, 1004.0);
+    server.kill();
+    sdk.begin(&json!({"add": 5, "set": 1.0, "record": [0.5], "wait": [0.001953125]}));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let server = start_grpc(dir.path(), port, grpc);
+    sdk.expect_ok();
+    let all = |client: &Client| check_sums(client, 12.0, [2.0, 3.0, 4.0, 5.0], 103.0, 4.0, 1_004.001953125);
+    all(&server.client);
+    assert_eq!(server.terminate(), Some(0));
+    let server = start_grpc(dir.path(), port, grpc);
+    all(&server.client);
+    sdk.export(&json!({"add": 1, "set": 1.0, "record": [0.5], "wait": [1.0]}));
+    check_sums(&server.client, 13.0, [3.0, 4.0, 5.0, 6.0], 103.5, 5.0, 1_005.001953125);
+    let first_counts = format!("orders_total{{{WHO}}} - min_over_time(orders_total{{{WHO}}}[1h])");
+    assert_eq!(server.client.number(&first_counts), 13.0, "the series begins at zero, so that increase sees all");
+    assert_eq!(figure(&server.client, "quiver_otlp_requests_total{outcome=\"refused_in_part\"}"), 0.0);
+}
+
+#[test]
+fn differences_over_grpc_go_on_through_kills() {
+    differences_go_on_through_kills("grpc");
+}
+
+#[test]
+fn differences_over_http_go_on_through_kills() {
+    differences_go_on_through_kills("http");
+}
+
+#[test]
+fn the_otlp_block_of_a_prometheus_yml_is_in_force_and_reloaded() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let config = dir.path().join("prometheus.yml");
+    let write = |text: &str| std::fs::write(&config, text).expect("the configuration is written");
+    write("otlp: {promote_resource_attributes: [zone], translation_strategy: NoTranslation}\n");
+    let server = support::quiver(dir.path(), &["--config", &config.display().to_string()]);
+    let attribute = |key: &str, value: &str| json!({"key": key, "value": {"stringValue": value}});
+    let send = || {
+        let now = format!("{}000000", support::now_ms());
+        let attributes = [attribute("service.name", "desk"), attribute("zone", "eu"), attribute("host.name", "h")];
+        let metric =
+            json!({"name": "pages.read", "unit": "By", "gauge": {"dataPoints": [{"timeUnixNano": now, "asInt": "4"}]}});
+        let request = json!({"resourceMetrics": [{
+            "resource": {"attributes": attributes}, "scopeMetrics": [{"metrics": [metric]}],
+        }]});
+        assert_eq!(server.client.post_json("/v1/metrics", &request).expect(200).json(), json!({}));
+    };
+    send();
+    assert_eq!(server.client.number("{\"pages.read\",job=\"desk\",zone=\"eu\"}"), 4.0);
+    write("otlp: {promote_all_resource_attributes: true, ignore_resource_attributes: [zone]}\n");
+    server.client.send("POST", "/-/reload", &[], b"").expect(200);
+    send();
+    assert_eq!(server.client.number("pages_read_bytes{job=\"desk\",host_name=\"h\",zone=\"\"}"), 4.0);
+    write("otlp: {translation_strategy: Mystery}\n");
+    let refused = server.client.send("POST", "/-/reload", &[], b"").expect(500).body;
+    assert!(refused.contains("unsupported OTLP translation strategy"), "{refused}");
 }
