@@ -62,6 +62,12 @@ pub struct ServeArgs {
     /// How long samples are kept, such as 15d [default: 15d]
     #[arg(long, alias = "storage.tsdb.retention.time", value_name = "DURATION", env = "QUIVER_RETENTION")]
     pub retention: Option<String>,
+    /// How much all samples may take on disk, such as 50GB; the oldest go first [default: no limit]
+    #[arg(long, alias = "storage.tsdb.retention.size", value_name = "SIZE", env = "QUIVER_RETENTION_SIZE")]
+    pub retention_size: Option<String>,
+    /// Let /api/v1/admin/tsdb delete series and make snapshots
+    #[arg(long = "web.enable-admin-api", alias = "enable-admin-api")]
+    pub enable_admin_api: bool,
     /// Start although the file has keys that are not supported yet; they are ignored with a warning
     #[arg(long = "config.allow-unsupported", alias = "allow-unsupported")]
     pub allow_unsupported: bool,

@@ -55,6 +55,7 @@ fn server_flag(url: &str) -> String {
 
 fn options(args: &ServeArgs) -> Result<Options, Failure> {
     let retention_ms = args.retention.as_deref().map(retention_ms).transpose()?;
+    let retention_bytes = args.retention_size.as_deref().map(retention_bytes).transpose()?;
     Ok(Options {
         config_file: args.config.clone(),
         overrides: Overrides {
@@ -62,6 +63,8 @@ fn options(args: &ServeArgs) -> Result<Options, Failure> {
             otlp_grpc_listen: args.otlp_grpc_listen.clone(),
             data_dir: args.data_dir.clone(),
             retention_ms,
+            retention_bytes,
+            admin_api: args.enable_admin_api,
         },
         allow_unsupported: args.allow_unsupported,
         flags: flags(args),
@@ -73,6 +76,12 @@ fn retention_ms(text: &str) -> Result<i64, Failure> {
         Ok(ms) if ms > 0 => Ok(ms),
         _ => Err(Failure::usage(format!("--retention wants a duration such as 15d, not {text:?}"))),
     }
+}
+
+fn retention_bytes(text: &str) -> Result<u64, Failure> {
+    server::config::parse_size_bytes(text).map_err(|_| {
+        Failure::usage(format!("--retention-size wants a size such as 50GB, or 0 for no limit, not {text:?}"))
+    })
 }
 
 /// The flags as `/api/v1/status/flags` shows them.
@@ -88,6 +97,8 @@ fn flags(args: &ServeArgs) -> Vec<(String, String)> {
         ("log-level", args.log_level.clone()),
         ("otlp-grpc-listen", text(&args.otlp_grpc_listen)),
         ("retention", text(&args.retention)),
+        ("retention-size", text(&args.retention_size)),
+        ("web.enable-admin-api", args.enable_admin_api.to_string()),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
@@ -141,6 +152,8 @@ mod tests {
             "--web.listen-address=:9090",
             "--storage.tsdb.path=/d",
             "--storage.tsdb.retention.time=30d",
+            "--storage.tsdb.retention.size=2GB",
+            "--web.enable-admin-api",
             "--log.level=debug",
             "--log.format=json",
         ]);
@@ -149,6 +162,7 @@ mod tests {
         assert_eq!(options.overrides.listen.as_deref(), Some(":9090"));
         assert_eq!(options.overrides.data_dir, Some("/d".into()));
         assert_eq!(options.overrides.retention_ms, Some(30 * 86_400_000));
+        assert_eq!((options.overrides.retention_bytes, options.overrides.admin_api), (Some(2 << 30), true));
         assert!(options.flags.contains(&("log-format".into(), "json".into())));
     }
 
@@ -166,6 +180,7 @@ mod tests {
     fn a_wrong_retention_is_a_wrong_question() {
         assert_eq!(options(&parsed(&["--retention", "soon"])).unwrap_err().code, 2);
         assert_eq!(options(&parsed(&["--retention", "0s"])).unwrap_err().code, 2);
+        assert_eq!(options(&parsed(&["--retention-size", "much"])).unwrap_err().code, 2);
     }
 
     #[test]

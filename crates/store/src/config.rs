@@ -28,6 +28,17 @@ pub struct StoreConfig {
     pub dir: PathBuf,
     /// How long samples are kept.
     pub retention_ms: i64,
+    /// The oldest blocks go when all of them and the log take more than this; `None` for no limit.
+    pub retention_bytes: Option<u64>,
+    /// Lengths of the larger windows that windows are merged into, rising, each a multiple of the one before. Those
+    /// longer than a tenth of the retention are not used.
+    pub compaction_ranges_ms: Vec<i64>,
+    /// What merging may read and write in a second, together; 0 for no limit.
+    pub compaction_bytes_per_second: u64,
+    /// What a merge may keep open and decoded of its sources.
+    pub compaction_memory_bytes_max: usize,
+    /// Blocks are not merged into larger ones than this.
+    pub compaction_block_bytes_max: u64,
     /// Length of a window; one block holds one.
     pub window_ms: i64,
     /// How long a window stays in the head after its end, for samples that are a little late.
@@ -66,6 +77,11 @@ impl Default for StoreConfig {
         StoreConfig {
             dir: PathBuf::from("data"),
             retention_ms: 15 * 86_400_000,
+            retention_bytes: None,
+            compaction_ranges_ms: vec![6 * 3_600_000, 24 * 3_600_000],
+            compaction_bytes_per_second: 32 << 20,
+            compaction_memory_bytes_max: 64 << 20,
+            compaction_block_bytes_max: 32 << 30,
             window_ms: 3_600_000,
             window_grace_ms: 600_000,
             late_flush_ms: 900_000,
@@ -82,6 +98,20 @@ impl Default for StoreConfig {
             block_cache_bytes_max: 256 << 20,
             maintain_every_ms: 5_000,
         }
+    }
+}
+
+impl StoreConfig {
+    /// Gives the ranges that fit the windows and the retention: a block goes as a whole, so that a longer one would keep
+    /// samples for too long.
+    pub(crate) fn ranges_in_use_ms(&self) -> Vec<i64> {
+        let mut below_ms = self.window_ms.max(1);
+        let mut fits = |range: &&i64| {
+            let fit = **range > below_ms && **range % below_ms == 0 && **range <= self.retention_ms / 10;
+            below_ms = if fit { **range } else { below_ms };
+            fit
+        };
+        self.compaction_ranges_ms.iter().filter(|r| fits(r)).copied().collect()
     }
 }
 

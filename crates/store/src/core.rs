@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use sys::{Clock, Fs};
 
 use crate::attrs::AttrsTable;
-use crate::blocks::BlockSet;
+use crate::blocks::{BlockSet, RetentionRules};
 use crate::checkpoint::Checkpoints;
 use crate::chunk_file::LookUps;
 use crate::config::StoreConfig;
@@ -73,6 +73,8 @@ pub struct Core {
     /// What reads of chunk files meet.
     pub look_ups: Arc<LookUps>,
     pub blocks: Box<dyn BlockSet>,
+    /// How long samples are kept.
+    pub retention: RwLock<Arc<RetentionRules>>,
     pub epoch: u64,
     pub generation: AtomicU64,
 }
@@ -196,6 +198,6 @@ impl Core {
 
     /// Gives the earliest time that is still kept.
     pub fn retention_start_ms(&self) -> i64 {
-        self.clock.now_ms().saturating_sub(self.config.retention_ms)
+        self.clock.now_ms().saturating_sub(self.retention.read().longest_ms())
     }
 }

@@ -4,6 +4,7 @@
 //! waits → `core.rs` brings it into the head → `maintain.rs` turns windows that are over into blocks and cuts the log.
 //! `recover.rs` goes the same way at a start. `docs/format/` draws the bytes.
 
+mod admin;
 mod attrs;
 mod blocks;
 mod checkpoint;
@@ -29,8 +30,12 @@ mod stats;
 mod store;
 mod wal;
 
+pub use admin::Doomed;
 pub use attrs::SeriesAttrs;
-pub use blocks::{BlockFolder, BlockInput, BlockSet, BlockTotals, HeadOnly};
+pub use blocks::{
+    Balance, BlockFolder, BlockInfo, BlockInput, BlockSet, BlockSettings, BlockTotals, HeadOnly, Imported, Manifest,
+    Pace, RetentionRules, SelectorRule, TargetRule, export_blocks, import_block, list_blocks, restore, verify_block,
+};
 pub use config::{LabelLimits, OpenError, StoreConfig};
 pub use exemplars::Exemplar;
 pub use maintain::{MaintenanceError, MaintenanceReport};

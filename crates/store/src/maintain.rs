@@ -71,8 +71,15 @@ pub(crate) fn failed(verb: &'static str) -> impl FnOnce(io::Error) -> Maintenanc
 
 impl Store {
     /// Does what is due: windows that are over become blocks, the log is cut, what is past the retention goes.
-    /// A thread of the store calls it, see [`crate::StoreConfig::maintain_every_ms`].
     pub fn maintain(&self) -> Result<MaintenanceReport, MaintenanceError> {
+        let mut report = self.maintain_windows()?;
+        report.blocks_merged = self.compact()?;
+        Ok(report)
+    }
+
+    /// Does all of [`Store::maintain`] but merging. A thread of the store calls it, see
+    /// [`crate::StoreConfig::maintain_every_ms`].
+    pub fn maintain_windows(&self) -> Result<MaintenanceReport, MaintenanceError> {
         let mut schedule = self.schedule.lock();
         let config = &self.core.config;
         let now_ms = self.core.clock.now_ms();
@@ -89,11 +96,24 @@ impl Store {
             report = self.close_windows(closed_ms.max(done_ms))?;
             schedule.last_late_flush_ms = Some(now_ms);
         }
-        report.blocks_dropped =
-            self.core.blocks.drop_before(self.core.retention_start_ms()).map_err(MaintenanceError::Blocks)?;
-        report.blocks_merged = self.core.blocks.tidy(now_ms).map_err(MaintenanceError::Blocks)?;
+        let blocks = &self.core.blocks;
+        report.blocks_dropped = blocks.drop_before(self.core.retention_start_ms()).map_err(MaintenanceError::Blocks)?;
+        if let Some(bytes_max) = config.retention_bytes {
+            let wal_bytes = self.pipeline.with_segments(|segments| segments.iter().map(|s| s.bytes).sum::<u64>());
+            let bytes_max = bytes_max.saturating_sub(wal_bytes);
+            report.blocks_dropped += blocks.shrink_to(bytes_max).map_err(MaintenanceError::Blocks)?;
+        }
+        blocks.clean(now_ms).map_err(MaintenanceError::Blocks)?;
         report.segments_cut += checkpoint?;
         Ok(report)
+    }
+
+    /// Merges or rewrites blocks once, if that is due; gives how many went into the new one. Another thread of the store
+    /// calls it, so that a long merge holds up nothing.
+    pub fn compact(&self) -> Result<u64, MaintenanceError> {
+        let closed_ms = self.core.ledger.lock().before_ms;
+        let now_ms = self.core.clock.now_ms();
+        self.core.blocks.compact(closed_ms, now_ms, &self.pace).map_err(MaintenanceError::Blocks)
     }
 
     /// Writes everything to blocks, the window that is still open included.

@@ -1,6 +1,6 @@
-//! The thread that does the store's slow work.
+//! The threads that do the store's slow work: one closes windows, the other merges blocks.
 //!
-//! Invariants: it keeps no store alive: it holds it only during a round, and ends when the store is closed or gone.
+//! Invariants: they keep no store alive: they hold it only during a round, and end when the store is closed or gone.
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -11,54 +11,76 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::store::Store;
 
+/// After so many merges the thread looks whether it is to end.
+const MERGES_OF_ROUND: usize = 16;
+
 #[derive(Default)]
 struct Signal {
     stopped: Mutex<bool>,
     changed: Condvar,
 }
 
-/// The thread, when it was started.
+/// The threads, when they were started.
 #[derive(Default)]
 pub struct Maintainer {
     signal: Arc<Signal>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Maintainer {
-    /// Starts the thread; does nothing for a period of 0.
+    /// Starts the threads; does nothing for a period of 0.
     pub fn start(&self, store: &Arc<Store>, period_ms: u64) -> io::Result<()> {
         if period_ms == 0 {
             return Ok(());
         }
-        let (store, signal) = (Arc::downgrade(store), self.signal.clone());
         let period = Duration::from_millis(period_ms);
-        let thread =
-            thread::Builder::new().name("store-maintain".into()).spawn(move || run(&store, &signal, period))?;
-        *self.thread.lock() = Some(thread);
+        let rounds: [(&str, fn(&Store)); 2] = [("store-maintain", close_windows), ("store-compact", merge_blocks)];
+        for (name, round) in rounds {
+            let (store, signal) = (Arc::downgrade(store), self.signal.clone());
+            let thread = thread::Builder::new().name(name.into()).spawn(move || run(&store, &signal, period, round))?;
+            self.threads.lock().push(thread);
+        }
         Ok(())
     }
 
-    /// Ends the thread, waiting for the round it is in.
+    /// Ends the threads, waiting for the rounds they are in.
     pub fn stop(&self) {
         *self.signal.stopped.lock() = true;
         self.signal.changed.notify_all();
-        let Some(thread) = self.thread.lock().take() else { return };
+        let threads = std::mem::take(&mut *self.threads.lock());
         // The last owner may have been a round itself.
-        if thread.thread().id() != thread::current().id() && thread.join().is_err() {
-            tracing::error!("the thread for the store's slow work panicked");
+        for thread in threads.into_iter().filter(|t| t.thread().id() != thread::current().id()) {
+            if thread.join().is_err() {
+                tracing::error!("a thread for the store's slow work panicked");
+            }
         }
     }
 }
 
-fn run(store: &Weak<Store>, signal: &Signal, period: Duration) {
+fn run(store: &Weak<Store>, signal: &Signal, period: Duration, round: fn(&Store)) {
     while signal.sleep(period) {
         let Some(store) = store.upgrade() else { return };
-        match store.maintain() {
-            Ok(report) if report.blocks_written + report.blocks_dropped + report.blocks_merged > 0 => {
-                tracing::info!(?report, "windows went into blocks");
-            }
-            Ok(_) => {}
-            Err(error) => tracing::error!(%error, "the store's slow work failed; it is tried again"),
+        round(&store);
+    }
+}
+
+fn close_windows(store: &Store) {
+    match store.maintain_windows() {
+        Ok(report) if report.blocks_written + report.blocks_dropped > 0 => {
+            tracing::info!(?report, "windows went into blocks");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::error!(%error, "the store's slow work failed; it is tried again"),
+    }
+}
+
+fn merge_blocks(store: &Store) {
+    // One after the other, or a start with many small blocks would take as many periods.
+    for _ in 0..MERGES_OF_ROUND {
+        match store.compact() {
+            Ok(0) => return,
+            Ok(blocks) => tracing::info!(blocks, "blocks became one"),
+            Err(error) => return tracing::error!(%error, "blocks could not be merged; it is tried again"),
         }
     }
 }

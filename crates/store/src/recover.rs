@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use sys::{Clock, Fs};
 
 use crate::attrs::{AttrsTable, SeriesAttrs};
-use crate::blocks::BlockSet;
+use crate::blocks::{BlockSet, RetentionRules};
 use crate::checkpoint::Checkpoints;
 use crate::chunk_file::LookUps;
 use crate::coding::open_sealed;
@@ -103,6 +103,7 @@ pub fn recover(
             look_ups.clone(),
         )),
         blocks,
+        retention: RwLock::new(Arc::new(RetentionRules::uniform(config.retention_ms))),
         epoch: ledger.epoch,
         // Leaves room for as many changes as one start will ever see.
         generation: AtomicU64::new(ledger.epoch << 24),

@@ -34,6 +34,22 @@ impl Core {
         range.end_ms >= self.clock.now_ms().saturating_sub(self.config.window_ms)
     }
 
+    /// Gives for series of the head from when on their samples are kept; empty when that is the same for all.
+    fn floors(&self, ids: &[u32]) -> HashMap<Labels, i64> {
+        let rules = self.retention.read().clone();
+        let mut floors = HashMap::new();
+        if !rules.is_uniform() {
+            let now_ms = self.clock.now_ms();
+            self.head.visit(ids, |_, slot| {
+                if let Some(attrs) = self.attrs.get(slot.attrs) {
+                    let keep_ms = rules.keep_ms(&attrs.target_id, &slot.labels);
+                    floors.insert(slot.labels.clone(), now_ms.saturating_sub(keep_ms));
+                }
+            });
+        }
+        floors
+    }
+
     fn kept(&self, range: TimeRange) -> TimeRange {
         TimeRange { start_ms: range.start_ms.max(self.retention_start_ms()), end_ms: range.end_ms }
     }
@@ -151,11 +167,15 @@ impl Select for Store {
             return Ok(Vec::new());
         }
         // The head first: what moves into a block meanwhile is then seen twice, never not at all.
-        let recent = core.head.snapshot(&core.matching(matchers), kept);
+        let ids = core.matching(matchers);
+        let recent = core.head.snapshot(&ids, kept);
         let older = core.blocks.select(matchers, kept)?;
         let floor = TimeRange { start_ms: kept.start_ms, end_ms: i64::MAX };
+        let floors = core.floors(&ids);
         let recent = recent.into_iter().map(|s| {
-            Box::new(HeadReader { labels: s.labels, snapshot: s.snapshot, kept: floor }) as Box<dyn SeriesReader>
+            let start_ms = floors.get(&s.labels).map_or(floor.start_ms, |own| *own.max(&floor.start_ms));
+            let kept = TimeRange { start_ms, ..floor };
+            Box::new(HeadReader { labels: s.labels, snapshot: s.snapshot, kept }) as Box<dyn SeriesReader>
         });
         if older.is_empty() {
             return Ok(recent.collect());

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use sys::{Clock, Fs, Lock};
 
 use crate::attrs::AttrsId;
-use crate::blocks::{BlockFolder, BlockSet};
+use crate::blocks::{BlockFolder, BlockSet, BlockSettings, Pace, RetentionRules};
 use crate::config::{OpenError, StoreConfig};
 use crate::core::Core;
 use crate::exemplars::Exemplar;
@@ -34,6 +34,8 @@ pub struct Store {
     /// Held for reading from the look-up of ids until their batch is queued; for writing while series are forgotten.
     pub(crate) gate: RwLock<()>,
     pub(crate) schedule: Mutex<Schedule>,
+    /// Bounds and ends the merging of blocks.
+    pub(crate) pace: Arc<Pace>,
     maintainer: Maintainer,
     lock: Mutex<Option<Lock>>,
     closed: AtomicBool,
@@ -48,9 +50,16 @@ impl Store {
         clock: Arc<dyn Clock>,
         config: StoreConfig,
     ) -> Result<(Arc<Store>, Recovery), OpenError> {
-        let cache_bytes_max = config.block_cache_bytes_max;
+        let settings = BlockSettings {
+            cache_bytes_max: config.block_cache_bytes_max,
+            compaction_ranges_ms: config.ranges_in_use_ms(),
+            compaction_memory_bytes_max: config.compaction_memory_bytes_max,
+            compaction_block_bytes_max: config.compaction_block_bytes_max,
+            clock: clock.clone(),
+            rules: RetentionRules::uniform(config.retention_ms),
+        };
         Store::open_with(fs, clock, config, |fs, dir| {
-            let (folder, damaged) = BlockFolder::open(fs, dir, cache_bytes_max)?;
+            let (folder, damaged) = BlockFolder::open_with(fs, dir, settings)?;
             Ok((Box::new(folder), damaged))
         })
     }
@@ -66,6 +75,7 @@ impl Store {
         open_blocks: impl FnOnce(Arc<dyn Fs>, &Path) -> Result<(Box<dyn BlockSet>, Vec<String>), String>,
     ) -> Result<(Arc<Store>, Recovery), OpenError> {
         let (dir, maintain_every_ms) = (config.dir.clone(), config.maintain_every_ms);
+        let pace = Arc::new(Pace::new(config.compaction_bytes_per_second));
         prepare_dir(&*fs, &dir)?;
         let lock = take_lock(&*fs, &dir)?;
         let blocks_dir = dir.join("blocks");
@@ -79,6 +89,7 @@ impl Store {
             pipeline,
             gate: RwLock::new(()),
             schedule: Mutex::new(Schedule::default()),
+            pace,
             maintainer: Maintainer::default(),
             lock: Mutex::new(Some(lock)),
             closed: AtomicBool::new(false),
@@ -93,6 +104,7 @@ impl Store {
         if self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
+        self.pace.stop();
         self.maintainer.stop();
         self.pipeline.close();
         if let Some(log) = self.core.applied.lock().series_log.as_mut()
@@ -180,7 +192,8 @@ impl Store {
     fn decide_early(&self, batch: &mut Batch, refused: &[(usize, Refusal)]) -> i64 {
         let now_ms = self.core.clock.now_ms();
         let newest_ms = now_ms.saturating_add(self.core.config.future_limit_ms);
-        let oldest_ms = now_ms.saturating_sub(self.core.config.retention_ms);
+        let longest_ms = self.core.retention.read().longest_of_ms(&batch.origin.target_id);
+        let oldest_ms = now_ms.saturating_sub(longest_ms);
         let mut max_ts_ms = i64::MIN;
         for (sample, verdict) in batch.samples.iter().zip(batch.verdicts.iter_mut()) {
             if *verdict != Verdict::Pending {

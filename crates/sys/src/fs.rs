@@ -26,6 +26,15 @@ pub trait Fs: Send + Sync {
     /// Renames a file or directory, replacing a file of that name in one step.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives a file that does not change any more a second name, or makes a durable copy of it where that is not
+    /// possible. The name is durable after `sync_dir`.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let bytes = self.read(from)?;
+        let file = self.create(to)?;
+        file.append(&bytes)?;
+        file.sync_data()
+    }
+
     /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
 

@@ -37,6 +37,17 @@ impl Fs for RealFs {
         fs::rename(from, to)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match fs::hard_link(from, to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                // Another file system, or one that has no links.
+                fs::copy(from, to)?;
+                fs::File::open(to)?.sync_all()
+            }
+            done => done,
+        }
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
@@ -136,7 +147,9 @@ mod tests {
         RealFs.sync_dir(dir.path()).unwrap();
         assert_eq!(RealFs.open(&path).unwrap().len().unwrap(), 5);
         assert_eq!(RealFs.read(&path).unwrap(), b"hello");
-        assert_eq!(RealFs.list(dir.path()).unwrap(), ["sub"]);
+        RealFs.link(&path, &dir.path().join("b")).unwrap();
+        assert_eq!(RealFs.read(&dir.path().join("b")).unwrap(), b"hello");
+        assert_eq!(RealFs.list(dir.path()).unwrap(), ["b", "sub"]);
         let lock = dir.path().join("lock");
         let held = RealFs.lock(&lock).unwrap();
         assert_eq!(RealFs.lock(&lock).err().map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));

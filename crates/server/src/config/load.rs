@@ -178,7 +178,9 @@ fn read_storage(fields: &mut Fields<'_>, settings: &mut SettingsText, problems: 
             let mut retention = Fields::open(node, "storage.tsdb.retention", problems);
             let time = retention.duration_ms("time", problems).filter(|ms| *ms > 0);
             settings.retention_ms = settings.retention_ms.or(time);
-            retention.not_yet(&["size", "percentage"], problems);
+            let size = retention.size_bytes("size", problems).filter(|bytes| *bytes > 0);
+            settings.retention_bytes = settings.retention_bytes.or(size);
+            retention.not_yet(&["percentage"], problems);
             retention.finish(problems);
         }
         tsdb.finish(problems);

@@ -20,6 +20,7 @@ mod tests;
 pub mod yaml;
 
 pub use discover::Mechanism;
+pub use fields::parse_size_bytes;
 pub use load::{Config, LoadError, Located, load_file, load_text};
 pub use model::{format_duration_ms, parse_duration_ms};
 pub use scrape::Job;

@@ -24,6 +24,12 @@ pub struct Settings {
     pub node: String,
     /// How long samples are kept, in milliseconds.
     pub retention_ms: i64,
+    /// The oldest samples go when all take more bytes than this; `None` for no limit.
+    pub retention_bytes: Option<u64>,
+    /// What merging blocks may read and write in a second, together; 0 for no limit.
+    pub compaction_bytes_per_second: u64,
+    /// Whether samples can be deleted and copied over `/api/v1/admin/tsdb`.
+    pub admin_api: bool,
     /// Exemplars kept, over all series.
     pub exemplars_max: usize,
     /// How often the samples of pushed groups are written again, in milliseconds.
@@ -68,6 +74,9 @@ impl Default for Settings {
             data_dir: PathBuf::from("./data"),
             node: "n1".to_owned(),
             retention_ms: 15 * DAY_MS,
+            retention_bytes: None,
+            compaction_bytes_per_second: 32 << 20,
+            admin_api: false,
             exemplars_max: 100_000,
             push_restate_ms: 15_000,
             query: QuerySettings::default(),
@@ -107,6 +116,12 @@ pub struct SettingsText {
     pub node: Option<String>,
     /// `retention`, or Prometheus' `storage.tsdb.retention.time`
     pub retention_ms: Option<i64>,
+    /// `retention_size`, or Prometheus' `storage.tsdb.retention.size`
+    pub retention_bytes: Option<u64>,
+    /// `compaction_rate`
+    pub compaction_bytes_per_second: Option<u64>,
+    /// `admin_api`
+    pub admin_api: Option<bool>,
     /// Prometheus' `storage.exemplars.max_exemplars`
     pub exemplars_max: Option<u64>,
     /// `push_restate_interval`
@@ -128,6 +143,10 @@ pub struct Overrides {
     pub data_dir: Option<PathBuf>,
     /// `--retention`
     pub retention_ms: Option<i64>,
+    /// `--retention-size`
+    pub retention_bytes: Option<u64>,
+    /// `--web.enable-admin-api`
+    pub admin_api: bool,
 }
 
 impl Settings {
@@ -140,6 +159,11 @@ impl Settings {
             data_dir: flags.data_dir.clone().or(text.data_dir.clone()).unwrap_or(defaults.data_dir),
             node: text.node.clone().unwrap_or(defaults.node),
             retention_ms: flags.retention_ms.or(text.retention_ms).unwrap_or(defaults.retention_ms),
+            retention_bytes: flags.retention_bytes.or(text.retention_bytes).filter(|bytes| *bytes > 0),
+            compaction_bytes_per_second: text
+                .compaction_bytes_per_second
+                .unwrap_or(defaults.compaction_bytes_per_second),
+            admin_api: flags.admin_api || text.admin_api.unwrap_or(defaults.admin_api),
             exemplars_max: text
                 .exemplars_max
                 .map_or(defaults.exemplars_max, |n| usize::try_from(n).unwrap_or(EXEMPLARS_MAX).min(EXEMPLARS_MAX)),
@@ -159,6 +183,9 @@ pub fn read(node: &Node, problems: &mut Problems) -> SettingsText {
         data_dir: fields.string("data_dir", problems).map(PathBuf::from),
         node: fields.parsed("node", problems, parse_node),
         retention_ms: fields.duration_ms("retention", problems),
+        retention_bytes: fields.size_bytes("retention_size", problems),
+        compaction_bytes_per_second: fields.size_bytes("compaction_rate", problems),
+        admin_api: fields.bool("admin_api", problems),
         push_restate_ms: fields.duration_ms("push_restate_interval", problems),
         ..SettingsText::default()
     };
@@ -230,7 +257,7 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let root =
-            yaml::parse("{listen: '0.0.0.0:1', retention: 1h, node: a-1, limits: {connections_max: 5}}").unwrap();
+            yaml::parse("{listen: '0.0.0.0:1', retention: 1h, retention_size: 2KB, compaction_rate: 1MB, admin_api: true, node: a-1, limits: {connections_max: 5}}").unwrap();
         let mut problems = Problems::default();
         let text = read(&root, &mut problems);
         assert!(problems.0.is_empty(), "{problems:?}");
@@ -240,6 +267,8 @@ mod tests {
             (settings.listen.as_str(), settings.retention_ms, settings.node.as_str()),
             ("127.0.0.1:2", 3_600_000, "a-1")
         );
+        assert_eq!((settings.retention_bytes, settings.compaction_bytes_per_second), (Some(2048), 1 << 20));
+        assert!(settings.admin_api && !Settings::default().admin_api);
         assert_eq!((settings.limits.connections_max, settings.data_dir), (5, PathBuf::from("./data")));
     }
 

@@ -19,10 +19,11 @@ use model::{Append, CollectionReport, Labels, Matcher, Select, TimeRange};
 use store::{Exemplar, StoreStats};
 use tokio::sync::watch;
 
+use super::admin::Admin;
 use super::service::QueryService;
 use super::status::{BuildInfo, RuntimeInfo};
 use super::write::{WriteLimits, Writer, WriterParts};
-use super::{federate, lookup, query, read, status, targets, write};
+use super::{admin, federate, lookup, query, read, status, targets, write};
 use crate::telemetry::Exposition;
 
 /// Gives something whenever it is asked.
@@ -56,6 +57,8 @@ pub struct PromParts {
     pub flags: Source<Vec<(String, String)>>,
     /// Gives the state of the process.
     pub runtime: Source<RuntimeInfo>,
+    /// Deletes and copies; `None` when that is switched off.
+    pub admin: Option<Arc<Admin>>,
     /// What this binary is.
     pub build: BuildInfo,
     /// `host:port` under which others reach this server; stands in for loopback in `globalUrl`.
@@ -161,7 +164,7 @@ where
         .route(&path("/status/buildinfo"), get(status::build))
         .route(&path("/status/tsdb"), get(status::tsdb))
         .route(&path("/status/walreplay"), get(status::wal_replay))
-        .route(&path("/admin/tsdb/{verb}"), post(status::admin).put(status::admin))
+        .route(&path("/admin/tsdb/{verb}"), post(admin::admin).put(admin::admin))
         .route("/api/v1", any(no_such_path))
         .route(&path("/"), any(no_such_path))
         .route(&path("/{*rest}"), any(no_such_path))

@@ -1,5 +1,6 @@
 //! The Prometheus HTTP API.
 
+pub mod admin;
 pub mod api;
 mod ast_json;
 pub mod error;

@@ -1,13 +1,12 @@
 //! `status/*`, `features`, and the paths of rules and alerts, which are empty.
 
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use axum::response::Response;
 use jiff::Timestamp;
 use promql::functions_table;
 
 use super::api::PromApi;
-use super::error::{ApiError, ErrorKind};
+use super::error::ApiError;
 use super::json;
 use super::params::{Params, parse_int};
 use super::query::success;
@@ -224,13 +223,6 @@ pub async fn features(State(api): State<PromApi>) -> Response {
             ],
         );
     })
-}
-
-/// `/api/v1/admin/tsdb/*`: as a Prometheus without `--web.enable-admin-api`, which says so with a 500.
-pub async fn admin() -> Response {
-    let mut response = ApiError::new(ErrorKind::Unavailable, "admin APIs disabled").into_response();
-    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-    response
 }
 
 /// `/api/v1/alertmanagers`

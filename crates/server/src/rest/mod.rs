@@ -17,6 +17,7 @@ pub mod problem;
 pub mod protocols;
 pub mod query;
 pub mod registration;
+pub mod retention;
 pub mod sd;
 pub mod stats;
 pub mod target_json;
@@ -51,6 +52,9 @@ use registration::Registration;
 /// Default limit of a body after inflating.
 pub const BODY_BYTES_MAX: usize = 32 << 20;
 
+/// Takes a target and a time, in milliseconds since 1970; may block. The error is a sentence.
+pub type Purge = Arc<dyn Fn(&str, i64) -> Result<(), String> + Send + Sync>;
+
 /// What the REST API works with.
 pub struct RestParts {
     /// Name of this node.
@@ -73,6 +77,8 @@ pub struct RestParts {
     pub now: Arc<dyn Fn() -> i64 + Send + Sync>,
     /// Answers PromQL.
     pub ask: Arc<dyn Ask>,
+    /// Notes durably that the samples of a deleted target go at a time.
+    pub purge: Purge,
     /// Which addresses targets given over REST may lead to.
     pub address_policy: AddressPolicy,
     /// Limit of a body after inflating; see [`BODY_BYTES_MAX`].

@@ -15,6 +15,7 @@ use super::address::{self, ScrapeUrl, UrlParts};
 use super::fields::{Fields, Issues, Severity, join};
 use super::problem::Problem;
 use super::protocols::Formats;
+use super::retention::Policy;
 
 /// Characters of a source or target id.
 pub const ID_CHARS_MAX: usize = 100;
@@ -65,8 +66,8 @@ pub struct Registration {
     pub scrape: ScrapeSettings,
     /// Limits of one scrape.
     pub limits: Limits,
-    /// `raw` of the retention policy in milliseconds.
-    pub retention_raw_ms: Option<u64>,
+    /// How long samples are kept.
+    pub retention: Option<Policy>,
     /// Whether to collect.
     pub enabled: bool,
 }
@@ -169,14 +170,10 @@ impl Registration {
             "labels": self.labels,
             "scrape_config": scrape,
             "filters": [],
-            "retention_policy": self.retention(),
+            "retention_policy": self.retention.as_ref().map_or(Value::Null, Policy::to_value),
             "limits": self.limits_json(),
             "enabled": self.enabled,
         })
-    }
-
-    fn retention(&self) -> Value {
-        self.retention_raw_ms.map_or(Value::Null, |ms| json!({"raw": format_duration_ms(ms as i64)}))
     }
 
     fn limits_json(&self) -> Value {
@@ -276,7 +273,7 @@ fn read_request(body: &Value, issues: &mut Issues, policy: &AddressPolicy) -> Op
     let labels = check_labels(&mut f, labels);
     f.not_yet("filters", "filters are");
     let limits = read_limits(&mut f);
-    let retention_raw_ms = read_retention(&mut f);
+    let retention = Policy::read(&mut f);
     let enabled = f.boolean("enabled").unwrap_or(true);
     let config = f.value("scrape_config");
     match method {
@@ -303,7 +300,7 @@ fn read_request(body: &Value, issues: &mut Issues, policy: &AddressPolicy) -> Op
         labels,
         scrape,
         limits,
-        retention_raw_ms,
+        retention,
         enabled,
     };
     if target_id.is_none() {
@@ -365,33 +362,6 @@ fn read_limits(f: &mut Fields) -> Limits {
     };
     f.finish();
     limits
-}
-
-fn read_retention(f: &mut Fields) -> Option<u64> {
-    let pointer = f.at("retention_policy");
-    let value = f.value("retention_policy")?;
-    if let Some(text) = value.as_str() {
-        // The short form: "30d".
-        return match model::parse_duration_ms(text).ok().and_then(|ms| u64::try_from(ms).ok()).filter(|ms| *ms > 0) {
-            Some(ms) => Some(ms),
-            None => {
-                f.issues.add(Severity::Malformed, pointer, "invalid_duration", format!("not a duration: {text:?}"));
-                None
-            }
-        };
-    }
-    let mut f = Fields::open(value, pointer, f.issues)?;
-    let raw = f.duration_ms("raw", "raw_ms");
-    if raw == Some(0) {
-        f.issue(Severity::Refused, "raw", "out_of_range", "raw must be more than 0");
-    }
-    f.not_yet("rollups", "roll-ups are");
-    f.not_yet("match", "retention by selector is");
-    if f.word("on_delete", &[("KEEP_UNTIL_EXPIRED", false), ("PURGE", true)]) == Some(true) {
-        f.issue(Severity::NotYet, "on_delete", "not_yet", "purging samples is not built yet");
-    }
-    f.finish();
-    raw
 }
 
 fn read_scrape_config(value: &Value, issues: &mut Issues, policy: &AddressPolicy) -> Option<ScrapeSettings> {
@@ -625,7 +595,8 @@ mod tests {
         let r = read(|b| {
             b["scrape_config"]["target_url"] = json!("http://10.0.0.1:9100/m?a=1");
             b["scrape_config"]["tls"] = json!({"insecure_skip_verify": true});
-            b["retention_policy"] = json!("30d");
+            b["retention_policy"] =
+                json!({"raw": "30d", "match": [{"selector": "up", "raw_ms": 1000}], "on_delete": "PURGE"});
             b["limits"] = json!({"max_series": 10, "on_exceed": "fail"});
         })
         .expect("fine");
@@ -672,6 +643,9 @@ mod tests {
     fn what_is_not_built_is_said_with_its_pointer() {
         refused(501, "not_yet", "/filters", |b| b["filters"] = json!([{"action": "DROP"}]));
         refused(501, "not_yet", "/retention_policy/rollups", |b| b["retention_policy"] = json!({"rollups": [{}]}));
+        refused(422, "invalid_selector", "/retention_policy/match/0/selector", |b| {
+            b["retention_policy"] = json!({"match": [{"selector": "{", "raw": "1d"}]})
+        });
         refused(501, "not_yet", "/scrape_config/authentication/type", |b| {
             b["scrape_config"]["authentication"] = json!({"type": "BASIC", "username": "u", "password": {"value": "p"}})
         });

@@ -350,9 +350,9 @@ pub struct DeletionResult {
     pub status: String,
     /// Series that were marked as ended.
     pub stale_markers_written: u64,
-    /// KEPT: samples stay until their retention ends.
+    /// KEPT: samples stay until their retention ends. PURGE_SCHEDULED: they go at `undo_until`.
     pub data: String,
-    /// Null: nothing is purged.
+    /// Names the purge; null when nothing is purged.
     pub purge_job_id: Option<String>,
     /// Until when `POST /targets/{id}/restore` undoes it.
     pub undo_until: String,

@@ -20,6 +20,7 @@ use super::body::{Query, flag, idempotency_key, if_match, parse, read_json};
 use super::custom::{in_progress, other_request, replay};
 use super::problem::Problem;
 use super::registration::{Registration, is_target_id, merge};
+use super::retention::Policy;
 use super::target_json::{DeletionResult, MetricTarget, ScrapeReport};
 use super::targets::{no_target, with_etag};
 use super::{Rest, time};
@@ -452,10 +453,13 @@ pub async fn verb(State(rest): State<Rest>, Path(text): Path<String>) -> Result<
     }
 }
 
-/// Removes a target; its samples stay.
+/// Removes a target; its samples stay, or go with it when the deletion can no longer be undone.
 #[utoipa::path(
     delete, path = "/api/v1/metrics/targets/{target_id}", tag = "targets",
-    params(("target_id" = String, Path, description = "Names the target")),
+    params(
+        ("target_id" = String, Path, description = "Names the target"),
+        ("purge" = Option<bool>, Query, description = "Delete its samples too; default: as its retention_policy says"),
+    ),
     responses(
         (status = 200, description = "Deleted; the same answer again until undo_until", body = DeletionResult),
         (status = 404, description = "No such target", body = crate::rest::problem::ProblemBody),
@@ -468,26 +472,30 @@ pub async fn remove(
     headers: HeaderMap,
     Query(params): Query,
 ) -> Result<Response, Problem> {
-    if flag(&params, "purge", false)? {
-        return Err(Problem::not_yet("?purge", "purging samples is not built yet; the target is untouched"));
-    }
+    let purge = params.all("purge").next().is_some().then(|| flag(&params, "purge", false)).transpose()?;
     let version = if_match(&headers)?;
-    let task = tokio::spawn(async move { rest.remove(&target_id, version).await });
+    let task = tokio::spawn(async move { rest.remove(&target_id, version, purge).await });
     task.await.unwrap_or_else(|_| Err(internal()))
 }
 
 impl Rest {
-    async fn remove(&self, target_id: &str, version: Option<i64>) -> Result<Response, Problem> {
+    async fn remove(&self, target_id: &str, version: Option<i64>, purge: Option<bool>) -> Result<Response, Problem> {
         let _changing = self.changing.lock().await;
         let now_ms = self.now_ms();
         let Some(target) = self.catalog.get(target_id).filter(|t| t.spec.origin == "api") else {
-            return self.removed_before(target_id, now_ms);
+            return self.removed_before(target_id, now_ms, purge).await;
         };
+        let asked = || Policy::from_value(&target.spec.retention_policy).is_some_and(|policy| policy.purge);
+        let purge = purge.unwrap_or_else(asked);
         if let Some(expected) = version.filter(|v| *v != target.version) {
             let detail = format!("target {target_id:?} has version {}, not {expected}", target.version);
             return Err(Problem::new(StatusCode::PRECONDITION_FAILED, "version_mismatch", detail));
         }
         let deleted = self.catalog.delete(target_id, now_ms).await?;
+        let undo_until_ms = deleted.undo_until_ms().unwrap_or(now_ms);
+        if purge {
+            self.schedule_purge(target_id, undo_until_ms).await?;
+        }
         let stale = self.collector.remove(target_id).await;
         self.catalog.forget(target_id);
         self.urls.lock().remove(target_id);
@@ -496,9 +504,9 @@ impl Rest {
             deleted: true,
             status: "DELETED".to_owned(),
             stale_markers_written: stale,
-            data: "KEPT".to_owned(),
-            purge_job_id: None,
-            undo_until: time::to_text(deleted.undo_until_ms().unwrap_or(now_ms)),
+            data: if purge { "PURGE_SCHEDULED" } else { "KEPT" }.to_owned(),
+            purge_job_id: purge.then(|| purge_job_id(target_id, undo_until_ms)),
+            undo_until: time::to_text(undo_until_ms),
             deleted_at: time::to_text(now_ms),
         };
         let body = serde_json::to_value(&result).unwrap_or_default();
@@ -509,16 +517,38 @@ impl Rest {
         Ok(Json(result).into_response())
     }
 
-    fn removed_before(&self, target_id: &str, now_ms: i64) -> Result<Response, Problem> {
+    async fn schedule_purge(&self, target_id: &str, at_ms: i64) -> Result<(), Problem> {
+        let (purge, id) = (self.purge.clone(), target_id.to_owned());
+        let noted = tokio::task::spawn_blocking(move || purge(&id, at_ms)).await.map_err(|_| internal())?;
+        noted.map_err(|why| {
+            let detail =
+                format!("target {target_id:?} is deleted, but that its samples go is not noted; ask again: {why}");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "purge_failed", detail)
+        })
+    }
+
+    async fn removed_before(&self, target_id: &str, now_ms: i64, purge: Option<bool>) -> Result<Response, Problem> {
         if self.discovered(target_id).is_some() {
             return Err(managed_by_discovery(target_id));
         }
         let gone = self.catalog.get_deleted(target_id).filter(|t| t.undo_until_ms().is_some_and(|u| now_ms <= u));
-        match gone.and_then(|t| t.deletion.clone()) {
-            Some(body) => Ok(Json(body).into_response()),
-            None => Err(no_target(target_id)),
+        let Some((until_ms, mut body)) = gone.and_then(|t| Some((t.undo_until_ms()?, t.deletion.clone()?))) else {
+            return Err(no_target(target_id));
+        };
+        if purge == Some(true) {
+            // The first time it may have been asked for without, or it did not get this far.
+            self.schedule_purge(target_id, until_ms).await?;
+            body["data"] = Value::from("PURGE_SCHEDULED");
+            body["purge_job_id"] = Value::from(purge_job_id(target_id, until_ms));
+            self.catalog.set_deletion(target_id, body.clone()).await?;
         }
+        Ok(Json(body).into_response())
     }
+}
+
+/// Names a purge, equally for equal requests.
+fn purge_job_id(target_id: &str, at_ms: i64) -> String {
+    format!("purge-{target_id}-{at_ms}")
 }
 
 /// Undoes a deletion within ten minutes.

@@ -92,6 +92,7 @@ impl Ask for Echo {
 }
 
 struct World {
+    purges: Arc<parking_lot::Mutex<Vec<(String, i64)>>>,
     dir: TempDir,
     rest: Rest,
     app: Router,
@@ -116,6 +117,7 @@ impl World {
         let clock = Arc::new(AtomicI64::new(NOW));
         let now = Arc::clone(&clock);
         let counted = Arc::clone(&store);
+        let purges = Arc::new(parking_lot::Mutex::new(Vec::new()));
         let rest = Rest::new(RestParts {
             node: "n1".into(),
             catalog,
@@ -127,12 +129,19 @@ impl World {
             totals: Arc::new(move || counted.totals.lock().0),
             now: Arc::new(move || now.load(Ordering::Relaxed)),
             ask: Arc::new(Echo),
+            purge: {
+                let purges = Arc::clone(&purges);
+                Arc::new(move |id: &str, at_ms| {
+                    purges.lock().push((id.to_owned(), at_ms));
+                    Ok(())
+                })
+            },
             address_policy: AddressPolicy::strict(true),
             body_bytes_max: 100_000,
             stop,
         });
         rest.load_targets();
-        World { dir, app: router::<Rest>().with_state(rest.clone()), rest, store, clock, _stop: stop_tx }
+        World { dir, app: router::<Rest>().with_state(rest.clone()), rest, store, clock, _stop: stop_tx, purges }
     }
 
     async fn restart(self) -> World {
@@ -306,7 +315,35 @@ async fn a_dry_run_leaves_nothing_behind() {
     assert_eq!(world.get(TARGETS).await.body, json!([]));
     assert_eq!(world.store.totals.lock().0, Counts::default());
     assert_eq!(world.rest.events.stats().published, 0);
-    world.send("DELETE", &format!("{NODE_1}?purge=true"), &[], Body::empty()).await.expect(501);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn samples_go_with_their_target_when_that_is_asked_for() {
+    let world = World::new().await;
+    let register = async |policy: Value| {
+        let mut body = request(1);
+        (body["target_id"], body["retention_policy"]) = (json!("p"), policy);
+        world.post(&format!("{TARGETS}?wait=0&replace=true"), &body).await
+    };
+    let remove = async |query: &str| world.send("DELETE", &format!("{TARGETS}/p{query}"), &[], Body::empty()).await;
+    let until = NOW + catalog::UNDO_WINDOW_MS;
+    for (policy, query, data) in [
+        (json!("30d"), "", "KEPT"),
+        (json!("30d"), "?purge=true", "PURGE_SCHEDULED"),
+        (json!({"on_delete": "PURGE"}), "", "PURGE_SCHEDULED"),
+        (json!({"on_delete": "PURGE"}), "?purge=false", "KEPT"),
+    ] {
+        register(policy).await;
+        world.purges.lock().clear();
+        let first = remove(query).await.expect(200);
+        assert_eq!(first.body["data"], data, "{query}");
+        assert_eq!(remove(query).await.expect(200).body, first.body);
+        let purged = world.purges.lock().clone();
+        assert_eq!(purged.iter().all(|p| *p == ("p".to_owned(), until)), true);
+        assert_eq!(purged.is_empty(), data == "KEPT", "{query}: {purged:?}");
+    }
+    let late = remove("?purge=true").await.expect(200);
+    assert_eq!(late.body["data"], "PURGE_SCHEDULED", "also when it is asked for later");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ mod jobs;
 mod landing;
 mod parts;
 mod reload;
+mod retention;
 mod routes;
 mod shape;
 mod signals;

@@ -11,6 +11,7 @@ use collect::report::BatchIds;
 use collect::{AddressPolicy, Collector};
 use events::EventLog;
 use model::Append;
+use parking_lot::Mutex;
 use store::{Recovery, Store, StoreConfig};
 use sys::{Clock, RealClock, RealFs};
 use tokio::sync::watch;
@@ -19,12 +20,14 @@ use tokio::time::{MissedTickBehavior, timeout};
 use super::gate::Gate;
 use super::jobs::Jobs;
 use super::reload::Reloader;
+use super::retention::Keeper;
 use super::routes::{self, App};
 use super::{Options, RunError};
 use crate::config::{Config, Settings};
 use crate::net::NetStats;
 use crate::observe::Observer;
 use crate::otlp::Otlp;
+use crate::prom::admin::Admin;
 use crate::prom::api::Pushed;
 use crate::prom::{PromApi, PromParts, QueryLimits, QueryService, RuntimeInfo, WriteLimits};
 use crate::push::{Folder, Gateway, GatewayParts, Group, PushLimits};
@@ -38,6 +41,8 @@ pub const SCRAPES_GRACE: Duration = Duration::from_secs(3);
 const SCRAPE_PATIENCE_MS: u64 = 10;
 /// How often windows that are over are looked for.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often blocks to merge are looked for.
+const MERGE_EVERY: Duration = Duration::from_secs(5);
 
 /// What opening needs.
 pub struct Opening {
@@ -79,6 +84,7 @@ impl Opening {
         self.gate.progress("opening the catalog of targets");
         let catalog = Arc::new(Catalog::open(&dir.join("catalog.db")).await?);
 
+        let keeper = self.open_keeper(&store, &catalog).await?;
         let intake = Arc::new(Intake::default());
         let append: Arc<dyn Append> = Arc::new(Metered::new(store.clone(), intake.clone()));
         let batch_ids = Arc::new(BatchIds::new(self.settings.node.clone()));
@@ -100,6 +106,10 @@ impl Opening {
             totals: source(&store, |store| store.totals().0),
             now: now.clone(),
             ask: Arc::new(queries.clone()),
+            purge: {
+                let keeper = keeper.clone();
+                Arc::new(move |target_id: &str, at_ms| keeper.lock().schedule_purge(target_id, at_ms))
+            },
             address_policy: AddressPolicy::strict(self.address.ip().is_loopback()),
             body_bytes_max: self.settings.limits.body_bytes_max,
             stop: self.stop.clone(),
@@ -137,6 +147,11 @@ impl Opening {
             config_text: source(&reloader, |reloader| reloader.printed()),
             external_labels: source(&reloader, |reloader| reloader.external_labels()),
             flags: source(&Arc::new(self.options.flags.clone()), |flags| flags.to_vec()),
+            admin: self.settings.admin_api.then(|| {
+                let events = events.clone();
+                let before_flush = Arc::new(move || events.sync().map_err(|e| e.to_string()));
+                Arc::new(Admin { store: store.clone(), before_flush })
+            }),
             runtime: self.runtime_source(&reloader, corruptions.clone(), started_at_ms),
             build: super::routes::build_info(),
             external_host: self.external_host(),
@@ -171,7 +186,8 @@ impl Opening {
         tokio::spawn(prom.clone().report_writes(self.stop.clone()));
         tokio::spawn(gateway.clone().run(self.stop.clone()));
         tokio::spawn(jobs.follow(self.stop.clone()));
-        tokio::spawn(upkeep(store.clone(), events.clone(), self.stop.clone()));
+        tokio::spawn(upkeep(store.clone(), events.clone(), keeper, clock.clone(), self.stop.clone()));
+        tokio::spawn(merging(store.clone(), self.stop.clone()));
         let (reloading, collecting) = (reloader.clone(), collector.clone());
         let app = App {
             rest,
@@ -192,6 +208,8 @@ impl Opening {
         let config = StoreConfig {
             dir: dir.clone(),
             retention_ms: self.settings.retention_ms,
+            retention_bytes: self.settings.retention_bytes,
+            compaction_bytes_per_second: self.settings.compaction_bytes_per_second,
             series_max: match self.settings.limits.series_max {
                 0 => StoreConfig::default().series_max,
                 n => n,
@@ -217,6 +235,15 @@ impl Opening {
             tracing::error!("damage found: {damage}");
         }
         Ok((store, recovery))
+    }
+
+    /// Brings the targets' retention into the store before anybody can ask.
+    async fn open_keeper(&self, store: &Arc<Store>, catalog: &Arc<Catalog>) -> Result<Arc<Mutex<Keeper>>, RunError> {
+        let path = self.settings.data_dir.join("retention");
+        let (store, catalog, default_ms) = (store.clone(), catalog.clone(), self.settings.retention_ms);
+        let opened =
+            tokio::task::spawn_blocking(move || Keeper::open(Arc::new(RealFs), path, store, catalog, default_ms));
+        Ok(Arc::new(Mutex::new(opened.await.map_err(|_| RunError::Bug)?)))
     }
 
     /// Reads the pushed groups of earlier lives.
@@ -333,8 +360,15 @@ impl Parts {
     }
 }
 
-/// Turns windows into blocks and cuts the log, which must not happen before the events in it are on disk.
-async fn upkeep(store: Arc<Store>, events: EventLog, mut stop: watch::Receiver<bool>) {
+/// Turns windows into blocks and cuts the log, which must not happen before the events in it are on disk; follows the
+/// targets' retention.
+async fn upkeep(
+    store: Arc<Store>,
+    events: EventLog,
+    keeper: Arc<Mutex<Keeper>>,
+    clock: Arc<dyn Clock>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut tick = tokio::time::interval(UPKEEP_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -342,10 +376,11 @@ async fn upkeep(store: Arc<Store>, events: EventLog, mut stop: watch::Receiver<b
             _ = tick.tick() => {}
             _ = stop.wait_for(|stopped| *stopped) => return,
         }
-        let (store, events) = (store.clone(), events.clone());
+        let (store, events, keeper, clock) = (store.clone(), events.clone(), keeper.clone(), clock.clone());
         let round = tokio::task::spawn_blocking(move || {
             events.sync().map_err(|e| e.to_string())?;
-            store.maintain().map_err(|e| e.to_string())
+            keeper.lock().tick(clock.now_ms())?;
+            store.maintain_windows().map_err(|e| e.to_string())
         });
         match round.await {
             Ok(Ok(done)) if done.blocks_written + done.blocks_dropped > 0 => {
@@ -360,6 +395,33 @@ async fn upkeep(store: Arc<Store>, events: EventLog, mut stop: watch::Receiver<b
             Ok(Err(error)) => tracing::error!("upkeep: {error}; it is tried again"),
             Err(error) => tracing::error!(%error, "upkeep broke off; it is tried again"),
         }
+    }
+}
+
+/// Merges blocks, apart from the rest of the upkeep: a large merge takes minutes.
+async fn merging(store: Arc<Store>, mut stop: watch::Receiver<bool>) {
+    let mut pause = MERGE_EVERY;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stop.wait_for(|stopped| *stopped) => return,
+        }
+        let store = store.clone();
+        pause = match tokio::task::spawn_blocking(move || store.compact()).await {
+            Ok(Ok(0)) => MERGE_EVERY,
+            Ok(Ok(blocks)) => {
+                tracing::info!(blocks, "blocks became one");
+                Duration::ZERO
+            }
+            Ok(Err(error)) => {
+                tracing::error!("{error}; it is tried again");
+                MERGE_EVERY
+            }
+            Err(error) => {
+                tracing::error!(%error, "merging blocks broke off; it is tried again");
+                MERGE_EVERY
+            }
+        };
     }
 }
 

@@ -126,6 +126,23 @@ impl Own {
         page.gauge("quiver_blocks", "Blocks on disk.", stats.blocks.blocks as f64);
         page.gauge("quiver_block_bytes", "Bytes of the blocks.", stats.blocks.bytes as f64);
         page.gauge("quiver_block_samples", "Samples in the blocks.", stats.blocks.samples as f64);
+        let merged = stats.blocks.merged;
+        page.counter("quiver_compaction_failures_total", "Merges of blocks that failed.", stats.blocks.failed_merges);
+        page.counter("quiver_compaction_samples_total", "Samples that went into merges.", merged.samples_in);
+        page.family("quiver_compaction_left_out_total", "counter", "Samples that merges left out, by reason.");
+        for (reason, n) in [
+            ("repeated", merged.repeated),
+            ("superseded", merged.superseded),
+            ("expired", merged.expired),
+            ("deleted", merged.deleted),
+        ] {
+            page.sample(&[("reason", reason)], n as f64);
+        }
+        page.gauge(
+            "quiver_deletions",
+            "Deletions whose samples have not all gone from the disk.",
+            stats.blocks.deletions as f64,
+        );
         let corruptions = self.parts.corruptions.load(Ordering::Relaxed);
         page.counter("quiver_store_damage_total", "Damaged records and files found at the start.", corruptions);
         page.family(

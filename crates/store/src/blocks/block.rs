@@ -15,12 +15,14 @@ use columns::{
     Column, ColumnPage, ColumnsError, HistogramsFile, ReadAt, SamplesFile, SeriesRow, StoredHistogram, read_series,
 };
 use model::{Matcher, TimeRange};
-use sys::Fs;
+use parking_lot::RwLock;
+use sys::{Clock, Fs};
 
 use super::cache::{Cache, Part};
 use super::checksums::VerifiedFile;
 use super::lookup::Lookup;
 use super::manifest::{HISTOGRAMS, Manifest, POSTINGS, SAMPLES, SERIES};
+use super::masks::Masks;
 use super::postings::PostingsWriter;
 
 /// What an open file counts for in the cache, so that few are open at a time.
@@ -33,11 +35,31 @@ const HISTOGRAM_COST_BYTES: usize = 256;
 pub struct Shared {
     pub fs: Arc<dyn Fs>,
     pub cache: Arc<Cache>,
+    pub clock: Arc<dyn Clock>,
     /// Files and stretches found damaged since the start.
-    pub damaged: AtomicU64,
+    pub damaged: Arc<AtomicU64>,
+    /// What is hidden of the blocks.
+    pub masks: Arc<RwLock<Arc<Masks>>>,
 }
 
 impl Shared {
+    /// Gives the same with another file system and a cache of its own: work on whole blocks must not push out what
+    /// queries use.
+    pub fn apart(&self, fs: Arc<dyn Fs>, cache_bytes_max: usize) -> Arc<Shared> {
+        Arc::new(Shared {
+            fs,
+            cache: Arc::new(Cache::new(cache_bytes_max)),
+            clock: self.clock.clone(),
+            damaged: self.damaged.clone(),
+            masks: self.masks.clone(),
+        })
+    }
+
+    /// Gives the masks as they are now.
+    pub fn masks(&self) -> Arc<Masks> {
+        self.masks.read().clone()
+    }
+
     /// Tells of damage, in the log and in the count.
     pub fn report(&self, sentence: &str) {
         self.damaged.fetch_add(1, Ordering::Relaxed);
@@ -206,9 +228,12 @@ impl Block {
         self.removed.store(true, Ordering::Release);
         self.shared.cache.forget(self.id());
         let gone = blocks_dir.join(format!("{GONE}{}", self.id()));
-        fs.rename(&self.path, &gone)?;
+        // After a failure half-way it is called again.
+        if fs.exists(&self.path) {
+            fs.rename(&self.path, &gone)?;
+        }
         fs.sync_dir(blocks_dir)?;
-        fs.remove_dir_all(&gone)
+        if fs.exists(&gone) { fs.remove_dir_all(&gone) } else { Ok(()) }
     }
 }
 

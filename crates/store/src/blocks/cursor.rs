@@ -10,7 +10,8 @@ use model::{Labels, Samples, TimeRange};
 use super::block::Block;
 use super::lookup::Lookup;
 use super::postings::SET_ROWS;
-use super::reader::read_series;
+use super::reader::read_visible;
+use super::writer::span;
 
 /// A place in a block's list of series.
 pub struct Cursor {
@@ -52,7 +53,7 @@ impl Cursor {
         let block = self.block.clone();
         let Some(row) = self.row()?.filter(|row| row.labels == *labels) else { return Ok(None) };
         let mut samples = Samples::default();
-        read_series(&block, row, range, &mut samples)?;
+        read_visible(&block, row, range, &mut samples)?;
         Ok(Some(samples))
     }
 }
@@ -91,6 +92,11 @@ impl LeftOut {
 /// Takes out of `samples` what stands in `known` already.
 pub fn leave_out(samples: &mut Samples, known: &Samples) -> LeftOut {
     let mut left_out = LeftOut::default();
+    // Most often one goes on where the other ends.
+    let apart = span(samples).zip(span(known)).is_none_or(|(one, other)| !one.overlaps(&other));
+    if apart {
+        return left_out;
+    }
     let doubles = known.ts_ms.iter().zip(&known.values).map(|(ts_ms, value)| (*ts_ms, Known::Bits(value.to_bits())));
     let histograms = known.histograms.iter().map(|(ts_ms, histogram)| (*ts_ms, Known::Histogram(histogram)));
     let known: HashMap<i64, Known<'_>> = doubles.chain(histograms).collect();

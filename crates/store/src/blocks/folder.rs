@@ -3,8 +3,7 @@
 //! Owns: the folder `blocks`, and which of its blocks are in use.
 //! Invariants: 1. of the readable blocks no two hold the same series and time: what was written before is left out of
 //! what is written later; 2. whoever reads holds no lock; 3. a block is on the list only when it is durable.
-//! Limits: what is decoded and open stays below `cache_bytes_max`; a merge is tried for one window with more than
-//! [`BLOCKS_OF_WINDOW_MAX`] blocks at a time.
+//! Limits: what is decoded and open stays below `cache_bytes_max`; see `compact.rs` for merging, `removal.rs` for removal.
 //! Fails how: a damaged block is told and left out or, in part, answered with errors; the others are not touched.
 
 use std::io;
@@ -12,74 +11,148 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use columns::SeriesRow;
 use hashbrown::{HashMap, HashSet};
 use model::{Matcher, SelectError, SeriesReader, TimeRange};
 use parking_lot::{Mutex, RwLock};
-use sys::Fs;
+use sys::{Clock, Fs, RealClock};
 
 use super::block::{Block, GONE, Shared};
 use super::cache::Cache;
+use super::compact::{Checked, Failed};
 use super::cursor::{Cursor, LeftOut, leave_out};
-use super::manifest::Manifest;
-use super::merge::merge;
+use super::deletions::{self, DELETIONS_MAX, Deletion};
+use super::manifest::{Balance, Manifest};
+use super::masks::{Masks, RetentionRules, RowMask};
+use super::pace::Pace;
 use super::reader::BlockReader;
+use super::removal::Leaving;
 use super::view::write_view;
 use super::writer::{BlockWriter, UNFINISHED, parse_folder_name, span};
-use super::{BlockInput, BlockSet, BlockTotals};
+use super::{BlockInfo, BlockInput, BlockSet, BlockTotals};
+use crate::admin::Doomed;
 
-/// More blocks of one window than this are merged into one.
-pub const BLOCKS_OF_WINDOW_MAX: usize = 4;
-/// How long replaced blocks live on for readers that have an older list.
-const REPLACED_LIVE_MS: i64 = 600_000;
 const DAMAGED: &str = "damaged";
+
+/// How a folder of blocks is kept.
+#[derive(Clone)]
+pub struct BlockSettings {
+    /// What may be kept open and decoded for queries.
+    pub cache_bytes_max: usize,
+    /// Lengths of the larger windows that windows are merged into, rising, each a multiple of the one before.
+    pub compaction_ranges_ms: Vec<i64>,
+    /// What a merge may keep open and decoded of its sources.
+    pub compaction_memory_bytes_max: usize,
+    /// Blocks are not merged into larger ones than this.
+    pub compaction_block_bytes_max: u64,
+    /// Tells what is past its retention.
+    pub clock: Arc<dyn Clock>,
+    /// How long samples are kept.
+    pub rules: RetentionRules,
+}
+
+impl BlockSettings {
+    /// Keeps everything, and merges only within a window.
+    pub fn new(cache_bytes_max: usize) -> BlockSettings {
+        BlockSettings {
+            cache_bytes_max,
+            compaction_ranges_ms: Vec::new(),
+            compaction_memory_bytes_max: 64 << 20,
+            compaction_block_bytes_max: u64::MAX,
+            clock: Arc::new(RealClock::default()),
+            rules: RetentionRules::uniform(i64::MAX),
+        }
+    }
+}
 
 /// All blocks.
 pub struct BlockFolder {
-    shared: Arc<Shared>,
-    dir: PathBuf,
+    pub(super) shared: Arc<Shared>,
+    pub(super) dir: PathBuf,
+    pub(super) settings: BlockSettings,
     /// In use, sorted by window and number.
     blocks: RwLock<Arc<Vec<Arc<Block>>>>,
     /// Held while the list changes on disk.
-    writing: Mutex<Writing>,
+    pub(super) writing: Mutex<Writing>,
+    /// Held during a merge; comes before `writing`.
+    pub(super) compacting: Mutex<()>,
+    /// What all merges since the start took in and left out.
+    pub(super) merged: Mutex<Balance>,
+    pub(super) failed_merges: AtomicU64,
     repeated: AtomicU64,
     superseded: AtomicU64,
     /// The view does not show the present list.
     view_is_old: AtomicBool,
 }
 
-struct Writing {
-    next_id: u64,
-    /// Blocks whose samples are in another one, and when they go; `None` until the next tidying.
-    replaced: Vec<(Arc<Block>, Option<i64>)>,
-    /// Windows that did not merge; tried again after a restart.
-    stuck: HashSet<i64>,
+/// What changes with the list on disk.
+pub struct Writing {
+    pub next_id: u64,
+    /// Blocks that are on the disk but not on the list.
+    pub leaving: Vec<Leaving>,
+    /// Sources of the merge that runs.
+    pub busy: HashSet<u64>,
+    /// Sources of merges that failed.
+    pub failed: HashMap<Vec<u64>, Failed>,
+    /// Blocks that were looked at for hidden samples.
+    pub checked: HashMap<u64, Checked>,
+    pub deletions_revision: u64,
 }
 
 impl BlockFolder {
+    /// Opens the folder as [`BlockFolder::open_with`] does, with plain settings.
+    pub fn open(fs: Arc<dyn Fs>, dir: &Path, cache_bytes_max: usize) -> Result<(BlockFolder, Vec<String>), String> {
+        BlockFolder::open_with(fs, dir, BlockSettings::new(cache_bytes_max))
+    }
+
     /// Opens the folder, making it if needed; removes what is unfinished, sets aside what cannot be read.
     ///
     /// **Gives** also the sentences about damage.
-    pub fn open(fs: Arc<dyn Fs>, dir: &Path, cache_bytes_max: usize) -> Result<(BlockFolder, Vec<String>), String> {
+    pub fn open_with(
+        fs: Arc<dyn Fs>,
+        dir: &Path,
+        settings: BlockSettings,
+    ) -> Result<(BlockFolder, Vec<String>), String> {
         let text = |error: io::Error| format!("{}: {error}", dir.display());
         if !fs.exists(dir) {
             fs.create_dir_all(dir).map_err(text)?;
         }
         // It may be there and yet not be durable, after a crash in an earlier first start.
         fs.sync_dir(dir.parent().unwrap_or(Path::new("."))).map_err(text)?;
-        let cache = Arc::new(Cache::new(cache_bytes_max));
-        let shared = Arc::new(Shared { fs, cache, damaged: AtomicU64::new(0) });
-        let mut opening = Opening { shared: &shared, dir, found: Vec::new(), id_max: 0, damaged: Vec::new() };
+        let (deletions_revision, deletions, told) = deletions::load(&*fs, dir).map_err(text)?;
+        // Numbers below that of a deletion would be taken for older than it.
+        let id_max = deletions.iter().map(|d| d.before_block.saturating_sub(1)).max().unwrap_or(0);
+        let masks = Masks { version: 0, deletions, rules: settings.rules.clone() };
+        let shared = Arc::new(Shared {
+            fs,
+            cache: Arc::new(Cache::new(settings.cache_bytes_max)),
+            clock: settings.clock.clone(),
+            damaged: Arc::new(AtomicU64::new(told.len() as u64)),
+            masks: Arc::new(RwLock::new(Arc::new(masks))),
+        });
+        let mut opening = Opening { shared: &shared, dir, found: Vec::new(), id_max, damaged: told };
         opening.folder().map_err(text)?;
         let Opening { found, id_max, damaged, .. } = opening;
         let gone: HashSet<u64> = found.iter().flat_map(|b| b.manifest.replaces.iter().copied()).collect();
         let (replaced, mut blocks): (Vec<_>, Vec<_>) = found.into_iter().partition(|b| gone.contains(&b.id()));
         sort(&mut blocks);
-        let replaced = replaced.into_iter().map(|b| (b, None)).collect();
+        let writing = Writing {
+            next_id: id_max + 1,
+            leaving: replaced.into_iter().map(Leaving::replaced).collect(),
+            busy: HashSet::new(),
+            failed: HashMap::new(),
+            checked: HashMap::new(),
+            deletions_revision,
+        };
         let folder = BlockFolder {
             shared,
             dir: dir.to_path_buf(),
+            settings,
             blocks: RwLock::new(Arc::new(blocks)),
-            writing: Mutex::new(Writing { next_id: id_max + 1, replaced, stuck: HashSet::new() }),
+            writing: Mutex::new(writing),
+            compacting: Mutex::new(()),
+            merged: Mutex::default(),
+            failed_merges: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
             superseded: AtomicU64::new(0),
             view_is_old: AtomicBool::new(false),
@@ -88,12 +161,12 @@ impl BlockFolder {
         Ok((folder, damaged))
     }
 
-    fn list(&self) -> Arc<Vec<Arc<Block>>> {
+    pub(super) fn list(&self) -> Arc<Vec<Arc<Block>>> {
         self.blocks.read().clone()
     }
 
     /// Puts a new list in place, for readers here and elsewhere.
-    fn replace_list(&self, mut blocks: Vec<Arc<Block>>) {
+    pub(super) fn replace_list(&self, mut blocks: Vec<Arc<Block>>) {
         sort(&mut blocks);
         *self.blocks.write() = Arc::new(blocks);
         self.refresh_view();
@@ -111,7 +184,7 @@ impl BlockFolder {
     }
 
     /// Opens cursors over the blocks that a new block of a window must not repeat.
-    fn rivals(&self, window: TimeRange) -> Vec<Cursor> {
+    pub(super) fn rivals(&self, window: TimeRange) -> Vec<Cursor> {
         let list = self.list();
         let inside = list.iter().filter(|b| b.manifest.span().overlaps(&window));
         inside.filter_map(|block| self.readable(Cursor::new(block.clone()))).collect()
@@ -122,7 +195,7 @@ impl BlockFolder {
         result.inspect_err(|why| self.shared.report(why)).ok()
     }
 
-    fn leave_out_known(&self, input: &mut BlockInput, rivals: &mut [Cursor]) -> LeftOut {
+    pub(super) fn leave_out_known(&self, input: &mut BlockInput, rivals: &mut [Cursor]) -> LeftOut {
         let mut left_out = LeftOut::default();
         for rival in rivals {
             let Some(range) = span(&input.samples) else { break };
@@ -133,7 +206,7 @@ impl BlockFolder {
         left_out
     }
 
-    fn note(&self, left_out: LeftOut) {
+    pub(super) fn note(&self, left_out: LeftOut) {
         self.repeated.fetch_add(left_out.repeated, Ordering::Relaxed);
         self.superseded.fetch_add(left_out.superseded, Ordering::Relaxed);
     }
@@ -143,42 +216,28 @@ impl BlockFolder {
         self.list().iter().filter(|b| b.manifest.span().overlaps(&range)).cloned().collect()
     }
 
-    /// Merges the blocks of one window that has too many; gives how many went into the new one.
-    fn merge_one(&self, writing: &mut Writing) -> Result<u64, String> {
-        let list = self.list();
-        let mut windows: HashMap<i64, Vec<Arc<Block>>> = HashMap::new();
-        for block in list.iter() {
-            windows.entry(block.manifest.window_start_ms).or_default().push(block.clone());
-        }
-        let crowded = |(start, blocks): &(&i64, &Vec<Arc<Block>>)| {
-            blocks.len() > BLOCKS_OF_WINDOW_MAX && !writing.stuck.contains(*start)
+    /// Finds the series of a block that may be read in a range.
+    fn visible(
+        &self,
+        block: &Block,
+        matchers: &[Matcher],
+        range: TimeRange,
+    ) -> Result<Vec<(SeriesRow, RowMask)>, String> {
+        let (masks, now_ms) = (self.shared.masks(), self.shared.clock.now_ms());
+        let with_mask = |row: SeriesRow| {
+            let mask = masks.of(block.id(), &row.labels, &row.target_id, now_ms);
+            let start_ms = row.min_ts_ms.max(range.start_ms);
+            let inside = TimeRange { start_ms, end_ms: row.max_ts_ms.min(range.end_ms) };
+            (!mask.hides_all(inside)).then_some((row, mask))
         };
-        let Some((start, sources)) = windows.iter().filter(crowded).min_by_key(|w| w.0) else { return Ok(0) };
-        let id = writing.next_id;
-        writing.next_id += 1;
-        let merged = merge(&self.shared, &self.dir, id, sources);
-        let (block, left_out) = merged.inspect_err(|_| {
-            writing.stuck.insert(*start);
-        })?;
-        self.note(left_out);
-        let gone: HashSet<u64> = sources.iter().map(|b| b.id()).collect();
-        let mut blocks: Vec<Arc<Block>> = list.iter().filter(|b| !gone.contains(&b.id())).cloned().collect();
-        blocks.push(Arc::new(block));
-        self.replace_list(blocks);
-        writing.replaced.extend(sources.iter().map(|b| (b.clone(), None)));
-        Ok(sources.len() as u64)
+        Ok(block.select(matchers, range)?.into_iter().filter_map(with_mask).collect())
     }
 
-    fn remove_replaced(&self, writing: &mut Writing, now_ms: i64) -> io::Result<()> {
-        for entry in &mut writing.replaced {
-            entry.1.get_or_insert(now_ms.saturating_add(REPLACED_LIVE_MS));
-        }
-        let over = |entry: &(Arc<Block>, Option<i64>)| entry.1.is_some_and(|at| at <= now_ms);
-        while let Some(at) = writing.replaced.iter().position(over) {
-            let (block, _) = writing.replaced.remove(at);
-            block.retire(&self.dir)?;
-        }
-        Ok(())
+    /// Tells whether all that lies in a block may be read.
+    fn is_all_visible(&self, block: &Block) -> bool {
+        let masks = self.shared.masks();
+        let deleted = masks.deletions.iter().any(|d| block.id() < d.before_block);
+        !deleted && masks.rules.is_uniform()
     }
 }
 
@@ -272,14 +331,14 @@ impl BlockSet for BlockFolder {
     fn select(&self, matchers: &[Matcher], range: TimeRange) -> Result<Vec<Box<dyn SeriesReader>>, SelectError> {
         let mut out: Vec<Box<dyn SeriesReader>> = Vec::new();
         for block in self.in_range(range) {
-            let rows = match block.select(matchers, range) {
+            let rows = match self.visible(&block, matchers, range) {
                 Err(_) if block.removed.load(Ordering::Acquire) => continue,
                 other => other.map_err(SelectError::Storage)?,
             };
             out.reserve(rows.len());
-            out.extend(rows.into_iter().map(|row| {
+            out.extend(rows.into_iter().map(|(row, mask)| {
                 let block = block.clone();
-                Box::new(BlockReader { block, row }) as Box<dyn SeriesReader>
+                Box::new(BlockReader { block, row, mask }) as Box<dyn SeriesReader>
             }));
         }
         Ok(out)
@@ -293,11 +352,11 @@ impl BlockSet for BlockFolder {
             }
         };
         for block in self.in_range(range) {
-            if matchers.is_empty() && block.is_within(range) {
+            if matchers.is_empty() && block.is_within(range) && self.is_all_visible(&block) {
                 block.lookup().map_err(SelectError::Storage)?.names().for_each(&mut add);
                 continue;
             }
-            for row in block.select(matchers, range).map_err(SelectError::Storage)? {
+            for (row, _) in self.visible(&block, matchers, range).map_err(SelectError::Storage)? {
                 row.labels.iter().for_each(|(name, _)| add(name));
             }
         }
@@ -312,12 +371,12 @@ impl BlockSet for BlockFolder {
             }
         };
         for block in self.in_range(range) {
-            if matchers.is_empty() && block.is_within(range) {
+            if matchers.is_empty() && block.is_within(range) && self.is_all_visible(&block) {
                 let table = block.lookup().and_then(|l| l.table(name)).map_err(SelectError::Storage)?;
                 table.iter().for_each(|t| t.values().for_each(&mut add));
                 continue;
             }
-            for row in block.select(matchers, range).map_err(SelectError::Storage)? {
+            for (row, _) in self.visible(&block, matchers, range).map_err(SelectError::Storage)? {
                 row.labels.get(name).into_iter().for_each(&mut add);
             }
         }
@@ -325,30 +384,54 @@ impl BlockSet for BlockFolder {
     }
 
     fn drop_before(&self, ts_ms: i64) -> Result<u64, String> {
-        let mut writing = self.writing.lock();
-        let (gone, kept): (Vec<_>, Vec<_>) = self.list().iter().cloned().partition(|b| b.manifest.max_ms < ts_ms);
-        let (old, still): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut writing.replaced).into_iter().partition(|b| b.0.manifest.max_ms < ts_ms);
-        writing.replaced = still;
-        if !gone.is_empty() {
-            gone.iter().for_each(|b| b.removed.store(true, Ordering::Release));
-            self.replace_list(kept);
-        }
-        // A merged block goes after what it replaced, or that would come back at the next start.
-        for block in old.iter().map(|b| &b.0).chain(&gone) {
-            block.retire(&self.dir).map_err(|e| format!("cannot remove {}: {e}", block.path.display()))?;
-        }
-        Ok(gone.len() as u64)
+        self.drop_older(ts_ms)
+    }
+
+    fn shrink_to(&self, bytes_max: u64) -> Result<u64, String> {
+        self.drop_beyond(bytes_max)
     }
 
     fn tidy(&self, now_ms: i64) -> Result<u64, String> {
+        let merged = self.compact(i64::MIN, now_ms, &Arc::new(Pace::new(0)))?;
+        self.clean(now_ms).map(|()| merged)
+    }
+
+    fn clean(&self, now_ms: i64) -> Result<(), String> {
         let mut writing = self.writing.lock();
         if self.view_is_old.load(Ordering::Acquire) {
             self.refresh_view();
         }
-        let merged = self.merge_one(&mut writing)?;
-        self.remove_replaced(&mut writing, now_ms).map_err(|e| format!("cannot remove replaced blocks: {e}"))?;
-        Ok(merged)
+        self.remove_due(&mut writing, now_ms)
+    }
+
+    fn compact(&self, closed_ms: i64, now_ms: i64, pace: &Arc<Pace>) -> Result<u64, String> {
+        self.compact_once(closed_ms, now_ms, pace)
+    }
+
+    fn retain(&self, rules: RetentionRules) {
+        self.change_masks(|masks| masks.rules = rules);
+    }
+
+    fn delete(&self, doomed: Vec<Doomed>, range: TimeRange, now_ms: i64) -> Result<(), String> {
+        let mut writing = self.writing.lock();
+        let before_block = writing.next_id;
+        let one = |doomed| Deletion { before_block, doomed, range, made_ms: now_ms };
+        let mut list = self.shared.masks().deletions.clone();
+        list.extend(doomed.into_iter().map(one));
+        if list.len() > DELETIONS_MAX {
+            return Err(format!("{DELETIONS_MAX} deletions wait already for their samples to go from the disk"));
+        }
+        self.put_deletions(&mut writing, list)
+    }
+
+    fn copy_to(&self, dir: &Path) -> Result<(), String> {
+        // Held, so that nothing is removed meanwhile.
+        let writing = self.writing.lock();
+        self.copy_blocks(&writing, dir).map_err(|e| e.to_string())
+    }
+
+    fn infos(&self) -> Vec<BlockInfo> {
+        self.list().iter().map(|b| BlockInfo { path: b.path.clone(), manifest: b.manifest.clone() }).collect()
     }
 
     fn totals(&self) -> BlockTotals {
@@ -356,6 +439,9 @@ impl BlockSet for BlockFolder {
         let mut totals = BlockTotals {
             blocks: list.len() as u64,
             superseded: self.superseded.load(Ordering::Relaxed),
+            merged: *self.merged.lock(),
+            failed_merges: self.failed_merges.load(Ordering::Relaxed),
+            deletions: self.shared.masks().deletions.len() as u64,
             damaged: self.shared.damaged.load(Ordering::Relaxed),
             min_ms: list.iter().map(|b| b.manifest.min_ms).min(),
             max_ms: list.iter().map(|b| b.manifest.max_ms).max(),

@@ -14,7 +14,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::checksums::FileSums;
 
-const COPIES: [&str; 2] = ["manifest.1", "manifest.2"];
+/// The copies of the manifest.
+pub const COPIES: [&str; 2] = ["manifest.1", "manifest.2"];
 /// Version 2 has the length of a stretch and may have histograms; version 1 is read as well.
 const VERSION: u32 = 2;
 const FIRST_VERSION: u32 = 1;
@@ -54,8 +55,40 @@ pub struct Manifest {
     pub digest: u64,
     /// Blocks whose samples are all in this one; they go.
     pub replaces: Vec<u64>,
+    /// How it balances with the blocks it was merged from; `None` when it came from the head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<Balance>,
     /// Its files.
     pub files: BTreeMap<String, FileSums>,
+}
+
+/// What went into a merged block and what became of it.
+///
+/// **Promises** `samples_in` = the manifest's `samples` + [`Balance::left_out`], and `digest_in` = the manifest's `digest`
+/// + `digest_left_out` modulo 2^64: checked with what was read back from the disk, before the block is published.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Balance {
+    /// Samples of all sources.
+    pub samples_in: u64,
+    /// Sum of their digests.
+    pub digest_in: u64,
+    /// The digest of what was left out.
+    pub digest_left_out: u64,
+    /// Left out: the same sample stood in an earlier source.
+    pub repeated: u64,
+    /// Left out: an earlier source had another value for the time.
+    pub superseded: u64,
+    /// Left out: past its retention.
+    pub expired: u64,
+    /// Left out: deleted by request.
+    pub deleted: u64,
+}
+
+impl Balance {
+    /// Counts what was left out, for whatever reason.
+    pub fn left_out(&self) -> u64 {
+        self.repeated + self.superseded + self.expired + self.deleted
+    }
 }
 
 impl Manifest {

@@ -1,8 +1,10 @@
-//! Many small blocks of one window into one.
+//! Blocks into one, series by series.
 //!
 //! Invariants: 1. the merged block is read back from the disk, every sample of it, and compared by count and digest
-//! with its sources before it takes their place; 2. its manifest names them, so that a crash in between leaves no
-//! sample twice.
+//! with its sources, less what was left out for a reason that is counted, before it takes their place; 2. its manifest
+//! names them, so that a crash in between leaves no sample twice.
+//! Limits: one series of all sources is in memory at a time, of at most [`SERIES_SAMPLES_MAX`] samples, besides what the
+//! writer and the cache of the sources hold.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,9 +14,34 @@ use model::{Labels, Samples, TimeRange};
 use super::BlockInput;
 use super::block::{Block, Shared};
 use super::cursor::{Cursor, LeftOut, leave_out};
+use super::manifest::Balance;
+use super::masks::{Masks, RowMask};
 use super::reader::read_series;
 use super::writer::{BlockWriter, count, digest};
 use crate::attrs::SeriesAttrs;
+
+/// More samples of one series are not merged: 256 MiB.
+const SERIES_SAMPLES_MAX: u64 = 16 << 20;
+
+/// What is to be merged.
+pub struct Order {
+    /// Number of the new block.
+    pub id: u64,
+    /// Its window.
+    pub window: TimeRange,
+    /// Blocks that its manifest names.
+    pub replaces: Vec<u64>,
+    /// What is hidden, and from when on.
+    pub masks: Arc<Masks>,
+    pub now_ms: i64,
+}
+
+/// A merged block, not yet published.
+pub struct Merged {
+    /// `None` when nothing was left.
+    pub writer: Option<BlockWriter>,
+    pub balance: Balance,
+}
 
 /// Count and digest of samples.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -24,33 +51,38 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, labels: &Labels, samples: &Samples) {
-        self.samples += count(samples);
-        self.digest = self.digest.wrapping_add(digest(labels, samples));
+    fn of(labels: &Labels, samples: &Samples) -> Sum {
+        Sum { samples: count(samples), digest: digest(labels, samples) }
+    }
+
+    fn add(&mut self, other: Sum) {
+        self.samples += other.samples;
+        self.digest = self.digest.wrapping_add(other.digest);
     }
 }
 
-/// Writes one block with the samples of all the given ones (in order of their writing) and publishes it.
-pub fn merge(
-    shared: &Arc<Shared>,
-    blocks_dir: &Path,
-    id: u64,
-    sources: &[Arc<Block>],
-) -> Result<(Block, LeftOut), String> {
-    let window = sources.first().map(|b| b.manifest.window()).ok_or("nothing to merge")?;
-    let mut writer = BlockWriter::new(shared.clone(), blocks_dir, id, window);
-    writer.replaces(sources.iter().map(|b| b.id()).collect());
+/// Writes one block with the samples of all the given ones, in order of their windows, and checks it.
+pub fn merge(shared: &Arc<Shared>, blocks_dir: &Path, order: &Order, sources: &[Arc<Block>]) -> Result<Merged, String> {
+    let mut writer = BlockWriter::new(shared.clone(), blocks_dir, order.id, order.window);
+    writer.replaces(order.replaces.clone());
     let mut cursors = sources.iter().cloned().map(Cursor::new).collect::<Result<Vec<_>, _>>()?;
-    let (mut left_out, mut dropped) = (LeftOut::default(), Sum::default());
+    let mut balance = Balance::default();
+    for source in sources {
+        balance.samples_in += source.manifest.samples;
+        balance.digest_in = balance.digest_in.wrapping_add(source.manifest.digest);
+    }
     while let Some(labels) = least(&mut cursors)? {
-        let (input, out) = joined(&mut cursors, &labels, &mut dropped)?;
-        left_out.merge(out);
+        let input = joined(&mut cursors, &labels, order, &mut balance)?;
         writer.add(&input)?;
     }
+    if writer.is_empty() {
+        check(Sum::default(), order.window, &balance)?;
+        return Ok(Merged { writer: None, balance });
+    }
+    writer.balance(balance);
     let block = writer.finish()?;
-    check(&block, sources, dropped)?;
-    shared.cache.forget(id);
-    Ok((writer.publish()?, left_out))
+    check(contents(&block)?, order.window, &balance)?;
+    Ok(Merged { writer: Some(writer), balance })
 }
 
 fn least(cursors: &mut [Cursor]) -> Result<Option<Labels>, String> {
@@ -65,12 +97,33 @@ fn least(cursors: &mut [Cursor]) -> Result<Option<Labels>, String> {
     Ok(least)
 }
 
-/// Joins the samples of one label set over all sources; attributes are those of the latest.
-fn joined(cursors: &mut [Cursor], labels: &Labels, dropped: &mut Sum) -> Result<(BlockInput, LeftOut), String> {
-    let (mut all, mut left_out, mut attrs) = (Samples::default(), LeftOut::default(), None);
+/// Gives what is hidden of a label set in each source; of several owners the one that keeps longest decides.
+fn masks_of(cursors: &mut [Cursor], labels: &Labels, order: &Order) -> Result<Vec<Option<RowMask>>, String> {
+    let (mut all, mut samples) = (Vec::with_capacity(cursors.len()), 0u64);
     for cursor in cursors {
+        let id = cursor.block.id();
+        let row = cursor.row()?.filter(|row| row.labels == *labels);
+        samples += row.map_or(0, |row| row.rows.rows + row.histograms.rows);
+        all.push(row.map(|row| order.masks.of(id, labels, &row.target_id, order.now_ms)));
+    }
+    if samples > SERIES_SAMPLES_MAX {
+        return Err(format!(
+            "{labels} has {samples} samples in the blocks to merge, {SERIES_SAMPLES_MAX} are possible"
+        ));
+    }
+    let floor_ms = all.iter().flatten().map(|mask| mask.floor_ms).min().unwrap_or(i64::MIN);
+    all.iter_mut().flatten().for_each(|mask| mask.floor_ms = floor_ms);
+    Ok(all)
+}
+
+/// Joins the samples of one label set over all sources; attributes are those of the latest.
+fn joined(cursors: &mut [Cursor], labels: &Labels, order: &Order, balance: &mut Balance) -> Result<BlockInput, String> {
+    let masks = masks_of(cursors, labels, order)?;
+    let (mut all, mut attrs) = (Samples::default(), None);
+    for (cursor, mask) in cursors.iter_mut().zip(&masks) {
+        let Some(mask) = mask else { continue };
         let block = cursor.block.clone();
-        let Some(row) = cursor.row()?.filter(|row| row.labels == *labels) else { continue };
+        let Some(row) = cursor.row()? else { continue };
         let mut samples = Samples::default();
         read_series(&block, row, TimeRange::ALL, &mut samples)?;
         attrs = Some(SeriesAttrs {
@@ -78,23 +131,42 @@ fn joined(cursors: &mut [Cursor], labels: &Labels, dropped: &mut Sum) -> Result<
             source: row.source.clone(),
             target_id: row.target_id.clone(),
         });
+        let span = TimeRange { start_ms: row.min_ts_ms, end_ms: row.max_ts_ms };
         cursor.step();
-        let mut before = Sum::default();
-        before.add(labels, &samples);
-        left_out.merge(leave_out(&mut samples, &all));
-        let mut kept = Sum::default();
-        kept.add(labels, &samples);
-        dropped.samples += before.samples - kept.samples;
-        dropped.digest = dropped.digest.wrapping_add(before.digest.wrapping_sub(kept.digest));
+        reduce(&mut samples, (span, mask), &all, labels, balance);
         all = crate::select::merge(all, samples);
     }
     let attrs = Arc::new(attrs.ok_or("no source has the series any more")?);
-    Ok((BlockInput { labels: labels.clone(), attrs, samples: all }, left_out))
+    Ok(BlockInput { labels: labels.clone(), attrs, samples: all })
 }
 
-/// Reads the new block and compares.
-fn check(block: &Block, sources: &[Arc<Block>], dropped: Sum) -> Result<(), String> {
-    let mut found = dropped;
+/// Takes out what is hidden or known already, and enters it in the balance.
+fn reduce(
+    samples: &mut Samples,
+    (span, mask): (TimeRange, &RowMask),
+    known: &Samples,
+    labels: &Labels,
+    balance: &mut Balance,
+) {
+    // What is not changed need not be summed twice.
+    let overlaps = super::writer::span(known).is_some_and(|known| known.overlaps(&span));
+    if mask.is_open(span) && !overlaps {
+        return;
+    }
+    let before = Sum::of(labels, samples);
+    let masked = mask.apply(samples);
+    let LeftOut { repeated, superseded } = leave_out(samples, known);
+    let after = Sum::of(labels, samples);
+    balance.expired += masked.expired;
+    balance.deleted += masked.deleted;
+    balance.repeated += repeated;
+    balance.superseded += superseded;
+    balance.digest_left_out = balance.digest_left_out.wrapping_add(before.digest.wrapping_sub(after.digest));
+}
+
+/// Reads a whole block from the disk.
+fn contents(block: &Block) -> Result<Sum, String> {
+    let mut found = Sum::default();
     let lookup = block.lookup()?;
     let ids: Vec<u32> = (0..lookup.series()).collect();
     let mut failed = Ok(());
@@ -102,20 +174,41 @@ fn check(block: &Block, sources: &[Arc<Block>], dropped: Sum) -> Result<(), Stri
         let mut samples = Samples::default();
         if failed.is_ok() {
             failed = read_series(block, row, TimeRange::ALL, &mut samples);
-            found.add(&row.labels, &samples);
+            found.add(Sum::of(&row.labels, &samples));
         }
     })?;
-    failed?;
-    let mut want = Sum::default();
-    for source in sources {
-        want.samples += source.manifest.samples;
-        want.digest = want.digest.wrapping_add(source.manifest.digest);
-    }
-    if found == want {
+    failed.map(|()| found)
+}
+
+fn check(found: Sum, window: TimeRange, balance: &Balance) -> Result<(), String> {
+    let digest = found.digest.wrapping_add(balance.digest_left_out);
+    if found.samples + balance.left_out() == balance.samples_in && digest == balance.digest_in {
         return Ok(());
     }
     Err(format!(
-        "the blocks of window {} do not merge: {} samples with digest {:016x} became {} with {:016x}; they stay as they are",
-        block.manifest.window_start_ms, want.samples, want.digest, found.samples, found.digest
+        "the blocks of window {} do not merge: {} samples with digest {:016x} became {} and {} left out with {digest:016x}; \
+         they stay as they are",
+        window.start_ms,
+        balance.samples_in,
+        balance.digest_in,
+        found.samples,
+        balance.left_out(),
+    ))
+}
+
+/// Reads every sample of a block and compares count and digest with its manifest; gives how many there are.
+pub fn verify(block: &Block) -> Result<u64, String> {
+    let found = contents(block)?;
+    let manifest = &block.manifest;
+    if (found.samples, found.digest) == (manifest.samples, manifest.digest) {
+        return Ok(found.samples);
+    }
+    Err(format!(
+        "{}: the manifest speaks of {} samples with digest {:016x}, there are {} with {:016x}",
+        block.path.display(),
+        manifest.samples,
+        manifest.digest,
+        found.samples,
+        found.digest
     ))
 }

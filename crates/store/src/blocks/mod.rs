@@ -6,23 +6,37 @@
 mod block;
 mod cache;
 mod checksums;
+mod compact;
+mod copy;
 mod cursor;
+mod deletions;
 mod folder;
 mod id_list;
 mod lookup;
 mod manifest;
+mod masks;
 mod merge;
+mod offline;
+mod pace;
+mod plan;
 mod postings;
 mod reader;
+mod removal;
 mod view;
 mod writer;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::{Labels, Matcher, Samples, SelectError, SeriesReader, TimeRange};
 
-pub use folder::BlockFolder;
+pub use folder::{BlockFolder, BlockSettings};
+pub use manifest::{Balance, Manifest};
+pub use masks::{RetentionRules, SelectorRule, TargetRule};
+pub use offline::{Imported, export_blocks, import_block, list_blocks, restore, verify_block};
+pub use pace::Pace;
 
+use crate::admin::Doomed;
 use crate::attrs::SeriesAttrs;
 
 /// A series on its way into a block.
@@ -33,6 +47,15 @@ pub struct BlockInput {
     pub attrs: Arc<SeriesAttrs>,
     /// Samples of one window, times strictly rising; no time is that of a double and of a histogram.
     pub samples: Samples,
+}
+
+/// One block, as it is listed.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BlockInfo {
+    /// Its folder.
+    pub path: PathBuf,
+    /// What it is.
+    pub manifest: Manifest,
 }
 
 /// What the blocks amount to.
@@ -54,6 +77,12 @@ pub struct BlockTotals {
     pub superseded: u64,
     /// Damage met since the start: copies, files, reads.
     pub damaged: u64,
+    /// What merges since the start took in and left out, by reason.
+    pub merged: Balance,
+    /// Merges since the start that failed.
+    pub failed_merges: u64,
+    /// Deletions of which some block may still hold samples.
+    pub deletions: u64,
 }
 
 /// Immutable samples on disk.
@@ -84,6 +113,44 @@ pub trait BlockSet: Send + Sync {
     /// Does what can wait: merges small blocks, removes what was replaced long enough ago; gives how many were merged.
     fn tidy(&self, _now_ms: i64) -> Result<u64, String> {
         Ok(0)
+    }
+
+    /// Does what can wait and is quick: removes what was replaced long enough ago.
+    fn clean(&self, _now_ms: i64) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Merges or rewrites blocks once, if that is due; gives how many went into the new one.
+    ///
+    /// **Takes** `closed_ms`: windows that end before it are complete but for late samples. `pace` bounds what is read and
+    /// written in a second, and ends the work when it is stopped.
+    fn compact(&self, _closed_ms: i64, _now_ms: i64, _pace: &Arc<Pace>) -> Result<u64, String> {
+        Ok(0)
+    }
+
+    /// Removes the oldest blocks until all take at most so many bytes; gives how many.
+    fn shrink_to(&self, _bytes_max: u64) -> Result<u64, String> {
+        Ok(0)
+    }
+
+    /// Says how long samples are kept from now on; what is past that is not read any more.
+    fn retain(&self, _rules: RetentionRules) {}
+
+    /// Hides the samples, in a range, of the given series, of all blocks there are.
+    ///
+    /// **Promises** when it returns `Ok` that survives any crash, and the samples go from the disk with a later merge.
+    fn delete(&self, _doomed: Vec<Doomed>, _range: TimeRange, _now_ms: i64) -> Result<(), String> {
+        Err("these blocks know no deletion".to_owned())
+    }
+
+    /// Copies all blocks into a new folder, durably.
+    fn copy_to(&self, _dir: &Path) -> Result<(), String> {
+        Err("these blocks cannot be copied".to_owned())
+    }
+
+    /// Gives what blocks there are, in order of their windows.
+    fn infos(&self) -> Vec<BlockInfo> {
+        Vec::new()
     }
 
     /// Counts.

@@ -8,11 +8,13 @@ use columns::{Column, ColumnPage, NO_SCALED, SeriesRow, scale};
 use model::{Labels, Samples, SelectError, SeriesReader, TimeRange, stale_nan};
 
 use super::block::{Block, OpenSamples};
+use super::masks::RowMask;
 
 /// One series of one block. It holds no file open and no page in memory.
 pub struct BlockReader {
     pub block: Arc<Block>,
     pub row: SeriesRow,
+    pub mask: RowMask,
 }
 
 impl SeriesReader for BlockReader {
@@ -22,7 +24,7 @@ impl SeriesReader for BlockReader {
 
     fn read(&self, range: TimeRange, out: &mut Samples) -> Result<(), SelectError> {
         let (before, histograms_before) = (out.len(), out.histograms.len());
-        let result = read_series(&self.block, &self.row, range, out);
+        let result = read_masked(&self.block, &self.row, range, &self.mask, out);
         if result.is_err() {
             out.ts_ms.truncate(before);
             out.values.truncate(before);
@@ -40,7 +42,38 @@ impl SeriesReader for BlockReader {
     }
 }
 
-/// Appends the samples of a series in a range.
+/// Appends the samples of a series in a range that are neither deleted nor past their retention.
+pub fn read_visible(block: &Block, row: &SeriesRow, range: TimeRange, out: &mut Samples) -> Result<(), String> {
+    let shared = &block.shared;
+    let mask = shared.masks().of(block.id(), &row.labels, &row.target_id, shared.clock.now_ms());
+    read_masked(block, row, range, &mask, out)
+}
+
+fn read_masked(
+    block: &Block,
+    row: &SeriesRow,
+    range: TimeRange,
+    mask: &RowMask,
+    out: &mut Samples,
+) -> Result<(), String> {
+    let start_ms = range.start_ms.max(row.min_ts_ms).max(mask.floor_ms);
+    let range = TimeRange { start_ms, end_ms: range.end_ms.min(row.max_ts_ms) };
+    if range.start_ms > range.end_ms || mask.hides_all(range) {
+        return Ok(());
+    }
+    if mask.is_open(range) {
+        return read_series(block, row, range, out);
+    }
+    let mut samples = Samples::default();
+    read_series(block, row, range, &mut samples)?;
+    mask.apply(&mut samples);
+    out.ts_ms.append(&mut samples.ts_ms);
+    out.values.append(&mut samples.values);
+    out.histograms.append(&mut samples.histograms);
+    Ok(())
+}
+
+/// Appends the samples of a series in a range, hidden ones as well.
 pub fn read_series(block: &Block, row: &SeriesRow, range: TimeRange, out: &mut Samples) -> Result<(), String> {
     if !range.overlaps(&TimeRange { start_ms: row.min_ts_ms, end_ms: row.max_ts_ms }) {
         return Ok(());

@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::BlockInput;
 use super::block::{Block, Shared};
 use super::checksums::{FileSums, SummedFile, VerifiedFile};
-use super::manifest::{HISTOGRAMS, Manifest, POSTINGS, SAMPLES, SERIES};
+use super::manifest::{Balance, HISTOGRAMS, Manifest, POSTINGS, SAMPLES, SERIES};
 use super::postings::PostingsWriter;
 
 /// How the names of folders begin that are not finished.
@@ -76,6 +76,11 @@ impl BlockWriter {
     /// Notes blocks that this one takes the place of.
     pub fn replaces(&mut self, ids: Vec<u64>) {
         self.manifest.replaces = ids;
+    }
+
+    /// Notes how it balances with them.
+    pub fn balance(&mut self, balance: Balance) {
+        self.manifest.balance = Some(balance);
     }
 
     /// Tells whether nothing was added.

@@ -196,6 +196,7 @@ impl World {
             external_labels: Arc::new(external_labels),
             flags: Arc::new(|| vec![("web.listen".into(), ":9090".into()), ("config.file".into(), "a<b".into())]),
             runtime: Arc::new(|| RuntimeInfo { started_at_ms: NOW - 1_500, reload_ok: true, ..RuntimeInfo::default() }),
+            admin: None,
             build: BuildInfo { version: "0.1.0".into(), ..BuildInfo::default() },
             external_host: "box:9090".into(),
             now,
