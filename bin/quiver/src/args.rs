@@ -35,6 +35,12 @@ pub enum Command {
     Query(QueryArgs),
     /// List, add, remove or scrape targets of a running server
     Targets(TargetsArgs),
+    /// List, verify, export or import the blocks of a data directory
+    Blocks(BlocksArgs),
+    /// Let a running server copy all its samples into a directory to keep
+    Snapshot(SnapshotArgs),
+    /// Make a data directory out of a snapshot
+    Restore(RestoreArgs),
     /// Print shell completions
     Completions {
         /// For which shell
@@ -208,6 +214,67 @@ pub struct AddArgs {
     pub dry_run: bool,
 }
 
+/// Flags of `blocks`.
+#[derive(Args, Debug)]
+pub struct BlocksArgs {
+    /// What to do with blocks
+    #[command(subcommand)]
+    pub command: BlocksCommand,
+    /// The data directory, or a snapshot
+    #[arg(long, value_name = "DIR", env = "QUIVER_DATA_DIR", default_value = "./data", global = true)]
+    pub data_dir: PathBuf,
+    /// How to print
+    #[arg(long, short, value_name = "FORMAT", default_value = "table", global = true)]
+    pub output: Output,
+}
+
+/// What can be done with blocks.
+#[derive(Subcommand, Debug)]
+pub enum BlocksCommand {
+    /// Show all blocks; beside a running server too
+    #[command(alias = "ls")]
+    List,
+    /// Read every byte and every sample and compare them with the checksums; beside a running server too
+    Verify {
+        /// Numbers of blocks [default: all]
+        ids: Vec<u64>,
+    },
+    /// Copy blocks into a new directory that DuckDB, Polars and a server can read
+    Export {
+        /// The new directory
+        to: PathBuf,
+        /// Numbers of blocks [default: all]
+        #[arg(long = "block", value_name = "ID")]
+        ids: Vec<u64>,
+    },
+    /// Bring the blocks of another directory in; the server must not run. What is there already is left out
+    Import {
+        /// An exported directory, a snapshot or a data directory
+        from: PathBuf,
+    },
+}
+
+/// Flags of `snapshot`.
+#[derive(Args, Debug)]
+pub struct SnapshotArgs {
+    /// Leave out what is not in blocks yet: the last hour
+    #[arg(long)]
+    pub skip_head: bool,
+    /// Where to ask
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Flags of `restore`.
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// The snapshot's directory
+    pub snapshot: PathBuf,
+    /// The new data directory
+    #[arg(long, value_name = "DIR", env = "QUIVER_DATA_DIR", default_value = "./data")]
+    pub data_dir: PathBuf,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +302,11 @@ mod tests {
         assert!(check.allow_unsupported && check.output == Output::Table);
         assert!(matches!(parsed("quiver completions bash"), Ok(Command::Completions { .. })));
         assert!(matches!(parsed("quiver targets ls"), Ok(Command::Targets(_))));
+        let Ok(Command::Blocks(blocks)) = parsed("quiver blocks verify 3 7 --data-dir /d -o json") else { panic!() };
+        assert!(matches!(blocks.command, BlocksCommand::Verify { ids } if ids == [3, 7]));
+        assert_eq!((blocks.data_dir, blocks.output), (PathBuf::from("/d"), Output::Json));
+        assert!(matches!(parsed("quiver restore /s --data-dir /d"), Ok(Command::Restore(_))));
+        assert!(matches!(parsed("quiver snapshot --skip-head"), Ok(Command::Snapshot(s)) if s.skip_head));
     }
 
     #[test]
@@ -257,7 +329,17 @@ mod tests {
     #[test]
     fn help_is_enough_to_start() {
         let help = Cli::command().render_long_help().to_string();
-        for part in ["serve", "check-config", "query", "targets", "Exit codes", "quiver targets add"] {
+        for part in [
+            "serve",
+            "check-config",
+            "query",
+            "targets",
+            "blocks",
+            "snapshot",
+            "restore",
+            "Exit codes",
+            "quiver targets add",
+        ] {
             assert!(help.contains(part), "{part}");
         }
     }

@@ -3,8 +3,10 @@
 //! Exit codes: 0 all went well, 1 it failed, 2 it was asked wrongly.
 
 mod args;
+mod blocks;
 mod check;
 mod client;
+mod progress;
 mod query;
 mod serve;
 mod table;
@@ -53,6 +55,9 @@ fn main() -> ExitCode {
         Command::CheckConfig(args) => check::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Targets(args) => targets::run(&args),
+        Command::Blocks(args) => blocks::run(&args),
+        Command::Snapshot(args) => blocks::snapshot(&args),
+        Command::Restore(args) => blocks::restore(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "quiver", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

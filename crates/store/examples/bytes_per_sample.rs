@@ -1,9 +1,10 @@
 //! Scrapes a node exporter of this machine and prints what its samples take on disk, file by file, as JSON.
 //!
 //! Use: `bytes_per_sample [DIRECTORY [SCRAPES]]`. The exporter (`prometheus-node-exporter`) is started on a free loopback
-//! port and scraped as fast as it answers; the scrapes are stored 15 s apart. Five blocks are written for every hour, then
-//! merged: the first figures are those of many small blocks, the second those of one block an hour. As the scrapes are
-//! closer together than their times say, counters rise less than in an hour's service: take the figures as a lower bound.
+//! port and scraped as fast as it answers; the scrapes are stored 15 s apart, from a midnight on. Five blocks are written
+//! for every hour, then merged: the first figures are those of many small blocks, the second those of one block an hour, the
+//! third those of blocks of 6 and 24 hours (1440 scrapes make 6 hours, 5760 a day). As the scrapes are closer together than
+//! their times say, counters rise less than in an hour's service: take the figures as a lower bound.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -19,8 +20,9 @@ use serde_json::{Value, json};
 use store::{Store, StoreConfig};
 use sys::{Clock, RealFs, SimClock};
 
-/// 2023-11-14 22:00:00 UTC.
-const START_MS: i64 = 1_699_999_200_000;
+/// 2023-11-15 00:00:00 UTC.
+const START_MS: i64 = 1_700_006_400_000;
+const DAY_MS: u64 = 86_400_000;
 const STEP_MS: u64 = 15_000;
 /// A fifth of an hour.
 const SCRAPES_OF_BLOCK: usize = 48;
@@ -108,14 +110,29 @@ fn figures(store: &Store, blocks: &Path) -> Result<Value, Box<dyn Error>> {
     }))
 }
 
+/// Merges all there is to merge and removes what was replaced.
+fn settle(store: &Store, clock: &SimClock) -> Result<(), Box<dyn Error>> {
+    while store.maintain()?.blocks_merged > 0 {}
+    // What was replaced lives on for a while.
+    clock.advance(1_000_000);
+    store.maintain()?;
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let dir = args.next().map_or_else(|| std::env::temp_dir().join("quiver-bytes-per-sample"), PathBuf::from);
     let scrapes: usize = args.next().map_or(Ok(720), |n| n.parse())?;
     let exporter = Exporter::start()?;
     let clock = Arc::new(SimClock::at(START_MS));
-    let config = StoreConfig { dir: dir.clone(), maintain_every_ms: 0, ..StoreConfig::default() };
-    let (store, _) = Store::open(Arc::new(RealFs), clock.clone(), config)?;
+    let config = StoreConfig {
+        dir: dir.clone(),
+        maintain_every_ms: 0,
+        compaction_bytes_per_second: 0,
+        ..StoreConfig::default()
+    };
+    let hours = StoreConfig { compaction_ranges_ms: Vec::new(), ..config.clone() };
+    let (store, _) = Store::open(Arc::new(RealFs), clock.clone(), hours)?;
     for scrape in 1..=scrapes {
         let mut batch = Batch::new(Origin { target_id: "node".into(), source_id: "node".into(), ..Origin::default() });
         for line in exporter.scrape()?.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
@@ -129,11 +146,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let blocks = dir.join("blocks");
     let small = figures(&store, &blocks)?;
-    while store.maintain()?.blocks_merged > 0 {}
-    // What was replaced lives on for a while.
-    clock.advance(1_000_000);
-    store.maintain()?;
+    settle(&store, &clock)?;
     let merged = figures(&store, &blocks)?;
-    println!("{}", serde_json::to_string_pretty(&json!({"small blocks": small, "merged": merged}))?);
+    drop(store);
+    let (store, _) = Store::open(Arc::new(RealFs), clock.clone(), config)?;
+    clock.advance(DAY_MS);
+    let begin = std::time::Instant::now();
+    settle(&store, &clock)?;
+    let mut larger = figures(&store, &blocks)?;
+    larger["seconds_to_merge"] = json!(begin.elapsed().as_secs_f64());
+    let all = json!({"small blocks": small, "hours": merged, "6 and 24 hours": larger});
+    println!("{}", serde_json::to_string_pretty(&all)?);
     Ok(())
 }

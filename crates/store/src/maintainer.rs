@@ -11,6 +11,9 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::store::Store;
 
+/// What one of the threads does each time.
+type Round = fn(&Store);
+
 /// After so many merges the thread looks whether it is to end.
 const MERGES_OF_ROUND: usize = 16;
 
@@ -34,7 +37,7 @@ impl Maintainer {
             return Ok(());
         }
         let period = Duration::from_millis(period_ms);
-        let rounds: [(&str, fn(&Store)); 2] = [("store-maintain", close_windows), ("store-compact", merge_blocks)];
+        let rounds: [(&str, Round); 2] = [("store-maintain", close_windows), ("store-compact", merge_blocks)];
         for (name, round) in rounds {
             let (store, signal) = (Arc::downgrade(store), self.signal.clone());
             let thread = thread::Builder::new().name(name.into()).spawn(move || run(&store, &signal, period, round))?;
@@ -57,7 +60,7 @@ impl Maintainer {
     }
 }
 
-fn run(store: &Weak<Store>, signal: &Signal, period: Duration, round: fn(&Store)) {
+fn run(store: &Weak<Store>, signal: &Signal, period: Duration, round: Round) {
     while signal.sleep(period) {
         let Some(store) = store.upgrade() else { return };
         round(&store);

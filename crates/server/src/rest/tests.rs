@@ -339,7 +339,7 @@ async fn samples_go_with_their_target_when_that_is_asked_for() {
         assert_eq!(first.body["data"], data, "{query}");
         assert_eq!(remove(query).await.expect(200).body, first.body);
         let purged = world.purges.lock().clone();
-        assert_eq!(purged.iter().all(|p| *p == ("p".to_owned(), until)), true);
+        assert!(purged.iter().all(|p| *p == ("p".to_owned(), until)));
         assert_eq!(purged.is_empty(), data == "KEPT", "{query}: {purged:?}");
     }
     let late = remove("?purge=true").await.expect(200);
