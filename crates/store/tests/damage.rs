@@ -18,12 +18,7 @@ type Sent = BTreeMap<(Labels, i64), BTreeSet<u64>>;
 fn big() -> StoreConfig {
     // Windows stay apart, so that there are several blocks to damage.
     let ranges = Vec::new();
-    StoreConfig {
-        segment_bytes_max: 1 << 20,
-        checkpoint_bytes: 1 << 20,
-        compaction_ranges_ms: ranges,
-        ..config()
-    }
+    StoreConfig { segment_bytes_max: 1 << 20, checkpoint_bytes: 1 << 20, compaction_ranges_ms: ranges, ..config() }
 }
 
 /// A store with everything: three blocks of which one is late, records in blocks, in chunk files and in the head alone.
