@@ -65,7 +65,10 @@ fn report(what: &str, since: Instant, series: usize) {
     let (now, most) = memory_mib();
     let per_series = now * 1048576.0 / series.max(1) as f64;
     let seconds = since.elapsed().as_secs_f64();
-    println!("{what}: {seconds:.2} s, RSS {now:.0} MiB = {per_series:.0} bytes per series, most {most:.0} MiB");
+    let cpu = cpu_seconds();
+    println!(
+        "{what}: {seconds:.2} s, {cpu:.2} CPU-s, RSS {now:.0} MiB = {per_series:.0} bytes per series, most {most:.0} MiB"
+    );
 }
 
 fn open(dir: &Path) -> Result<(Arc<Store>, store::Recovery), Box<dyn Error>> {
@@ -114,6 +117,7 @@ fn fill(dir: &Path, series: usize, rounds: usize) -> Result<(), Box<dyn Error>> 
     );
     std::thread::sleep(Duration::from_secs(3));
     report("running", started, series);
+    println!("{}", store.memory());
     let stats = store.stats();
     println!("in the head {} samples, log {} MiB; killed now", stats.head_samples, stats.wal_bytes >> 20);
     std::process::abort()
@@ -139,6 +143,7 @@ fn start(dir: &Path, series: usize, rounds: usize) -> Result<(), Box<dyn Error>>
     report("everything was read", started, series);
     std::thread::sleep(Duration::from_secs(3));
     report("at rest", started, series);
+    println!("{}", store.memory());
     if found < series * rounds {
         return Err(format!("{found} samples were read, {} were sent", series * rounds).into());
     }

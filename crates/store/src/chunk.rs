@@ -6,6 +6,8 @@
 
 use model::Samples;
 
+const GROWTH_BYTES_MIN: usize = 24;
+
 /// No window of meaningful bits chosen yet.
 const NO_WINDOW: u8 = 0xff;
 
@@ -54,16 +56,14 @@ impl Appender {
         self.last_bits
     }
 
+    /// Gives the memory that its bytes take.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Gives the bytes so far.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
-    }
-
-    /// Forgets all samples, keeps the memory.
-    pub fn restart(&mut self) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.clear();
-        *self = Appender { bytes, ..Appender::default() };
     }
 
     /// Appends a sample. The caller seals long before 65,535 samples.
@@ -114,6 +114,12 @@ impl Appender {
         }
     }
 
+    /// Millions of these are open at a time: they grow in small steps, not by doubling.
+    #[cold]
+    fn grow(&mut self) {
+        self.bytes.reserve_exact(GROWTH_BYTES_MIN + self.bytes.len() / 4);
+    }
+
     /// Appends the low `width` bits, 1 to 64, highest first.
     fn put(&mut self, bits: u64, width: u8) {
         let mut word = bits << (64 - width);
@@ -130,6 +136,9 @@ impl Appender {
             left -= self.free_bits;
         }
         let bytes = left.div_ceil(8);
+        if self.bytes.capacity() - self.bytes.len() < usize::from(bytes) {
+            self.grow();
+        }
         self.bytes.extend_from_slice(&word.to_be_bytes()[..usize::from(bytes)]);
         self.free_bits = bytes * 8 - left;
     }

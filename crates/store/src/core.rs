@@ -16,8 +16,8 @@ use crate::checkpoint::Checkpoints;
 use crate::chunk_file::LookUps;
 use crate::config::StoreConfig;
 use crate::exemplars::{Exemplar, Exemplars};
-use crate::head::{Head, unknown_series};
-use crate::index::Index;
+use crate::head::{Defined, Head, unknown_series};
+use crate::index::IndexCell;
 use crate::ledger::Ledger;
 use crate::metadata::Metadata;
 use crate::registry::Registry;
@@ -64,7 +64,7 @@ pub struct Core {
     pub registry: Registry,
     pub attrs: AttrsTable,
     pub head: Head,
-    pub index: RwLock<Index>,
+    pub index: IndexCell,
     pub metadata: RwLock<Metadata>,
     pub exemplars: RwLock<Exemplars>,
     pub applied: Mutex<Applied>,
@@ -86,11 +86,14 @@ impl Core {
         let with_attrs = |d: &Definition| self.attrs.of(origin, d.metric_type);
         for definition in definitions {
             let attrs = with_attrs(definition);
-            if self.head.define(definition.id, &definition.labels, attrs) {
-                self.index.write().add(definition.id, &definition.labels);
+            let defined = self.head.define(definition.id, &definition.labels, attrs);
+            if defined == Defined::New {
+                self.index.add(definition.id, &definition.labels);
                 new += 1;
             }
-            if let (Some(log), Some(attrs)) = (applied.series_log.as_mut(), self.attrs.get(attrs)) {
+            if defined != Defined::Known
+                && let (Some(log), Some(attrs)) = (applied.series_log.as_mut(), self.attrs.get(attrs))
+            {
                 log.add(definition.id, &definition.labels, &attrs);
             }
         }

@@ -19,8 +19,10 @@ mod index;
 mod ledger;
 mod maintain;
 mod maintainer;
+mod memory;
 mod metadata;
 mod pipeline;
+mod preload;
 mod recover;
 mod registry;
 mod restore;
@@ -39,6 +41,7 @@ pub use blocks::{
 pub use config::{LabelLimits, OpenError, StoreConfig};
 pub use exemplars::Exemplar;
 pub use maintain::{MaintenanceError, MaintenanceReport};
+pub use memory::MemoryParts;
 pub use recover::Recovery;
 pub use stats::StoreStats;
 pub use store::Store;

@@ -11,7 +11,7 @@ use model::{CollectionReport, Counts};
 use parking_lot::{Mutex, RwLock};
 use sys::{Clock, Fs};
 
-use crate::attrs::{AttrsTable, SeriesAttrs};
+use crate::attrs::AttrsTable;
 use crate::blocks::{BlockSet, RetentionRules};
 use crate::checkpoint::Checkpoints;
 use crate::chunk_file::LookUps;
@@ -20,12 +20,13 @@ use crate::config::{OpenError, StoreConfig};
 use crate::core::{Applied, Base, Core};
 use crate::exemplars::Exemplars;
 use crate::head::Head;
-use crate::index::Index;
+use crate::index::IndexCell;
 use crate::ledger::Ledger;
 use crate::metadata::Metadata;
+use crate::preload;
 use crate::registry::Registry;
 use crate::restore;
-use crate::series_log::{self, SeriesLog};
+use crate::series_log::SeriesLog;
 use crate::wal::frame::SEGMENT_HEADER_BYTES;
 use crate::wal::record;
 use crate::wal::scan::{Piece, scan};
@@ -73,9 +74,6 @@ pub fn recover(
     let mut recovery = Recovery::default();
     let (mut ledger, damaged) = Ledger::load(&*fs, &dir).map_err(io("read the ledger in", &dir))?;
     recovery.damaged.extend(damaged);
-    let known = series_log::load(&*fs, &dir).map_err(io("read the series log in", &dir))?;
-    recovery.damaged.extend(known.damaged);
-
     let chunk_dir = dir.join("chunks");
     let chunks = restore::open_folder(&*fs, &chunk_dir)?;
     recovery.damaged.extend(chunks.damaged);
@@ -91,7 +89,7 @@ pub fn recover(
         registry: Registry::new(config.series_max, config.label_limits),
         attrs: AttrsTable::default(),
         head: Head::new(config.window_ms),
-        index: RwLock::new(Index::default()),
+        index: IndexCell::unmade(),
         metadata: RwLock::new(metadata),
         exemplars: RwLock::new(Exemplars::new(config.exemplars_max)),
         applied: Mutex::new(Applied { seq: ledger.seq.max(chunks.manifest.seq), totals, records: 0, series_log: None }),
@@ -112,8 +110,13 @@ pub fn recover(
         clock: clock.clone(),
         config,
     });
-    core.registry.never_again(ledger.next_id.saturating_sub(1).max(known.max_id));
-    preload(&core, &known.known);
+    core.registry.never_again(ledger.next_id.saturating_sub(1));
+    let known = preload::preload(&core).map_err(io("read the series log in", &dir))?;
+    recovery.damaged.extend(known.damaged);
+    core.registry.never_again(known.max_id);
+    // Without it, what the replay defines is written with all the rest.
+    let log = known.sound.and_then(|nonce| SeriesLog::open(&*core.fs, &dir, nonce, known.entries).ok());
+    core.applied.lock().series_log = log;
 
     let mut files = chunks.manifest.files;
     recovery.damaged.extend(restore::restore(&*fs, &chunk_dir, &mut files, &old_ledger, &core.head, &look_ups)?);
@@ -128,7 +131,8 @@ pub fn recover(
         segments.extend(replay.segment(*number, newest)?);
     }
     forget_empty(&core);
-    core.applied.lock().series_log = open_series_log(&core, &dir, &mut recovery);
+    tend_series_log(&core, &dir, &mut recovery);
+    core.index.begin();
     store_epoch(&core, &dir, &mut recovery)?;
 
     let seq = core.applied.lock().seq;
@@ -190,36 +194,29 @@ fn load_exemplars(core: &Core, recovery: &mut Recovery) -> u64 {
     }
 }
 
-fn preload(core: &Core, known: &hashbrown::HashMap<u32, (model::Labels, SeriesAttrs)>) {
-    let mut ids: Vec<u32> = known.keys().copied().collect();
-    ids.sort_unstable();
-    for id in ids {
-        if let Some((labels, attrs)) = known.get(&id) {
-            let attrs = core.attrs.intern(attrs.clone());
-            core.head.define(id, labels, attrs);
-            core.index.write().add(id, labels);
-            core.registry.mark_defined([(labels, id, attrs)]);
-        }
-    }
-}
-
-/// Forgets series whose samples are all in blocks or expired.
+/// Forgets series whose samples are all in blocks or expired; the index is not made yet.
 fn forget_empty(core: &Core) {
     let gone = core.head.idle_since(i64::MAX);
-    core.index.write().remove(&gone);
     core.registry.forget(&gone);
     core.head.remove(&gone.iter().map(|g| g.0).collect::<Vec<_>>());
 }
 
-/// Writes the series log anew: what is alive, without what a crash or damage left behind.
-fn open_series_log(core: &Core, dir: &Path, recovery: &mut Recovery) -> Option<SeriesLog> {
+/// Adds what the replay defined to the series log; writes it anew when a crash or damage left something behind, or when
+/// most of it is forgotten.
+fn tend_series_log(core: &Core, dir: &Path, recovery: &mut Recovery) {
+    let mut applied = core.applied.lock();
+    if let Some(log) = applied.series_log.as_mut()
+        && log.entries() <= core.registry.len() * 2 + 1000
+        && log.write().is_ok()
+    {
+        return;
+    }
     match core.rewrite_series_log() {
-        Ok(log) => Some(log),
+        Ok(log) => applied.series_log = Some(log),
         Err(error) => {
-            recovery
-                .damaged
-                .push(format!("{}: cannot write the series log ({error}); it is tried again", dir.display()));
-            None
+            applied.series_log = None;
+            let dir = dir.display();
+            recovery.damaged.push(format!("{dir}: cannot write the series log ({error}); it is tried again"));
         }
     }
 }

@@ -195,6 +195,13 @@ impl Registry {
         self.next_id.load(Ordering::Relaxed)
     }
 
+    /// Gives the memory that it takes beside the labels.
+    pub fn bytes(&self) -> u64 {
+        let stripes: usize = self.stripes.iter().map(|s| s.read().capacity() * (size_of::<Entry>() + 1) * 8 / 7).sum();
+        let order = self.order.read().known.capacity() * size_of::<Option<Known>>();
+        (stripes + order) as u64
+    }
+
     /// Counts the label sets.
     pub fn len(&self) -> u64 {
         self.live.load(Ordering::Relaxed)

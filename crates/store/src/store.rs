@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use model::histogram::{BUCKETS_MAX, Histogram};
@@ -21,6 +22,7 @@ use crate::exemplars::Exemplar;
 use crate::maintain::Schedule;
 use crate::maintainer::Maintainer;
 use crate::pipeline::{Item, Pipeline, Waiting};
+use crate::preload;
 use crate::recover::{self, Recovery};
 use crate::wal::frame::{FRAME_BYTES, Frame};
 use crate::wal::record::{self, Definition};
@@ -37,6 +39,7 @@ pub struct Store {
     /// Bounds and ends the merging of blocks.
     pub(crate) pace: Arc<Pace>,
     maintainer: Maintainer,
+    indexer: Mutex<Option<JoinHandle<()>>>,
     lock: Mutex<Option<Lock>>,
     closed: AtomicBool,
 }
@@ -84,6 +87,7 @@ impl Store {
         opened.recovery.damaged.splice(0..0, damaged);
         let pipeline = Pipeline::start(opened.core.clone(), opened.writer, opened.segments, opened.seq)
             .map_err(|error| OpenError::Io { verb: "start the threads for", path: dir.display().to_string(), error })?;
+        let indexer = preload::start_index(opened.core.clone()).map_err(io_error("start the threads for", &dir))?;
         let store = Store {
             core: opened.core,
             pipeline,
@@ -91,6 +95,7 @@ impl Store {
             schedule: Mutex::new(Schedule::default()),
             pace,
             maintainer: Maintainer::default(),
+            indexer: Mutex::new(Some(indexer)),
             lock: Mutex::new(Some(lock)),
             closed: AtomicBool::new(false),
         };
@@ -107,6 +112,9 @@ impl Store {
         self.pace.stop();
         self.maintainer.stop();
         self.pipeline.close();
+        if self.indexer.lock().take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that made the index panicked");
+        }
         if let Some(log) = self.core.applied.lock().series_log.as_mut()
             && let Err(error) = log.sync()
         {

@@ -20,6 +20,8 @@ use crate::wal::frame::{FRAME_BYTES, Frame, SEGMENT_HEADER_BYTES, SegmentHeader}
 
 const FILE_BYTES_MAX: u64 = 256 << 20;
 const PAGE_BYTES_MAX: usize = 4 << 20;
+/// A sync of much at once would hold up those of the log.
+const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
 
 /// Names a chunk of the head: series, kind, and which of its chunks of that kind.
 pub type Tag = (u32, Kind, u32);
@@ -29,6 +31,8 @@ struct Open {
     info: FileInfo,
     /// What was synced last; 0 for a file that nobody knows of yet.
     synced_bytes: u64,
+    /// What was given out to be synced early.
+    early_bytes: u64,
 }
 
 /// Appends pages.
@@ -152,12 +156,27 @@ impl Writer {
             let _ = self.fs.remove_file(&self.dir.join(super::file_name(number)));
         })?);
         let bytes = SEGMENT_HEADER_BYTES as u64;
-        Ok(Open { file, info: FileInfo { number, bytes, chunks: 0, last_seq: 0, max_ms: i64::MIN }, synced_bytes: 0 })
+        Ok(Open {
+            file,
+            info: FileInfo { number, bytes, chunks: 0, last_seq: 0, max_ms: i64::MIN },
+            synced_bytes: 0,
+            early_bytes: 0,
+        })
     }
 
     /// Lets the next page begin a new file.
     pub fn roll(&mut self) {
         self.full.extend(self.open.take().filter(|open| open.info.bytes > open.synced_bytes));
+    }
+
+    /// Gives the file when so much was written that it should be synced already, by whoever can wait.
+    pub fn early(&mut self) -> Option<Arc<ChunkFile>> {
+        let open = self.open.as_mut()?;
+        if open.info.bytes - open.early_bytes.max(open.synced_bytes) < UNSYNCED_BYTES_MAX {
+            return None;
+        }
+        open.early_bytes = open.info.bytes;
+        Some(open.file.clone())
     }
 
     /// Makes all pages durable, the names of their files included.

@@ -40,6 +40,19 @@ impl Capture {
         self.out.into_inner()
     }
 
+    /// Syncs what has been written, when that is much; the caller holds no page.
+    pub fn sync_early(&self) {
+        let files = {
+            let mut out = self.out.lock();
+            [out.sealed.early(), out.open.early()]
+        };
+        for file in files.iter().flatten() {
+            if let Err(error) = file.file().sync_data() {
+                self.out.lock().failed.get_or_insert(error);
+            }
+        }
+    }
+
     /// Writes down a page; the caller holds its lock.
     pub fn page(&self, first_id: u32, slots: &[Option<Slot>]) {
         let mut out = self.out.lock();

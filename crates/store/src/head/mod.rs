@@ -37,6 +37,15 @@ struct Page {
     slots: RwLock<Slots>,
 }
 
+/// What a definition came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Defined {
+    New,
+    /// The series was there with other attributes.
+    Changed,
+    Known,
+}
+
 /// What one series has to offer for a range.
 pub struct HeadSeries {
     pub labels: Labels,
@@ -71,20 +80,21 @@ impl Head {
         }
     }
 
-    /// Makes a slot, or changes the attributes of the one that is there; tells whether it is new.
-    pub fn define(&self, id: u32, labels: &Labels, attrs: AttrsId) -> bool {
+    /// Makes a slot, or changes the attributes of the one that is there.
+    pub fn define(&self, id: u32, labels: &Labels, attrs: AttrsId) -> Defined {
         let (page, slot) = place(id);
         let page = self.page_for_write(page);
         let mut slots = page.slots.write();
-        let Some(place) = slots.slots.get_mut(slot) else { return false };
+        let Some(place) = slots.slots.get_mut(slot) else { return Defined::Known };
         match place {
+            Some(slot) if slot.attrs == attrs => Defined::Known,
             Some(slot) => {
                 slot.attrs = attrs;
-                false
+                Defined::Changed
             }
             None => {
                 *place = Some(Slot::new(labels.clone(), attrs));
-                true
+                Defined::New
             }
         }
     }
@@ -191,6 +201,13 @@ impl Head {
         }
     }
 
+    /// Gives all series, sorted by id.
+    pub fn labels(&self) -> Vec<(u32, Labels)> {
+        let mut out = Vec::new();
+        self.visit_all(|id, slot| out.push((id, slot.labels.clone())));
+        out
+    }
+
     fn page(&self, number: usize) -> Option<Arc<Page>> {
         self.pages.read().get(number).cloned().flatten()
     }
@@ -237,6 +254,7 @@ impl Head {
         for number in 0..self.pages.read().len() {
             if let Some(page) = self.page(number) {
                 page.slots.write().captured_by(capture, number);
+                capture.sync_early();
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Owns: the open chunk, sealed chunks, the out-of-order lane, and native histograms if there are any.
 //! Invariants: 1. of the samples that are not frozen no time stands twice, be they doubles or histograms; 2. a chunk never spans two windows; 3. the
 //! verdict on a sample depends only on the set of samples that are not frozen, so that replay comes to the same.
-//! Limits: 120 samples in the open chunk, 1,024 in the lane before it is sealed.
+//! Limits: 120 samples or some 400 bytes in the open chunk, 1,024 samples in the lane before it is sealed.
 
 use model::{Labels, Refusal, TimeRange, Verdict};
 
@@ -13,9 +13,12 @@ use super::snapshot::Snapshot;
 use crate::attrs::AttrsId;
 use crate::chunk::{Appender, ChunkIter};
 use crate::chunk_file::{Kind, Stored};
+use crate::memory::MemoryParts;
 
 /// Half an hour of a 15 s scrape: long enough to compress, short enough to decode for one sample.
 const CHUNK_SAMPLES_MAX: u16 = 120;
+/// Values that do not pack: what is open of a series stays small all the same.
+const CHUNK_BYTES_MAX: usize = 400;
 /// Keeps an insertion into the sorted lane within a few cache lines' worth of copying.
 const LATE_SAMPLES_MAX: usize = 1024;
 
@@ -97,7 +100,7 @@ impl Slot {
     }
 
     fn append_in_order(&mut self, ts_ms: i64, value: f64, window_ms: i64) {
-        let full = self.open.count() >= CHUNK_SAMPLES_MAX;
+        let full = self.open.count() >= CHUNK_SAMPLES_MAX || self.open.bytes().len() >= CHUNK_BYTES_MAX;
         if full || (self.open.count() > 0 && window(self.open.last_ts(), window_ms) != window(ts_ms, window_ms)) {
             self.seal_open();
         }
@@ -111,7 +114,7 @@ impl Slot {
 
     fn seal_open(&mut self) {
         self.push_sealed(self.open_chunk());
-        self.open.restart();
+        self.open = Appender::default();
     }
 
     /// Finds the value at a time among what is not frozen.
@@ -243,6 +246,19 @@ impl Slot {
             }
             Kind::Histograms => self.histograms.get_or_insert_default().restore(chunk),
         }
+    }
+
+    /// Adds the memory that it takes.
+    pub fn add_memory(&self, parts: &mut MemoryParts) {
+        parts.series += 1;
+        parts.labels += self.labels.as_bytes().len() as u64 + 16;
+        parts.slots += size_of::<Option<Slot>>() as u64;
+        parts.open_chunks += self.open.capacity() as u64;
+        parts.chunk_places += (self.sealed.capacity() * size_of::<Sealed>()) as u64;
+        let bytes = self.sealed.iter().filter_map(Sealed::in_memory_bytes).map(|b| b.len() as u64 + 16);
+        parts.sealed_chunks += bytes.sum::<u64>();
+        parts.late += self.late.as_ref().map_or(0, |l| l.capacity() * 16 + 24) as u64;
+        parts.histograms += self.histograms().1;
     }
 
     /// Counts the samples, frozen ones included.

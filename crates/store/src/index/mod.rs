@@ -4,9 +4,11 @@
 //! Invariants: 1. postings are sorted and without doubles; 2. a value without series is not there.
 //! Cost: a selection looks at values of the labels it names, never at all series, unless its matchers accept all.
 
+mod cell;
 mod matching;
 mod postings;
 
+pub use cell::IndexCell;
 pub use matching::{Shape, shape};
 pub use postings::{intersect, subtract, union};
 
@@ -81,6 +83,16 @@ impl Index {
     /// Gives all ids, sorted.
     pub fn all(&self) -> &[u32] {
         &self.all
+    }
+
+    /// Gives the memory that it takes; the inner nodes of the ordered values count as a third of them.
+    pub fn bytes(&self) -> u64 {
+        let of_value = |(value, ids): (&Arc<str>, &Ids)| {
+            let spilled = if ids.spilled() { ids.capacity() * size_of::<u32>() } else { 0 };
+            (value.len() + 16 + (size_of::<Arc<str>>() + size_of::<Ids>()) * 4 / 3 + spilled) as u64
+        };
+        let values: u64 = self.names.values().flatten().map(of_value).sum();
+        values + (self.all.capacity() * size_of::<u32>()) as u64
     }
 
     /// Gives the label names, in no particular order.
