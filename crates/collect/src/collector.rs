@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 use model::{Append, Health};
 use parking_lot::RwLock;
 use sys::{Clock, RealClock};
@@ -24,7 +24,8 @@ use crate::retire::retire;
 use crate::schedule::{Schedule, Tick};
 use crate::scrape::{self, Occasion, Shop};
 use crate::slot::{Scraper, Slot};
-use crate::target::{TargetOrigin, TargetSpec};
+use crate::table::Table;
+use crate::target::TargetSpec;
 
 /// Running scrapes get this long at shutdown.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -38,7 +39,7 @@ pub struct Collector(Arc<Inner>);
 
 struct Inner {
     shop: Arc<Shop>,
-    targets: RwLock<HashMap<String, Arc<Slot>>>,
+    targets: RwLock<Table>,
     schedule: Schedule,
     stopping: CancellationToken,
     tasks: TaskTracker,
@@ -110,21 +111,16 @@ impl Collector {
     /// stale markers. Does not wait for network or store.
     ///
     /// **Takes** targets whose origin is this job. Ids that another job, or the API, holds already are left as they are.
-    /// **Cost** some microseconds a target, and a look at every target of the node.
+    /// **Cost** some microseconds for each target of the job, present and new.
     pub fn set_job_targets(&self, job: &str, specs: Vec<TargetSpec>) {
-        let of_job = |origin: &TargetOrigin| matches!(origin, TargetOrigin::Discovery { job: j } if j == job);
         let wanted: HashSet<String> = specs.iter().map(|s| s.target_id.clone()).collect();
-        let present: Vec<(String, Arc<Slot>)> =
-            self.0.targets.read().iter().map(|(id, slot)| (id.clone(), slot.clone())).collect();
-        let mut foreign = HashSet::new();
-        let mut gone = Vec::new();
-        for (target_id, slot) in present {
-            if !of_job(&slot.shared.lock().spec.origin) {
-                foreign.insert(target_id);
-            } else if !wanted.contains(&target_id) {
-                gone.extend(self.0.take_out(&target_id));
-            }
-        }
+        let (gone, foreign): (Vec<String>, HashSet<String>) = {
+            let targets = self.0.targets.read();
+            let gone = targets.of_job(job).filter(|id| !wanted.contains(*id)).map(str::to_owned);
+            let foreign = wanted.iter().filter(|id| targets.is_foreign(id, job)).cloned();
+            (gone.collect(), foreign.collect())
+        };
+        let gone: Vec<Arc<Slot>> = gone.iter().filter_map(|id| self.0.take_out(id)).collect();
         for spec in specs {
             if foreign.contains(&spec.target_id) {
                 tracing::warn!(target_id = spec.target_id, job, "target id is taken by another owner");
@@ -166,7 +162,7 @@ impl Collector {
 
     /// Gives how all targets stand, in no particular order.
     pub fn statuses(&self) -> Vec<TargetStatus> {
-        self.0.targets.read().values().map(|slot| slot.shared.lock().status.clone()).collect()
+        self.0.targets.read().slots().map(|slot| slot.shared.lock().status.clone()).collect()
     }
 
     /// Gives the settings of a target.
@@ -214,13 +210,14 @@ impl Inner {
     fn put(self: &Arc<Inner>, spec: TargetSpec) {
         let mut targets = self.targets.write();
         if let Some(slot) = targets.get(&spec.target_id).cloned() {
+            targets.note_origin(&spec.target_id, &spec.origin);
             drop(targets);
             return self.apply(&slot, spec);
         }
         let now_ms = self.shop.clock.now_ms();
-        let target_id = spec.target_id.clone();
-        let slot = Arc::new(Slot::new(Arc::new(spec), now_ms));
-        targets.insert(target_id, slot.clone());
+        let spec = Arc::new(spec);
+        let slot = Arc::new(Slot::new(spec.clone(), now_ms));
+        targets.insert(&spec.target_id, slot.clone(), &spec.origin);
         drop(targets);
         let mut shared = slot.shared.lock();
         // Somebody may have changed it in between, and then it is on the timer already.

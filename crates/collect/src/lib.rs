@@ -21,6 +21,7 @@ mod rules;
 mod schedule;
 mod scrape;
 mod slot;
+mod table;
 mod target;
 
 pub use address::{AddressPolicy, Cidr, ForbiddenAddress};

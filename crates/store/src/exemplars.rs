@@ -33,10 +33,11 @@ impl Exemplars {
         Exemplars { max, ..Exemplars::default() }
     }
 
-    /// Adds an exemplar unless it is the series' latest one already.
+    /// Adds an exemplar unless it is the series' latest one already. Series 0 is none: it was refused, and its exemplars
+    /// go with it.
     pub fn add(&mut self, series: u32, exemplar: Exemplar) {
         let key = (exemplar.ts_ms, exemplar.value.to_bits());
-        if self.max == 0 || self.latest.insert(series, key) == Some(key) {
+        if self.max == 0 || series == 0 || self.latest.insert(series, key) == Some(key) {
             return;
         }
         if self.ring.len() >= self.max
@@ -78,5 +79,20 @@ impl Exemplars {
             self.add(series, Exemplar { labels, ts_ms, value });
         }
         Ok(seq)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exemplars_of_refused_series_are_not_kept() {
+        let mut exemplars = Exemplars::new(2);
+        for (series, ts_ms) in [(0, 1), (1, 1), (1, 1), (2, 2), (3, 3), (0, 4)] {
+            exemplars.add(series, Exemplar { labels: Labels::empty(), ts_ms, value: 1.0 });
+        }
+        assert_eq!(exemplars.iter().map(|e| e.0).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(exemplars.latest.len(), 2);
     }
 }

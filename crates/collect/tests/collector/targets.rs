@@ -93,6 +93,32 @@ async fn the_targets_of_a_job_are_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_jobs_each_know_their_own() {
+    const JOBS: usize = 3_000;
+    let exporter = Exporter::text("a 1\n");
+    let world = World::new();
+    let of = |job: usize, id: String| {
+        let mut spec = job_target(&exporter, &id);
+        spec.interval_ms = 3_600_000;
+        spec.origin = TargetOrigin::Discovery { job: format!("j{job}") };
+        spec
+    };
+    for job in 0..JOBS {
+        world.collector.set_job_targets(&format!("j{job}"), vec![of(job, format!("t{job}")), of(job, "shared".into())]);
+    }
+    assert_eq!(world.collector.len(), JOBS + 1);
+    // Whoever takes a target over keeps it when its first job goes.
+    world.collector.upsert(TargetSpec { origin: TargetOrigin::Rest, ..of(0, "shared".into()) });
+    world.collector.upsert(of(2, "t1".into()));
+    for job in (0..JOBS).filter(|job| *job != 2) {
+        world.collector.set_job_targets(&format!("j{job}"), Vec::new());
+    }
+    assert_eq!(ids(&world), ["shared", "t1", "t2"]);
+    world.collector.set_job_targets("j2", Vec::new());
+    assert_eq!(ids(&world), ["shared"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn due_targets_are_scraped_in_time_and_order() {
     let exporter = Exporter::text("a 1\n");
     let mut spec = exporter.spec();
