@@ -1,6 +1,9 @@
 //! `series`, `labels`, `label/{name}/values`.
+//!
+//! Limits: [`SELECTORS_MAX`] different selectors, each asked once; between two of them the deadline is looked at.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::time::Instant;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -14,25 +17,41 @@ use super::json;
 use super::params::{Params, TIME_MAX_MS, TIME_MIN_MS};
 use super::value_json::TRUNCATED;
 
+/// Different selectors of one request: each costs a walk over the index.
+const SELECTORS_MAX: usize = 1_000;
+
 /// What all three ask for.
 struct LookUp {
     limit: Option<usize>,
     range: TimeRange,
     sets: Vec<Vec<Matcher>>,
+    deadline: Instant,
 }
 
 impl LookUp {
     /// Only `series` names the parameter of a bad selector.
-    fn read(params: &Params, name_selector: bool) -> Result<LookUp, ApiError> {
+    fn read(params: &Params, name_selector: bool, deadline: Instant) -> Result<LookUp, ApiError> {
         let limit = params.limit()?;
         let start_ms = params.time_ms_or("start", TIME_MIN_MS)?;
         let end_ms = params.time_ms_or("end", TIME_MAX_MS)?;
-        let sets = params.all("match[]").map(promql::parse_selector).collect::<Result<Vec<_>, _>>();
+        let mut seen = HashSet::new();
+        let different: Vec<&str> = params.all("match[]").filter(|text| seen.insert(*text)).collect();
+        if different.len() > SELECTORS_MAX {
+            return Err(ApiError::bad_data(format!("more than {SELECTORS_MAX} different selectors in match[]")));
+        }
+        let sets = different.into_iter().map(promql::parse_selector).collect::<Result<Vec<_>, _>>();
         let sets = sets.map_err(|e| match name_selector {
             true => ApiError::invalid_parameter("match[]", e),
             false => ApiError::bad_data(e.to_string()),
         })?;
-        Ok(LookUp { limit, range: TimeRange { start_ms, end_ms }, sets })
+        Ok(LookUp { limit, range: TimeRange { start_ms, end_ms }, sets, deadline })
+    }
+
+    fn check_time(&self) -> Result<(), ApiError> {
+        match Instant::now() < self.deadline {
+            true => Ok(()),
+            false => Err(ApiError::new(ErrorKind::Timeout, "the look-up took too long; ask for fewer selectors")),
+        }
     }
 
     /// Asks once per selector, or once without; joins and sorts what comes.
@@ -43,6 +62,7 @@ impl LookUp {
             many => {
                 let mut joined = BTreeSet::new();
                 for set in many {
+                    self.check_time()?;
                     joined.extend(ask(set).map_err(failed)?);
                 }
                 Ok(joined.into_iter().collect())
@@ -69,7 +89,7 @@ fn listed<T>(mut items: Vec<T>, limit: Option<usize>, write: impl FnMut(&mut Vec
 
 /// `/api/v1/labels`
 pub async fn labels(State(api): State<PromApi>, params: Params) -> Result<Response, ApiError> {
-    let wanted = LookUp::read(&params, false)?;
+    let wanted = LookUp::read(&params, false, api.queries.deadline())?;
     let body = api.queries.look_up(move |select| {
         let names = wanted.join(|matchers| select.label_names(matchers, wanted.range))?;
         Ok(listed(names, wanted.limit, |out, name| json::string(out, &name)))
@@ -88,7 +108,7 @@ pub async fn label_values(
     if name.is_empty() {
         return Err(ApiError::bad_data("invalid label name: \"\""));
     }
-    let wanted = LookUp::read(&params, false)?;
+    let wanted = LookUp::read(&params, false, api.queries.deadline())?;
     let body = api.queries.look_up(move |select| {
         let values = wanted.join(|matchers| select.label_values(&name, matchers, wanted.range))?;
         Ok(listed(values, wanted.limit, |out, value| json::string(out, &value)))
@@ -101,7 +121,7 @@ pub async fn series(State(api): State<PromApi>, params: Params) -> Result<Respon
     if params.all("match[]").next().is_none() {
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }
-    let wanted = LookUp::read(&params, true)?;
+    let wanted = LookUp::read(&params, true, api.queries.deadline())?;
     let body = api.queries.look_up(move |select| {
         let found = find_series(select, &wanted)?;
         Ok(listed(found, wanted.limit, |out, labels| json::labels(out, &labels)))
@@ -112,6 +132,7 @@ pub async fn series(State(api): State<PromApi>, params: Params) -> Result<Respon
 fn find_series(select: &dyn Select, wanted: &LookUp) -> Result<Vec<Labels>, ApiError> {
     let mut found = BTreeSet::new();
     for matchers in &wanted.sets {
+        wanted.check_time()?;
         for reader in select.select(matchers, wanted.range).map_err(failed)? {
             found.insert(reader.labels().clone());
             // One more than asked for tells that there are more.
@@ -151,7 +172,31 @@ fn unescape_name(name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
     use super::*;
+
+    fn read(query: &str, deadline: Instant) -> Result<LookUp, String> {
+        LookUp::read(&Params::parse(query), true, deadline).map_err(|e| e.text)
+    }
+
+    #[test]
+    fn equal_selectors_are_asked_once_and_different_ones_have_a_limit_and_a_deadline() {
+        let later = Instant::now() + Duration::from_secs(600);
+        let same = "match[]=a&match[]=b&".repeat(5_000);
+        let asked = Cell::new(0);
+        let names = read(&same, later).unwrap().join(|matchers| {
+            asked.set(asked.get() + 1);
+            Ok(vec![matchers.len().to_string()])
+        });
+        assert_eq!((names.unwrap(), asked.get()), (vec!["1".to_owned()], 2));
+        let many = |n: usize| (0..n).map(|i| format!("match[]=a{i}&")).collect::<String>();
+        assert!(read(&many(SELECTORS_MAX), later).is_ok());
+        assert!(read(&many(SELECTORS_MAX + 1), later).err().is_some_and(|e| e.contains("1000 different selectors")));
+        let late = read(&same, Instant::now()).unwrap().join(|_| Ok(Vec::new()));
+        assert!(late.is_err_and(|e| e.text.contains("took too long")));
+    }
 
     #[test]
     fn escaped_names_are_read_as_prometheus_reads_them() {

@@ -1,6 +1,6 @@
 //! Request parameters of the Prometheus paths, read as Prometheus reads them.
 //!
-//! Limits: a form body of 10 MiB; times within ±73 million years, so that arithmetic on milliseconds cannot overflow.
+//! Limits: a form body of 10 MiB and [`FORM_PARAMS_MAX`] parameters; times within ±73 million years, so that arithmetic on milliseconds cannot overflow.
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
@@ -12,6 +12,8 @@ use model::Matcher;
 use super::error::ApiError;
 
 const FORM_BYTES_MAX: usize = 10 << 20;
+/// Each costs some fifty bytes beside its text, which may have two.
+const FORM_PARAMS_MAX: usize = 10_000;
 /// Far beyond any real time and far from where sums of milliseconds overflow.
 const TIME_MS_MAX: i64 = i64::MAX / 4;
 const MIN_TIME_TEXT: &str = "-292273086-05-16T16:47:06Z";
@@ -104,7 +106,12 @@ impl<S: Send + Sync> FromRequest<S> for Params {
             .and_then(|v| v.to_str().ok())
             .is_some_and(|v| v.trim_start().to_ascii_lowercase().starts_with("application/x-www-form-urlencoded"));
         if form && parts.method == Method::POST {
-            params.extend(&read_form(body).await?);
+            let form = read_form(body).await?;
+            // A parameter stands behind each separator.
+            if form.iter().filter(|b| **b == b'&').count() >= FORM_PARAMS_MAX {
+                return Err(too_much(format!("more than {FORM_PARAMS_MAX} parameters")));
+            }
+            params.extend(&form);
         }
         params.extend(parts.uri.query().unwrap_or("").as_bytes());
         Ok(params)
@@ -112,12 +119,14 @@ impl<S: Send + Sync> FromRequest<S> for Params {
 }
 
 async fn read_form(body: Body) -> Result<axum::body::Bytes, Response> {
-    axum::body::to_bytes(body, FORM_BYTES_MAX).await.map_err(|_| {
-        let mut response =
-            ApiError::bad_data("error parsing form values: http: request body too large").into_response();
-        *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
-        response
-    })
+    let read = axum::body::to_bytes(body, FORM_BYTES_MAX).await;
+    read.map_err(|_| too_much("http: request body too large".to_owned()))
+}
+
+fn too_much(what: String) -> Response {
+    let mut response = ApiError::bad_data(format!("error parsing form values: {what}")).into_response();
+    *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+    response
 }
 
 /// Reads Unix seconds with decimals, or RFC 3339; gives milliseconds.
@@ -214,6 +223,18 @@ mod tests {
             limit("limit=x"),
             Err("invalid parameter \"limit\": strconv.Atoi: parsing \"x\": invalid syntax".to_owned())
         );
+    }
+
+    #[tokio::test]
+    async fn forms_of_too_many_parameters_are_refused() {
+        let form = |n: usize| {
+            let request = http::Request::post("/").header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+            request.body(Body::from("a=1&".repeat(n - 1) + "b=2")).unwrap()
+        };
+        let params = Params::from_request(form(FORM_PARAMS_MAX), &()).await.unwrap();
+        assert_eq!((params.get("b"), params.all("a").count()), ("2", FORM_PARAMS_MAX - 1));
+        let refused = Params::from_request(form(FORM_PARAMS_MAX + 1), &()).await.err().map(|r| r.status());
+        assert_eq!(refused, Some(StatusCode::PAYLOAD_TOO_LARGE));
     }
 
     #[test]

@@ -349,6 +349,11 @@ impl QueryService {
         }
     }
 
+    /// Gives the time by which what begins now must be done.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.limits.timeout
+    }
+
     /// Runs a look-up (labels, series, metadata) where it may block.
     ///
     /// **Errors** when there is no seat within the time of a query.
