@@ -38,6 +38,7 @@ bench: ## the benchmark beside Prometheus and VictoriaMetrics; minutes, not part
 
 soak: ## the long versions of the seeded tests
 	QUIVER_SEEDS=20000 cargo test --release --locked -p store -- --include-ignored crash
+	cargo test --release --locked -p store --test admission -- --include-ignored
 
 deny: ## licences, bans and sources of all dependencies (builds cargo-deny once)
 	@test -x $(QUIVER_CACHE)/tools/bin/cargo-deny || cargo install --locked --root $(QUIVER_CACHE)/tools cargo-deny@0.20.2

@@ -74,6 +74,10 @@ pub struct ServeArgs {
     /// Let /api/v1/admin/tsdb delete series and make snapshots
     #[arg(long = "web.enable-admin-api", alias = "enable-admin-api")]
     pub enable_admin_api: bool,
+    /// Memory for series, requests and queries together, such as 4GiB; when it is used up new series are refused and those
+    /// that are in go on [default: three fifths of the machine or control group]
+    #[arg(long, value_name = "SIZE", env = "QUIVER_MEMORY")]
+    pub memory: Option<String>,
     /// Start although the file has keys that are not supported yet; they are ignored with a warning
     #[arg(long = "config.allow-unsupported", alias = "allow-unsupported")]
     pub allow_unsupported: bool,

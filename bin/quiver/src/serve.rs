@@ -56,6 +56,7 @@ fn server_flag(url: &str) -> String {
 fn options(args: &ServeArgs) -> Result<Options, Failure> {
     let retention_ms = args.retention.as_deref().map(retention_ms).transpose()?;
     let retention_bytes = args.retention_size.as_deref().map(retention_bytes).transpose()?;
+    let memory_bytes = args.memory.as_deref().map(memory_bytes).transpose()?;
     Ok(Options {
         config_file: args.config.clone(),
         overrides: Overrides {
@@ -65,6 +66,7 @@ fn options(args: &ServeArgs) -> Result<Options, Failure> {
             retention_ms,
             retention_bytes,
             admin_api: args.enable_admin_api,
+            memory_bytes,
         },
         allow_unsupported: args.allow_unsupported,
         flags: flags(args),
@@ -84,6 +86,13 @@ fn retention_bytes(text: &str) -> Result<u64, Failure> {
     })
 }
 
+fn memory_bytes(text: &str) -> Result<u64, Failure> {
+    match server::config::parse_size_bytes(text) {
+        Ok(bytes) if bytes >= server::config::MEMORY_BYTES_MIN => Ok(bytes),
+        _ => Err(Failure::usage(format!("--memory wants a size of at least 256MiB, such as 4GiB, not {text:?}"))),
+    }
+}
+
 /// The flags as `/api/v1/status/flags` shows them.
 fn flags(args: &ServeArgs) -> Vec<(String, String)> {
     let path = |p: &Option<std::path::PathBuf>| p.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
@@ -96,6 +105,7 @@ fn flags(args: &ServeArgs) -> Vec<(String, String)> {
         ("log-format", format!("{:?}", args.log_format).to_lowercase()),
         ("log-level", args.log_level.clone()),
         ("otlp-grpc-listen", text(&args.otlp_grpc_listen)),
+        ("memory", text(&args.memory)),
         ("retention", text(&args.retention)),
         ("retention-size", text(&args.retention_size)),
         ("web.enable-admin-api", args.enable_admin_api.to_string()),
@@ -181,6 +191,14 @@ mod tests {
         assert_eq!(options(&parsed(&["--retention", "soon"])).unwrap_err().code, 2);
         assert_eq!(options(&parsed(&["--retention", "0s"])).unwrap_err().code, 2);
         assert_eq!(options(&parsed(&["--retention-size", "much"])).unwrap_err().code, 2);
+    }
+
+    #[test]
+    fn a_wrong_size_of_memory_is_a_wrong_question() {
+        assert_eq!(options(&parsed(&["--memory", "4GiB"])).unwrap().overrides.memory_bytes, Some(4 << 30));
+        for bad in ["much", "1MiB", "0"] {
+            assert_eq!(options(&parsed(&["--memory", bad])).unwrap_err().code, 2, "{bad}");
+        }
     }
 
     #[test]

@@ -333,6 +333,8 @@ impl SeriesCache {
             }
         }
         batch.report = old.report;
+        batch.essential = old.essential;
+        batch.examples = old.examples;
         batch.families = old.families;
         batch.samples = old.samples;
         batch.verdicts = old.verdicts;
@@ -361,10 +363,17 @@ impl SeriesCache {
         }
         for (entry, mark) in self.entries.iter_mut().zip(&draft.marks) {
             let index = mark & INDEX_BITS;
-            entry.live = mark & TRACKED != 0 && entry.kind == Kind::Kept;
             if index > 0 && entry.kind == Kind::Kept {
                 entry.id = id_at(index - 1);
             }
+            // A series for which the store had no room never began: its end must not make it one.
+            entry.live = mark & TRACKED != 0 && entry.kind == Kind::Kept && entry.id.is_some();
+        }
+        // Nor is it remembered: the keys of what explodes would take the memory that it was refused.
+        let entries = &self.entries;
+        let is_in = |entry: &u32| entries.get(*entry as usize).is_none_or(|e| e.kind != Kind::Kept || e.id.is_some());
+        if !draft.order.iter().all(is_in) {
+            draft.order.retain(is_in);
         }
         if self.families != batch.families {
             self.families = std::mem::take(&mut batch.families);

@@ -41,6 +41,13 @@ impl Draft {
         }
     }
 
+    /// Forgets that an entry was seen; its places in `order` are the caller's business.
+    pub(crate) fn unsee(&mut self, entry: u32) {
+        if let Some(mark) = self.marks.get_mut(entry as usize) {
+            *mark = 0;
+        }
+    }
+
     /// Gives how many stale markers were written.
     pub(crate) fn stale_markers(&self) -> usize {
         self.stale.len() + self.orphans_marked.len()

@@ -2,10 +2,12 @@
 //!
 //! Invariants: 1. every sample of the body is in the batch, undecided or with its verdict, a native histogram that is decided
 //! here as a sample without a number; 2. a sample that is decided here
-//! belongs to the batch's first series, which is always `up`: so no series comes to be for what is not stored.
+//! belongs to the batch's first series, which is always `up`, or to one that has no other samples: so no series comes to be for
+//! what is not stored.
 //! Cost: a known series at its place costs one comparison of its key; see `examples/scrape_cost.rs`.
 
 mod family;
+mod room;
 
 use std::sync::Arc;
 
@@ -23,6 +25,7 @@ use crate::draft::Draft;
 use crate::outcome::{ScrapeError, ScrapeErrorKind};
 use crate::rules::{Mapped, map_labels};
 use crate::target::{OnExceed, TargetSpec};
+use room::Room;
 
 /// The series that decided samples belong to.
 const UP: SeriesIndex = SeriesIndex(0);
@@ -85,8 +88,8 @@ pub(crate) struct Intake<'a> {
     scrape_ms: i64,
     taken: Taken,
     points: PointCounter,
-    /// How many samples of new series, or more samples of known ones, may still come in.
-    room: u64,
+    /// For samples of new series, and more samples of known ones.
+    room: Room,
     /// The family that stands above, by its place in the batch.
     family: u32,
     /// Its place in the last scrape.
@@ -114,7 +117,7 @@ impl<'a> Intake<'a> {
         scrape_ms: i64,
     ) -> Intake<'a> {
         let keeps = spec.limits.sample > 0 && spec.limits.on_exceed == OnExceed::KeepExisting;
-        let room = if keeps { spec.limits.sample.saturating_sub(cache.kept()) } else { u64::MAX };
+        let left = keeps.then(|| spec.limits.sample.saturating_sub(cache.kept()));
         let expected = cache.len() + cache.len() / 8 + 16;
         batch.series.reserve(expected);
         batch.samples.reserve(expected);
@@ -127,7 +130,7 @@ impl<'a> Intake<'a> {
             scrape_ms,
             taken: Taken::default(),
             points: PointCounter::default(),
-            room,
+            room: Room::new(left),
             family: NO_FAMILY,
             family_before: NO_FAMILY,
             family_line: 0,
@@ -308,6 +311,9 @@ impl<'a> Intake<'a> {
         self.taken.samples += 1;
         let (ts_ms, tracked) = self.time_of(reading);
         let seen = self.draft.series(entry);
+        if seen.is_none() && !fresh && self.is_withdrawn(entry) {
+            return Placed { series: UP, ts_ms, verdict: Verdict::Refused(Refusal::SampleLimit), created };
+        }
         let series = match seen {
             Some(series) => series,
             None => self.first_sample(entry, role, kind, fresh),
@@ -356,12 +362,6 @@ impl<'a> Intake<'a> {
         self.cache.push_series(entry, family, self.batch, &mut self.buf).unwrap_or(UP)
     }
 
-    fn has_room(&mut self) -> bool {
-        let has = self.room > 0;
-        self.room = self.room.saturating_sub(1);
-        has
-    }
-
     /// Counts a sample that is not stored.
     fn decide(&mut self, ts_ms: i64, value: f64, verdict: Verdict) {
         self.taken.refused += u64::from(matches!(verdict, Verdict::Refused(_)));
@@ -379,7 +379,7 @@ impl<'a> Intake<'a> {
             _ => None,
         };
         let value = if let Value::Float(value) = reading.value { value } else { f64::NAN };
-        if kind == Kind::Kept && !self.has_room() {
+        if kind == Kind::Kept && !self.has_room_for_new() {
             self.taken.samples += 1;
             let (ts_ms, _) = self.time_of(&reading);
             self.decide(ts_ms, value, Verdict::Refused(Refusal::SampleLimit));
@@ -394,6 +394,9 @@ impl<'a> Intake<'a> {
         }
         let entry = self.cache.add(self.draft, &self.key, kind, fingerprint, parser.metric_type());
         let fresh = kind == Kind::Kept;
+        if fresh {
+            self.note_fresh(entry);
+        }
         Ok(match histogram {
             Some(histogram) => self.take_histogram(entry, &reading, histogram, fresh),
             None => self.take_float(entry, &reading, value, fresh),

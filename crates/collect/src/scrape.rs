@@ -284,6 +284,7 @@ impl Run {
         }
         scraper.report.push_series(&spec, &mut batch);
         let own_series = batch.series.len();
+        batch.essential = own_series as u32;
         let mut taken = Taken::default();
         let error = match body {
             Ok((format, text)) => {
@@ -300,6 +301,7 @@ impl Run {
             scraper.cache.fail(&mut draft);
             batch.clear();
             scraper.report.push_series(&spec, &mut batch);
+            batch.essential = own_series as u32;
             debug_assert_eq!(batch.series.len(), own_series);
         } else if self.asked {
             let top = scraper.cache.cardinalities(TOP_LABELS).into_iter();

@@ -94,7 +94,7 @@ pub struct ScrapeLimits {
 impl Default for ScrapeLimits {
     fn default() -> ScrapeLimits {
         ScrapeLimits {
-            body_bytes: 64 << 20,
+            body_bytes: 32 << 20,
             sample: 0,
             label: 0,
             label_name_len: 0,

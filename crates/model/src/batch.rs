@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::family::Family;
 use crate::histogram::Histogram;
 use crate::labels::{Labels, LabelsBuf, SeriesId};
-use crate::refusal::{Counts, Verdict};
+use crate::refusal::{Counts, Refusal, Verdict};
 use crate::report::{CollectionReport, Origin};
 
 /// A series without metadata.
@@ -75,6 +75,12 @@ pub struct Batch {
     pub origin: Origin,
     /// Becomes part of the WAL record; `None` where the event is made apart (remote write, OTLP).
     pub report: Option<CollectionReport>,
+    /// The first so many series are let in whether there is room for series or not: what a target says of itself.
+    pub essential: u32,
+    /// Label sets of some samples that were refused before they became rows with labels, for whoever asks.
+    pub examples: Vec<(Refusal, Labels)>,
+    /// What the sender should know when new series were refused: by which limit, who holds the room, which label explodes.
+    pub advice: Option<String>,
     /// The store generation that the given series ids belong to; see [`crate::Append::generation`].
     pub generation: u64,
     /// Metadata that came along.
@@ -103,6 +109,9 @@ impl Batch {
     /// Forgets everything but the memory.
     pub fn clear(&mut self) {
         self.report = None;
+        self.essential = 0;
+        self.examples.clear();
+        self.advice = None;
         self.families.clear();
         self.series.clear();
         self.samples.clear();
@@ -178,6 +187,15 @@ impl Batch {
     pub fn labels(&self, series: SeriesIndex) -> Option<Labels> {
         let bytes = self.label_bytes(series);
         if bytes.is_empty() { None } else { Labels::from_bytes(bytes) }
+    }
+
+    /// Gives about how many bytes the rows and their labels take.
+    pub fn bytes(&self) -> usize {
+        let rows = self.samples.len() * (size_of::<BatchSample>() + size_of::<Verdict>())
+            + self.series.len() * size_of::<BatchSeries>()
+            + self.histograms.len() * size_of::<BatchHistogram>()
+            + self.exemplars.len() * size_of::<BatchExemplar>();
+        rows + self.arena.len()
     }
 
     /// Counts the verdicts.

@@ -42,7 +42,7 @@ impl Refusal {
     ];
 
     /// Gives the word that the outside sees.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Refusal::TooOld => "too_old",
             Refusal::TooNew => "too_new",

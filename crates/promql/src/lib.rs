@@ -16,6 +16,8 @@ mod printer;
 
 pub use check::value_type;
 pub use error::ParseError;
-pub use eval::{EvalError, MatrixSeries, QueryOptions, QueryResult, QueryStats, Value, VectorSample, instant, range};
+pub use eval::{
+    EvalError, MatrixSeries, QueryMemory, QueryOptions, QueryResult, QueryStats, Value, VectorSample, instant, range,
+};
 pub use parser::{MAX_DEPTH, MAX_NESTING, MAX_QUERY_BYTES, ParseOptions, parse, parse_selector, parse_with};
 pub use printer::format;

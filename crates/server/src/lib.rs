@@ -1,11 +1,14 @@
 //! The server: configuration, HTTP, start-up and shutdown. The only room that knows all others.
 
 pub mod config;
+pub mod memory;
 pub mod net;
 pub mod observe;
 pub mod otlp;
 pub mod prom;
 pub mod push;
+pub mod rejections;
 pub mod rest;
 pub mod run;
+mod sketch;
 pub mod telemetry;

@@ -2,9 +2,12 @@
 //!
 //! Owns: the listener and the life of each connection.
 //! Limits: `connections_max` connections; 10 s for the head of a request, and for anything to arrive at all; 64 KiB of
-//! head; 128 streams on an HTTP/2 connection. A silent connection holds no buffer.
-//! Fails how: over the limit a new connection is closed at once and counted; the ones already there are not touched.
+//! head; 128 streams on an HTTP/2 connection; [`HEADS_MAX`] heads that have begun and not ended. A silent connection holds no
+//! buffer.
+//! Fails how: over the limit a new connection is closed at once and counted; the ones already there are not touched. Of too
+//! many heads that do not come to an end the oldest is given up: whoever means it is through within milliseconds.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -20,14 +23,17 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 64 << 10;
 const STREAMS_MAX: u32 = 128;
+/// Heads that have begun and not ended: each holds a buffer of up to [`HEAD_BYTES_MAX`].
+const HEADS_MAX: usize = 500;
 /// How long to wait when the system has no more file descriptors for us.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -40,6 +46,46 @@ pub struct NetStats {
     pub accepted: AtomicU64,
     /// Connections closed at once because there were too many.
     pub refused: AtomicU64,
+    /// Connections closed because too many heads had begun and not ended.
+    pub heads_given_up: AtomicU64,
+}
+
+/// The heads that have begun and not ended, by age.
+#[derive(Default)]
+struct Heads {
+    begun: Mutex<BTreeMap<u64, Arc<Notify>>>,
+    next: AtomicU64,
+}
+
+/// A head that has begun; dropping it says that it has ended.
+struct Head {
+    heads: Arc<Heads>,
+    number: u64,
+    give_up: Arc<Notify>,
+}
+
+impl Heads {
+    /// Notes a head; the oldest is given up when there are too many.
+    fn begin(self: &Arc<Heads>, max: usize, stats: &NetStats) -> Head {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let give_up = Arc::new(Notify::new());
+        let mut begun = self.begun.lock();
+        begun.insert(number, give_up.clone());
+        if begun.len() > max
+            && let Some((_, oldest)) = begun.pop_first()
+        {
+            stats.heads_given_up.fetch_add(1, Ordering::Relaxed);
+            oldest.notify_one();
+        }
+        drop(begun);
+        Head { heads: self.clone(), number, give_up }
+    }
+}
+
+impl Drop for Head {
+    fn drop(&mut self) {
+        self.heads.begun.lock().remove(&self.number);
+    }
 }
 
 /// Serves a router on a listener until `stop` turns true; then finishes the requests under way.
@@ -53,6 +99,7 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let permits = Arc::new(Semaphore::new(connections_max));
+    let heads = Arc::new(Heads::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -72,8 +119,9 @@ pub async fn serve(
         stats.accepted.fetch_add(1, Ordering::Relaxed);
         stats.open.fetch_add(1, Ordering::Relaxed);
         let (router, stats, stop) = (router.clone(), stats.clone(), stop.clone());
+        let heads = heads.clone();
         tokio::spawn(async move {
-            connection(stream, peer, router, stop).await;
+            connection(stream, peer, router, stop, (&heads, &stats)).await;
             stats.open.fetch_sub(1, Ordering::Relaxed);
             drop(permit);
         });
@@ -92,7 +140,13 @@ async fn pause_after(error: &io::Error) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut stop: watch::Receiver<bool>) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+    (heads, stats): (&Arc<Heads>, &NetStats),
+) {
     let _ = stream.set_nodelay(true);
     // Buffers are made only once something arrives: thousands of silent connections cost next to nothing.
     let first_byte = tokio::select! {
@@ -103,10 +157,14 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut sto
         return;
     }
     let asked = Arc::new(AtomicBool::new(false));
+    let head = heads.begin(HEADS_MAX, stats);
+    let give_up = head.give_up.clone();
     let service = {
-        let asked = asked.clone();
+        let (asked, head) = (asked.clone(), Mutex::new(Some(head)));
         hyper::service::service_fn(move |request: Request<Incoming>| {
-            asked.store(true, Ordering::Relaxed);
+            if !asked.swap(true, Ordering::Relaxed) {
+                drop(head.lock().take());
+            }
             answer(router.clone(), peer, request)
         })
     };
@@ -119,6 +177,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut sto
     loop {
         tokio::select! {
             _ = conn.as_mut() => return,
+            () = give_up.notified(), if watching_head && !asked.load(Ordering::Relaxed) => return,
             () = head_deadline.as_mut(), if watching_head => {
                 if !asked.load(Ordering::Relaxed) {
                     return;
@@ -183,6 +242,30 @@ mod tests {
         task.await.unwrap();
         assert_eq!(silent.read(&mut buf).await.unwrap(), 0);
         assert_eq!(used.read(&mut buf).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn heads_that_do_not_end_are_given_up_and_others_are_answered() {
+        let (addr, stop, task, stats) = started(HEADS_MAX + 50).await;
+        let mut begun = Vec::new();
+        for _ in 0..HEADS_MAX + 10 {
+            let mut half = TcpStream::connect(addr).await.unwrap();
+            half.write_all(b"GET / HTTP/1.1\r\nX: ").await.unwrap();
+            begun.push(half);
+        }
+        while stats.heads_given_up.load(Ordering::Relaxed) < 10 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..3 {
+            let mut good = TcpStream::connect(addr).await.unwrap();
+            good.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            good.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.ends_with("hello"), "{answer}");
+        }
+        drop(begun);
+        stop.send(true).unwrap();
+        task.await.unwrap();
     }
 
     #[tokio::test]

@@ -6,6 +6,8 @@ use hashbrown::HashMap;
 use model::{MetricType, Origin};
 use parking_lot::RwLock;
 
+use crate::admission::{Held, Owner, OwnerStats};
+
 /// Attributes of a series; no part of its identity.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SeriesAttrs {
@@ -30,7 +32,10 @@ pub struct AttrsTable {
 #[derive(Default)]
 struct Inner {
     ids: HashMap<Arc<SeriesAttrs>, u32>,
-    all: Vec<Arc<SeriesAttrs>>,
+    all: Vec<(Arc<SeriesAttrs>, Arc<Owner>)>,
+    /// By source and target.
+    owners: HashMap<(Arc<str>, Arc<str>), Arc<Owner>>,
+    sources: HashMap<Arc<str>, Arc<Held>>,
 }
 
 impl AttrsTable {
@@ -44,8 +49,9 @@ impl AttrsTable {
             return AttrsId(*id);
         }
         let id = inner.all.len() as u32;
+        let owner = inner.owner(&attrs);
         let attrs = Arc::new(attrs);
-        inner.all.push(attrs.clone());
+        inner.all.push((attrs.clone(), owner));
         inner.ids.insert(attrs, id);
         AttrsId(id)
     }
@@ -61,6 +67,25 @@ impl AttrsTable {
 
     /// Gives a set back.
     pub fn get(&self, id: AttrsId) -> Option<Arc<SeriesAttrs>> {
-        self.inner.read().all.get(id.0 as usize).cloned()
+        self.inner.read().all.get(id.0 as usize).map(|(attrs, _)| attrs.clone())
+    }
+
+    /// Gives who holds the series of a set.
+    pub fn owner(&self, id: AttrsId) -> Option<Arc<Owner>> {
+        self.inner.read().all.get(id.0 as usize).map(|(_, owner)| owner.clone())
+    }
+
+    /// Tells what all owners hold, in no particular order.
+    pub fn owners(&self) -> Vec<OwnerStats> {
+        self.inner.read().owners.values().map(|owner| OwnerStats::of(owner)).collect()
+    }
+}
+
+impl Inner {
+    fn owner(&mut self, attrs: &SeriesAttrs) -> Arc<Owner> {
+        let (source, target_id) = (attrs.source.clone(), attrs.target_id.clone());
+        let of_source = self.sources.entry(source.clone()).or_default().clone();
+        let make = || Arc::new(Owner::new(target_id.clone(), source.clone(), of_source));
+        self.owners.entry((source.clone(), target_id.clone())).or_insert_with(make).clone()
     }
 }

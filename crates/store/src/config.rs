@@ -62,6 +62,10 @@ pub struct StoreConfig {
     pub future_limit_ms: i64,
     /// Series at one time.
     pub series_max: u64,
+    /// Memory that series may take, as [`crate::AdmissionStats`] counts it.
+    pub series_bytes_max: u64,
+    /// Series of one source at one time.
+    pub source_series_max: u64,
     /// How large a label set may be.
     pub label_limits: LabelLimits,
     /// Exemplars kept, over all series.
@@ -93,6 +97,8 @@ impl Default for StoreConfig {
             scrape_patience_ms: 0,
             future_limit_ms: 600_000,
             series_max: 10_000_000,
+            series_bytes_max: u64::MAX,
+            source_series_max: u64::MAX,
             label_limits: LabelLimits::default(),
             exemplars_max: 100_000,
             block_cache_bytes_max: 256 << 20,

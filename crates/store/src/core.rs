@@ -62,7 +62,7 @@ pub struct Core {
     pub fs: Arc<dyn Fs>,
     pub clock: Arc<dyn Clock>,
     pub registry: Registry,
-    pub attrs: AttrsTable,
+    pub attrs: Arc<AttrsTable>,
     pub head: Head,
     pub index: IndexCell,
     pub metadata: RwLock<Metadata>,

@@ -5,6 +5,7 @@
 //! `recover.rs` goes the same way at a start. `docs/format/` draws the bytes.
 
 mod admin;
+mod admission;
 mod attrs;
 mod blocks;
 mod checkpoint;
@@ -21,10 +22,12 @@ mod maintain;
 mod maintainer;
 mod memory;
 mod metadata;
+mod newcomers;
 mod pipeline;
 mod preload;
 mod recover;
 mod registry;
+mod relief;
 mod restore;
 mod select;
 mod series_log;
@@ -33,6 +36,7 @@ mod store;
 mod wal;
 
 pub use admin::Doomed;
+pub use admission::{AdmissionLimits, AdmissionStats, Full, OwnerStats};
 pub use attrs::SeriesAttrs;
 pub use blocks::{
     Balance, BlockFolder, BlockInfo, BlockInput, BlockSet, BlockSettings, BlockTotals, HeadOnly, Imported, Manifest,

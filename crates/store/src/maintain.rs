@@ -23,7 +23,7 @@ use crate::store::Store;
 use crate::wal::segment::file_name;
 
 /// How long forgetting series may hold up the submitters.
-const FORGET_WAIT: Duration = Duration::from_secs(2);
+pub const FORGET_WAIT: Duration = Duration::from_secs(2);
 
 /// How many series go into a block between two looks at the log.
 const SERIES_PER_LOOK: usize = 4096;

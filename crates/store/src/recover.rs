@@ -11,6 +11,7 @@ use model::{CollectionReport, Counts};
 use parking_lot::{Mutex, RwLock};
 use sys::{Clock, Fs};
 
+use crate::admission::AdmissionLimits;
 use crate::attrs::AttrsTable;
 use crate::blocks::{BlockSet, RetentionRules};
 use crate::checkpoint::Checkpoints;
@@ -85,9 +86,15 @@ pub fn recover(
     let numbers = segment_numbers(&*fs, &wal_dir)?;
     ledger.epoch = ledger.epoch.max(newest_epoch(&*fs, &wal_dir, &numbers)) + 1;
     let metadata = load_metadata(&*fs, &dir, &mut recovery);
+    let attrs = Arc::new(AttrsTable::default());
+    let room = AdmissionLimits {
+        series_max: config.series_max,
+        series_bytes_max: config.series_bytes_max,
+        source_series_max: config.source_series_max,
+    };
     let core = Arc::new(Core {
-        registry: Registry::new(config.series_max, config.label_limits),
-        attrs: AttrsTable::default(),
+        registry: Registry::new(room, config.label_limits, attrs.clone()),
+        attrs,
         head: Head::new(config.window_ms),
         index: IndexCell::unmade(),
         metadata: RwLock::new(metadata),

@@ -10,7 +10,8 @@
 //! after it last time; comparing with that one costs no hash and hardly a cache miss. The table is asked when the guess
 //! is wrong.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as TableEntry;
@@ -18,7 +19,8 @@ use model::{LABEL_NAME, Labels, Refusal};
 use parking_lot::{RwLock, RwLockReadGuard};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::attrs::AttrsId;
+use crate::admission::{Admission, AdmissionLimits, Full, cost_of};
+use crate::attrs::{AttrsId, AttrsTable};
 use crate::config::LabelLimits;
 
 const STRIPES: usize = 64;
@@ -80,8 +82,8 @@ pub struct Registry {
     stripes: Vec<RwLock<HashTable<Entry>>>,
     order: RwLock<Order>,
     next_id: AtomicU32,
-    live: AtomicU64,
-    series_max: u64,
+    admission: Admission,
+    attrs: Arc<AttrsTable>,
     limits: LabelLimits,
 }
 
@@ -91,14 +93,14 @@ fn hash_of(labels: &[u8]) -> u64 {
 
 impl Registry {
     /// Starts empty; ids start at 1.
-    pub fn new(series_max: u64, limits: LabelLimits) -> Registry {
+    pub fn new(room: AdmissionLimits, limits: LabelLimits, attrs: Arc<AttrsTable>) -> Registry {
         let stripes = (0..STRIPES).map(|_| RwLock::default()).collect();
         Registry {
             stripes,
             order: RwLock::default(),
             next_id: AtomicU32::new(1),
-            live: AtomicU64::new(0),
-            series_max,
+            admission: Admission::new(room),
+            attrs,
             limits,
         }
     }
@@ -113,31 +115,71 @@ impl Registry {
         Resolver { registry: self, order: self.order.read(), before: NOWHERE, expected: 0 }
     }
 
-    /// Finds the id of a label set, or gives it one.
-    fn resolve(&self, labels: &[u8], attrs: AttrsId) -> Result<Resolved, Refusal> {
+    /// Gives the room for series.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// Finds the id of a label set.
+    fn find(&self, labels: &[u8], attrs: AttrsId) -> Option<Resolved> {
         let hash = hash_of(labels);
-        let stripe = self.stripe(hash);
-        if let Some(found) = stripe.read().find(hash, |e| e.labels.as_bytes() == labels) {
-            return Ok(found.resolved(attrs));
-        }
+        let table = self.stripe(hash).read();
+        table.find(hash, |e| e.labels.as_bytes() == labels).map(|found| found.resolved(attrs))
+    }
+
+    /// Looks at a label set that has no id yet, before there is asked for room.
+    pub fn check(&self, labels: &[u8]) -> Result<Labels, Refusal> {
         let owned = Labels::from_bytes(labels).ok_or(Refusal::InvalidName)?;
         self.limits.check(&owned)?;
-        let mut table = stripe.write();
-        match table.entry(hash, |e| e.labels.as_bytes() == labels, |e| hash_of(e.labels.as_bytes())) {
-            TableEntry::Occupied(found) => Ok(found.get().resolved(attrs)),
+        Ok(owned)
+    }
+
+    /// Gives new label sets of one owner their ids: all of them or, when there is no room for all, none.
+    ///
+    /// **Takes** label sets that passed [`Registry::check`]; `essential` ones are let in whether there is room or not.
+    pub fn admit(&self, new: &[Labels], attrs: AttrsId, essential: bool) -> Result<Vec<Resolved>, Full> {
+        let Some(owner) = self.attrs.owner(attrs) else { return Err(Full::Series) };
+        let bytes = new.iter().map(|labels| cost_of(labels.as_bytes().len())).sum();
+        self.admission.reserve(&owner, new.len() as u64, bytes, essential)?;
+        let mut given = Vec::with_capacity(new.len());
+        for labels in new {
+            match self.insert(labels, attrs) {
+                Some((resolved, true)) => given.push(resolved),
+                other => {
+                    // Somebody was faster, or the label set stands twice in the batch: the room was taken once.
+                    self.admission.release(&owner, 1, cost_of(labels.as_bytes().len()));
+                    given.extend(other.map(|(resolved, _)| resolved));
+                }
+            }
+        }
+        if given.len() == new.len() { Ok(given) } else { Err(Full::Series) }
+    }
+
+    /// Gives a label set its id, and whether it is a new one; `None` when all ids are used up.
+    fn insert(&self, labels: &Labels, attrs: AttrsId) -> Option<(Resolved, bool)> {
+        let hash = hash_of(labels.as_bytes());
+        let mut table = self.stripe(hash).write();
+        match table.entry(hash, |e| e.labels == *labels, |e| hash_of(e.labels.as_bytes())) {
+            TableEntry::Occupied(found) => Some((found.get().resolved(attrs), false)),
             TableEntry::Vacant(place) => {
-                let id = self.admit()?;
-                place.insert(Entry { labels: owned.clone(), id, attrs, place: NOWHERE });
-                Ok(Resolved { id, define: Some(owned), place: NOWHERE })
+                let next = |id: u32| id.checked_add(1);
+                let id = self.next_id.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok()?;
+                place.insert(Entry { labels: labels.clone(), id, attrs, place: NOWHERE });
+                Some((Resolved { id, define: Some(labels.clone()), place: NOWHERE }, true))
             }
         }
     }
 
-    fn admit(&self) -> Result<u32, Refusal> {
-        let admit = |live| (live < self.series_max).then_some(live + 1);
-        self.live.fetch_update(Ordering::Relaxed, Ordering::Relaxed, admit).map_err(|_| Refusal::SeriesLimit)?;
-        let next = |id: u32| id.checked_add(1);
-        self.next_id.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).map_err(|_| Refusal::SeriesLimit)
+    fn count_in(&self, labels: &Labels, attrs: AttrsId) {
+        if let Some(owner) = self.attrs.owner(attrs) {
+            self.admission.add(&owner, 1, cost_of(labels.as_bytes().len()));
+        }
+    }
+
+    fn count_out(&self, labels: &Labels, attrs: AttrsId) {
+        if let Some(owner) = self.attrs.owner(attrs) {
+            self.admission.release(&owner, 1, cost_of(labels.as_bytes().len()));
+        }
     }
 
     /// Notes that a durable record defines these series. One thread at a time.
@@ -157,11 +199,15 @@ impl Registry {
                 TableEntry::Occupied(mut found) => {
                     let entry = found.get_mut();
                     replaced.push(entry.place);
+                    if entry.attrs != attrs {
+                        self.count_out(labels, entry.attrs);
+                        self.count_in(labels, attrs);
+                    }
                     (entry.id, entry.attrs, entry.place) = (id, attrs, place);
                 }
                 TableEntry::Vacant(vacant) => {
                     vacant.insert(Entry { labels: labels.clone(), id, attrs, place });
-                    self.live.fetch_add(1, Ordering::Relaxed);
+                    self.count_in(labels, attrs);
                 }
             }
             self.never_again(id);
@@ -204,28 +250,30 @@ impl Registry {
 
     /// Counts the label sets.
     pub fn len(&self) -> u64 {
-        self.live.load(Ordering::Relaxed)
+        self.admission.series()
     }
 
     /// Forgets label sets, and all that no durable record defines. Nothing may be on its way into the log.
     pub fn forget(&self, gone: &[(u32, Labels)]) {
-        let mut removed = 0;
         let mut places = Vec::new();
         for (id, labels) in gone {
             let hash = hash_of(labels.as_bytes());
             if let Ok(found) = self.stripe(hash).write().find_entry(hash, |e| e.id == *id) {
-                places.push(found.remove().0.place);
-                removed += 1;
+                let entry = found.remove().0;
+                self.count_out(&entry.labels, entry.attrs);
+                places.push(entry.place);
             }
         }
         for stripe in &self.stripes {
-            let mut table = stripe.write();
-            let before = table.len();
-            table.retain(|e| e.place != NOWHERE);
-            removed += (before - table.len()) as u64;
+            stripe.write().retain(|e| {
+                let stays = e.place != NOWHERE;
+                if !stays {
+                    self.count_out(&e.labels, e.attrs);
+                }
+                stays
+            });
         }
         self.clear_places(places);
-        self.live.fetch_sub(removed, Ordering::Relaxed);
     }
 }
 
@@ -236,7 +284,7 @@ impl Entry {
     }
 }
 
-/// Finds the ids of one batch's series, one after the other.
+/// Finds the ids of one batch's known series, one after the other.
 pub struct Resolver<'a> {
     registry: &'a Registry,
     order: RwLockReadGuard<'a, Order>,
@@ -247,19 +295,19 @@ pub struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    /// Finds the id of a label set, or gives it one.
+    /// Finds the id of a label set; `None` when it has none.
     ///
     /// **Cost** one comparison when the series follows the one that it followed last time.
-    pub fn resolve(&mut self, labels: &[u8], attrs: AttrsId) -> Result<Resolved, Refusal> {
+    pub fn find(&mut self, labels: &[u8], attrs: AttrsId) -> Option<Resolved> {
         if let Some(known) = self.order.at(self.expected)
             && known.labels.as_bytes() == labels
             && known.attrs == attrs
         {
             self.before = self.expected;
             self.expected = known.next.load(Ordering::Relaxed);
-            return Ok(Resolved { id: known.id, define: None, place: self.before });
+            return Some(Resolved { id: known.id, define: None, place: self.before });
         }
-        let found = self.registry.resolve(labels, attrs)?;
+        let found = self.registry.find(labels, attrs)?;
         if let Some(before) = self.order.at(self.before)
             && found.place != NOWHERE
         {
@@ -267,7 +315,7 @@ impl Resolver<'_> {
         }
         self.before = found.place;
         self.expected = self.order.at(found.place).map_or(NOWHERE, |known| known.next.load(Ordering::Relaxed));
-        Ok(found)
+        Some(found)
     }
 }
 
@@ -293,9 +341,27 @@ impl LabelLimits {
 
 #[cfg(test)]
 mod tests {
+    use model::{MetricType, Origin};
+
     use super::*;
 
-    const ATTRS: AttrsId = AttrsId(1);
+    const ATTRS: AttrsId = AttrsId(0);
+    const OTHERS: AttrsId = AttrsId(1);
+
+    fn registry(series_max: u64) -> Registry {
+        let attrs = Arc::new(AttrsTable::default());
+        for target in ["t", "u"] {
+            let origin = Origin { target_id: target.into(), source_id: "s".into(), ..Origin::default() };
+            attrs.of(&origin, MetricType::Gauge);
+        }
+        Registry::new(AdmissionLimits::of_series(series_max), LabelLimits::default(), attrs)
+    }
+
+    fn held(registry: &Registry) -> Vec<u64> {
+        let mut owners = registry.attrs.owners();
+        owners.sort_by(|a, b| a.target_id.cmp(&b.target_id));
+        owners.iter().map(|o| o.series).collect()
+    }
 
     fn set(n: u32) -> Labels {
         Labels::from_pairs([("__name__", "m".to_owned()), ("n", n.to_string())])
@@ -304,7 +370,9 @@ mod tests {
     fn ids(registry: &Registry, sets: &[u32], attrs: AttrsId) -> Vec<(u32, bool)> {
         let mut resolver = registry.resolver();
         let mut id = |n: &u32| {
-            let found = resolver.resolve(set(*n).as_bytes(), attrs).unwrap();
+            let labels = registry.check(set(*n).as_bytes()).unwrap();
+            let found = resolver.find(labels.as_bytes(), attrs);
+            let found = found.unwrap_or_else(|| registry.admit(&[labels], attrs, false).unwrap().remove(0));
             (found.id, found.define.is_some())
         };
         sets.iter().map(&mut id).collect()
@@ -318,7 +386,7 @@ mod tests {
 
     #[test]
     fn guesses_never_change_the_answer() {
-        let registry = Registry::new(1000, LabelLimits::default());
+        let registry = registry(1000);
         define(&registry, &[0, 1, 2, 3, 4, 5, 6, 7]);
         for order in [[0, 1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1, 0], [3, 3, 1, 0, 7, 7, 2, 5]] {
             for _ in 0..3 {
@@ -327,13 +395,13 @@ mod tests {
             }
         }
         // Another owner restates the definition; a new series between known ones gets its own id.
-        assert_eq!(ids(&registry, &[0, 1], AttrsId(2)), [(1, true), (2, true)]);
+        assert_eq!(ids(&registry, &[0, 1], OTHERS), [(1, true), (2, true)]);
         assert_eq!(ids(&registry, &[0, 99, 1], ATTRS), [(1, false), (9, true), (2, false)]);
     }
 
     #[test]
     fn places_of_forgotten_series_are_used_again() {
-        let registry = Registry::new(1000, LabelLimits::default());
+        let registry = registry(1000);
         define(&registry, &[0, 1, 2, 3]);
         registry.forget(&[(2, set(1)), (4, set(3))]);
         assert_eq!(registry.len(), 2);
@@ -343,5 +411,25 @@ mod tests {
         // Defined again with other attributes, a series keeps one place.
         define(&registry, &[0]);
         assert_eq!(registry.order.read().known.iter().flatten().filter(|k| k.labels == set(0)).count(), 1);
+    }
+
+    #[test]
+    fn new_series_come_in_together_or_not_at_all() {
+        let registry = registry(5);
+        let sets = |range: std::ops::Range<u32>| range.map(set).collect::<Vec<_>>();
+        assert_eq!(registry.admit(&sets(0..3), ATTRS, false).unwrap().len(), 3);
+        assert_eq!(registry.admit(&sets(3..6), ATTRS, false).err(), Some(Full::Series));
+        assert_eq!((registry.len(), held(&registry)), (3, vec![3, 0]));
+        // What stands twice, or is there already, takes room once.
+        let again = registry.admit(&[set(3), set(3)], ATTRS, false).unwrap();
+        assert_eq!((again[0].id, again[1].id, registry.len()), (4, 4, 4));
+        assert_eq!(registry.admit(&sets(10..14), OTHERS, true).unwrap().len(), 4);
+        assert_eq!((registry.len(), held(&registry)), (8, vec![4, 4]));
+        // Another owner takes a series over; forgetting gives the room back, of undefined ones, too.
+        registry.mark_defined([(&set(0), 1, OTHERS), (&set(1), 2, ATTRS)]);
+        assert_eq!(held(&registry), [3, 5]);
+        registry.forget(&[(2, set(1))]);
+        assert_eq!((registry.len(), held(&registry)), (1, vec![0, 1]));
+        assert_eq!(registry.admission().stats().bytes, cost_of(set(0).as_bytes().len()));
     }
 }

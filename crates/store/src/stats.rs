@@ -1,12 +1,13 @@
 //! What the store can tell about itself.
 
+use hashbrown::HashMap;
 use model::{Append, Counts, LABEL_NAME};
 
 use crate::blocks::BlockTotals;
 use crate::store::Store;
 
-/// How many entries the lists of the status page have.
-const TOP: usize = 10;
+/// How many entries the lists of the status page have at most.
+const TOP: usize = 1_000;
 
 /// The store in numbers.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -61,6 +62,18 @@ pub struct StoreStats {
     pub top_label_bytes: Vec<(String, u64)>,
     /// Label pairs with the most series, as `name=value`.
     pub top_label_pairs: Vec<(String, u64)>,
+    /// Targets, and sources of pushes, with the most series.
+    pub top_targets: Vec<(String, u64)>,
+    /// Sources with the most series.
+    pub top_sources: Vec<(String, u64)>,
+    /// Memory that series take, as it is counted for their limit.
+    pub series_bytes: u64,
+    /// Series let in since the start.
+    pub series_admitted: u64,
+    /// New series refused since the start; one that is tried again counts again.
+    pub series_refused: u64,
+    /// New series per second of late; filled in by whoever has a clock.
+    pub new_series_per_second: f64,
 }
 
 impl Store {
@@ -103,7 +116,21 @@ impl Store {
             (stats.records, stats.seq, stats.totals) = (applied.records, applied.seq, applied.totals);
         }
         self.count_labels(&mut stats);
+        self.count_owners(&mut stats);
         stats
+    }
+
+    fn count_owners(&self, stats: &mut StoreStats) {
+        let room = self.admission();
+        (stats.series_bytes, stats.series_admitted) = (room.bytes, room.admitted);
+        stats.series_refused = room.refused_total();
+        let (mut targets, mut sources) = (HashMap::new(), HashMap::new());
+        for owner in self.owners().into_iter().filter(|o| o.series > 0) {
+            *targets.entry(owner.target_id.to_string()).or_insert(0) += owner.series;
+            *sources.entry(owner.source.to_string()).or_insert(0) += owner.series;
+        }
+        stats.top_targets = top(targets.into_iter().collect());
+        stats.top_sources = top(sources.into_iter().collect());
     }
 
     /// Gives the totals over all restarts, and how many series there are, at hardly any cost.

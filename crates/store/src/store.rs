@@ -21,6 +21,7 @@ use crate::core::Core;
 use crate::exemplars::Exemplar;
 use crate::maintain::Schedule;
 use crate::maintainer::Maintainer;
+use crate::newcomers::{self, NewSeries, RefusedSeries};
 use crate::pipeline::{Item, Pipeline, Waiting};
 use crate::preload;
 use crate::recover::{self, Recovery};
@@ -165,7 +166,7 @@ impl Store {
     /// Gives every series an id; what has none is in the second list with its reason.
     fn resolve(&self, batch: &mut Batch, generation: u64) -> Result<(Vec<Definition>, RefusedSeries), AppendError> {
         let current = batch.generation == generation;
-        let (mut definitions, mut refused) = (Vec::new(), Vec::new());
+        let (mut definitions, mut new) = (Vec::new(), Vec::new());
         let mut attrs: [Option<AttrsId>; 256] = [None; 256];
         let mut resolver = self.core.registry.resolver();
         for index in 0..batch.series.len() {
@@ -180,19 +181,18 @@ impl Store {
             let metric_type = type_of(batch, series.family);
             let attrs =
                 *attrs[metric_type as usize].get_or_insert_with(|| self.core.attrs.of(&batch.origin, metric_type));
-            match resolver.resolve(bytes, attrs) {
-                Ok(resolved) => {
+            match resolver.find(bytes, attrs) {
+                Some(resolved) => {
                     if let Some(labels) = resolved.define {
                         definitions.push(Definition { id: resolved.id, metric_type, labels });
                     }
                     batch.series[index].id = SeriesId(u64::from(resolved.id));
                 }
-                Err(reason) => {
-                    batch.series[index].id = SeriesId::NONE;
-                    refused.push((index, reason));
-                }
+                None => new.push(NewSeries { index: index as u32, metric_type, attrs }),
             }
         }
+        drop(resolver);
+        let refused = newcomers::admit(&self.core.registry, batch, new, &mut definitions);
         Ok((definitions, refused))
     }
 
@@ -241,9 +241,6 @@ impl Store {
         max_ts_ms
     }
 }
-
-/// Series without an id, by their place in the batch, and why.
-type RefusedSeries = Vec<(usize, Refusal)>;
 
 struct Prepared {
     framed: Vec<u8>,

@@ -109,6 +109,7 @@ fn duplicates_conflicts_and_bad_times_get_their_verdicts() {
 fn what_cannot_be_read_back_is_refused_and_limits_count_it() {
     let limited = StoreConfig { series_max: 1, batch_bytes_max: 20_000, ..config() };
     let (store, _) = open(&SimFs::seeded(1), &clock(), limited).unwrap();
+    append(&store, &[(1, START_MS - 1, 1.0)]).1.unwrap();
     let bad = [
         Histogram { count: -1.0, ..Histogram::default() },
         Histogram { schema: 99, ..Histogram::default() },

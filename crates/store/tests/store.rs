@@ -106,6 +106,7 @@ fn ids_are_not_given_again_after_all_series_are_gone() {
 fn limits_refuse_the_series_alone() {
     let limited = StoreConfig { series_max: 2, ..config() };
     let (store, _) = open(&SimFs::seeded(1), &clock(), limited).unwrap();
+    append(&store, &[(1, START_MS - 1, 1.0), (2, START_MS - 1, 1.0)]).1.unwrap();
     let (batch, _) = append(&store, &[(1, START_MS, 1.0), (2, START_MS, 1.0), (3, START_MS, 1.0)]);
     assert_eq!(batch.verdicts, [Verdict::Stored, Verdict::Stored, Verdict::Refused(Refusal::SeriesLimit)]);
     let mut batch = Batch::new(Origin::default());

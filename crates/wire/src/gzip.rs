@@ -6,6 +6,10 @@ use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 
 /// What is set aside at first; what a body really holds is then grown into.
 const FIRST_BYTES_MAX: usize = 1 << 20;
+const PIECE_BYTES: usize = 16 << 10;
+/// Large bodies get room in few and large steps: while they are copied both copies are in memory, what is only set aside is
+/// not.
+const GROWTH: usize = 16;
 
 /// Why a body cannot be inflated.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -41,11 +45,25 @@ pub fn deflate_capped(bytes: &[u8], max: usize) -> Result<Vec<u8>, InflateError>
     }
 }
 
-fn read_capped(decoder: impl Read, what: &str, len: usize, max: usize) -> Result<Vec<u8>, InflateError> {
+fn read_capped(mut decoder: impl Read, what: &str, len: usize, max: usize) -> Result<Vec<u8>, InflateError> {
     let mut out = Vec::with_capacity(len.saturating_mul(4).min(max).min(FIRST_BYTES_MAX));
-    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
-    decoder.take(limit).read_to_end(&mut out).map_err(|e| InflateError::Damaged(format!("{what}: {e}")))?;
-    if out.len() > max { Err(InflateError::TooLarge { max }) } else { Ok(out) }
+    let mut piece = [0; PIECE_BYTES];
+    loop {
+        let n = match decoder.read(&mut piece) {
+            Ok(0) => return Ok(out),
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(InflateError::Damaged(format!("{what}: {e}"))),
+        };
+        let wanted = out.len() + n;
+        if wanted > max {
+            return Err(InflateError::TooLarge { max });
+        }
+        if wanted > out.capacity() {
+            out.reserve_exact(wanted.max(out.capacity().saturating_mul(GROWTH).min(max)) - out.len());
+        }
+        out.extend_from_slice(piece.get(..n).unwrap_or_default());
+    }
 }
 
 /// Inflates a gzip body as its chunks arrive.

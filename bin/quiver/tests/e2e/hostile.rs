@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use prost::Message;
 use serde_json::{Value, json};
 
-use crate::support::{self, Answer, Program};
+use crate::remote;
+use crate::support::{self, Answer, Program, now_ms};
 
 const CUSTOM: &str = "/api/v1/metrics/custom";
 const TARGETS: &str = "/api/v1/metrics/targets";
@@ -93,7 +95,7 @@ fn bombs_are_refused_and_take_no_memory() {
     let megabyte = |piece: &str| piece.repeat((1 << 20) / piece.len());
     let cases = [
         ("white space beyond the limit", bomb("[", &megabyte(" "), 300, "]"), 413),
-        ("white space", bomb("[", &megabyte(" "), 60, "]"), 200),
+        ("white space", bomb("[", &megabyte(" "), 30, "]"), 200),
         ("numbers", bomb("[0", &megabyte(",0"), 60, "]"), 413),
         ("lists", bomb("[[]", &megabyte(",[]"), 60, "]"), 413),
         ("objects", bomb("[{}", &megabyte(",{}"), 60, "]"), 413),
@@ -105,6 +107,64 @@ fn bombs_are_refused_and_take_no_memory() {
         let answer = server.client.send("POST", CUSTOM, &[JSON, GZIP], body);
         assert_eq!(answer.status, *status, "{what}: {}", answer.body);
         assert!(begin.elapsed() < Duration::from_secs(5), "{what} took {:?}", begin.elapsed());
+        let grown = resident_bytes(&server) - before;
+        assert!(grown < GROWTH_BYTES_MAX, "{what}: {grown} bytes more");
+        good(&server).expect(200);
+    }
+}
+
+/// A request of remote write 2.0: a series is a list of numbers, each of which may stand for a long text.
+#[derive(Clone, PartialEq, Message)]
+struct Request2 {
+    #[prost(string, repeated, tag = "4")]
+    symbols: Vec<String>,
+    #[prost(message, repeated, tag = "5")]
+    timeseries: Vec<Series2>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Series2 {
+    #[prost(uint32, repeated, tag = "1")]
+    labels_refs: Vec<u32>,
+    #[prost(message, repeated, tag = "2")]
+    samples: Vec<remote::Sample>,
+}
+
+fn many_texts(series: usize, value_bytes: usize) -> Vec<u8> {
+    let symbols = ["", "__name__", "m", "long", &"x".repeat(value_bytes)].map(str::to_owned).to_vec();
+    let one =
+        Series2 { labels_refs: vec![1, 2, 3, 4], samples: vec![remote::Sample { value: 1.0, timestamp: now_ms() }] };
+    let bytes = Request2 { symbols, timeseries: vec![one; series] }.encode_to_vec();
+    snap::raw::Encoder::new().compress_vec(&bytes).expect("a request fits into one snappy block")
+}
+
+#[test]
+fn requests_that_become_much_more_than_they_are_take_no_memory() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let server = support::quiver(dir.path(), &[]);
+    let metric = r#"{"name":"a","metric_type":"GAUGE","value":1,"source":"APPLICATION"}"#;
+    let metrics = format!("[{}{metric}]", format!("{metric},").repeat(400_000)).into_bytes();
+    let lines: Vec<u8> = (0..400_000).flat_map(|i| format!("a{{i=\"{i}\"}} 1\n").into_bytes()).collect();
+    let one = remote::series(&[("__name__", "m")], [(now_ms(), 1.0)]);
+    let second = [
+        remote::HEADERS[1],
+        ("content-type", "application/x-protobuf;proto=io.prometheus.write.v2.Request"),
+        ("x-prometheus-remote-write-version", "2.0.0"),
+    ];
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let cases: [(&str, &str, &str, &[(&str, &str)], Vec<u8>, u16); 6] = [
+        ("two million parameters", "POST", "/api/v1/query", &form, b"a=1&".repeat(2_000_000), 413),
+        ("400,000 metrics", "POST", CUSTOM, &[JSON], metrics, 413),
+        ("700,000 series", "POST", "/api/v1/write", &remote::HEADERS, remote::body(vec![one; 700_000]), 413),
+        ("a long text 20,000 times", "POST", "/api/v1/write", &second, many_texts(20_000, 4_000), 413),
+        ("a short text 600,000 times", "POST", "/api/v1/write", &second, many_texts(600_000, 10), 413),
+        ("400,000 pushed series", "PUT", "/metrics/job/x", &[GZIP], gzip([lines]), 400),
+    ];
+    for (what, method, path, headers, body, status) in &cases {
+        let before = resident_bytes(&server);
+        let answer = server.client.send(method, path, headers, body);
+        assert_eq!(answer.status, *status, "{what}: {}", answer.body);
+        assert!(answer.body.contains("more than") || answer.body.contains("too"), "{what}: {}", answer.body);
         let grown = resident_bytes(&server) - before;
         assert!(grown < GROWTH_BYTES_MAX, "{what}: {grown} bytes more");
         good(&server).expect(200);

@@ -6,6 +6,7 @@
 mod admin;
 mod bad_input;
 mod differential;
+mod exploding;
 mod hostile;
 mod kill;
 mod main_job;

@@ -46,6 +46,32 @@ async fn too_many_samples_leave_those_that_are_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn new_series_come_in_by_families_and_no_histogram_by_half() {
+    let exporter = Exporter::text("b 1\n");
+    let mut spec = exporter.spec();
+    spec.limits = ScrapeLimits { sample: 6, on_exceed: OnExceed::KeepExisting, ..ScrapeLimits::default() };
+    let world = World::with(spec);
+    world.scrape().await;
+    // The histogram of six would not fit; what comes behind it does. A line that stands twice changes nothing.
+    let histogram = "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"2\"} 1\nh_bucket{le=\"3\"} 1\n\
+                     h_bucket{le=\"+Inf\"} 1\nh_sum 1\nh_count 1\nh_bucket{le=\"1\"} 1\n# TYPE c counter\nc 1\n";
+    exporter.say(&format!("b 1\n{histogram}"));
+    for _ in 0..3 {
+        let (outcome, stored) = world.scrape().await;
+        assert!(outcome.ok);
+        assert_eq!(stored.body(), valued(&[("b", 1.0), ("c", 1.0)]));
+        assert_eq!((outcome.counts.refused[Refusal::SampleLimit as usize], outcome.samples), (7, 9));
+        assert_eq!((outcome.series, outcome.samples_post_relabeling), (2, 2));
+        assert_eq!(stored.stale(), named(&[]));
+        assert_eq!(world.heard.last().1.health, Health::Degraded);
+    }
+    // With room for all of it, all of it comes in.
+    exporter.say("# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nh_sum 1\nh_count 1\nb 1\nc 1\n");
+    let (outcome, _) = world.scrape().await;
+    assert_eq!((outcome.counts.refused_total(), outcome.series), (0, 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn labels_beyond_the_limit_fail_or_are_refused() {
     let exporter = Exporter::text("a{x=\"12345\"} 1\nb 2\n");
     let mut spec = exporter.spec();

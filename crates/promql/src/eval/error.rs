@@ -12,6 +12,12 @@ pub enum EvalError {
     /// More samples than allowed (the number) would have been held in memory.
     #[error("query processing would load too many samples into memory in query execution")]
     TooManySamples(u64),
+    /// All queries together would have taken more bytes of memory than allowed (the number).
+    #[error(
+        "the query needs more memory than there is: all queries together may take {0} bytes (quiver.limits.memory_bytes); ask for \
+         fewer series, a shorter range or a larger step"
+    )]
+    OutOfMemory(u64),
     /// The query cannot be computed over this data.
     #[error("{0}")]
     Execution(String),

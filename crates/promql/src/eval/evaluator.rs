@@ -89,7 +89,7 @@ impl<'a> Evaluator<'a> {
             select,
             options,
             times,
-            budget: Budget::new(options.samples_max),
+            budget: Budget::new(options.samples_max, options.memory.clone()),
             notes: RefCell::default(),
             queryable: Cell::new(0),
             unchecked: Cell::new(0),

@@ -42,6 +42,7 @@ mod xxh64;
 
 use model::{Samples, Select};
 
+pub use budget::QueryMemory;
 pub use error::EvalError;
 pub use options::QueryOptions;
 pub use result::{MatrixSeries, QueryResult, QueryStats, Value, VectorSample};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::budget::QueryMemory;
 use super::error::EvalError;
 
 /// The limits and settings of one query.
@@ -13,6 +14,8 @@ pub struct QueryOptions {
     pub lookback_ms: i64,
     /// How many samples may be held in memory at once.
     pub samples_max: u64,
+    /// Memory that this query shares with others; `None` counts samples only.
+    pub memory: Option<Arc<QueryMemory>>,
     /// How many steps a range query may have; the caller checks it too, with better words.
     pub points_max: u64,
     /// The step of subqueries that name none.
@@ -31,6 +34,7 @@ impl Default for QueryOptions {
         QueryOptions {
             lookback_ms: 300_000,
             samples_max: 50_000_000,
+            memory: None,
             points_max: 11_000,
             default_step_ms: 60_000,
             experimental: false,

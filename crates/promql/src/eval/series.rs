@@ -152,6 +152,9 @@ impl Series {
     }
 }
 
+/// What a series takes beside its values and the bytes of its labels.
+const SERIES_BYTES: u64 = size_of::<Series>() as u64 + 32;
+
 /// How many doubles a histogram takes the room of.
 pub(super) fn histogram_weight(h: &Histogram) -> usize {
     6 + (h.positive.len() + h.negative.len() + h.custom_bounds.len() + h.positive_spans.len()) / 2
@@ -176,7 +179,7 @@ impl<'a> Vector<'a> {
         if series.is_empty() {
             return Ok(());
         }
-        self.hold.grow(series.weight())?;
+        self.hold.grow_with(series.weight(), SERIES_BYTES + series.labels.as_bytes().len() as u64)?;
         self.series.push(series);
         Ok(())
     }

@@ -24,4 +24,4 @@ pub use fields::parse_size_bytes;
 pub use load::{Config, LoadError, Located, load_file, load_text};
 pub use model::{format_duration_ms, parse_duration_ms};
 pub use scrape::Job;
-pub use settings::{Overrides, Settings};
+pub use settings::{MEMORY_BYTES_MIN, Overrides, Settings};

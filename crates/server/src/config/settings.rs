@@ -10,6 +10,8 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:9740";
 /// Most exemplars that can be asked for; each holds a label set.
 const EXEMPLARS_MAX: usize = 10_000_000;
 const DAY_MS: i64 = 86_400_000;
+/// Less holds the server and nothing else.
+pub const MEMORY_BYTES_MIN: u64 = 256 << 20;
 
 /// The settings of this server.
 #[derive(Clone, PartialEq, Debug)]
@@ -64,6 +66,10 @@ pub struct LimitSettings {
     pub inflight_bytes_max: usize,
     /// Active series; 0 means as many as memory holds.
     pub series_max: u64,
+    /// Active series of one source; 0 means as many as memory holds.
+    pub source_series_max: u64,
+    /// Memory for series, requests and queries together; 0 means a share of the machine, see [`crate::memory`].
+    pub memory_bytes: u64,
 }
 
 impl Default for Settings {
@@ -96,9 +102,11 @@ impl Default for LimitSettings {
     fn default() -> LimitSettings {
         LimitSettings {
             connections_max: 20_000,
-            body_bytes_max: 64 << 20,
+            body_bytes_max: 32 << 20,
             inflight_bytes_max: 256 << 20,
             series_max: 0,
+            source_series_max: 0,
+            memory_bytes: 0,
         }
     }
 }
@@ -147,6 +155,8 @@ pub struct Overrides {
     pub retention_bytes: Option<u64>,
     /// `--web.enable-admin-api`
     pub admin_api: bool,
+    /// `--memory`
+    pub memory_bytes: Option<u64>,
 }
 
 impl Settings {
@@ -169,7 +179,10 @@ impl Settings {
                 .map_or(defaults.exemplars_max, |n| usize::try_from(n).unwrap_or(EXEMPLARS_MAX).min(EXEMPLARS_MAX)),
             push_restate_ms: text.push_restate_ms.unwrap_or(defaults.push_restate_ms),
             query: text.query,
-            limits: text.limits,
+            limits: LimitSettings {
+                memory_bytes: flags.memory_bytes.unwrap_or(text.limits.memory_bytes),
+                ..text.limits
+            },
         }
     }
 }
@@ -246,6 +259,18 @@ fn read_limits(node: &Node, limits: &mut LimitSettings, problems: &mut Problems)
     if let Some(n) = fields.uint("series_max", problems) {
         limits.series_max = n;
     }
+    if let Some(n) = fields.uint("source_series_max", problems) {
+        limits.source_series_max = n;
+    }
+    if let Some(n) = fields.size_bytes("memory_bytes", problems) {
+        limits.memory_bytes = n;
+        if n > 0 && n < MEMORY_BYTES_MIN {
+            problems.error(
+                fields.place_of("memory_bytes"),
+                "memory_bytes must be at least 256MiB, or 0 for a share of the machine",
+            );
+        }
+    }
     fields.finish(problems);
 }
 
@@ -257,7 +282,7 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let root =
-            yaml::parse("{listen: '0.0.0.0:1', retention: 1h, retention_size: 2KB, compaction_rate: 1MB, admin_api: true, node: a-1, limits: {connections_max: 5}}").unwrap();
+            yaml::parse("{listen: '0.0.0.0:1', retention: 1h, retention_size: 2KB, compaction_rate: 1MB, admin_api: true, node: a-1, limits: {connections_max: 5, memory_bytes: 1GiB}}").unwrap();
         let mut problems = Problems::default();
         let text = read(&root, &mut problems);
         assert!(problems.0.is_empty(), "{problems:?}");
@@ -269,17 +294,20 @@ mod tests {
         );
         assert_eq!((settings.retention_bytes, settings.compaction_bytes_per_second), (Some(2048), 1 << 20));
         assert!(settings.admin_api && !Settings::default().admin_api);
+        assert_eq!(settings.limits.memory_bytes, 1 << 30);
+        let flags = Overrides { memory_bytes: Some(2 << 30), ..Overrides::default() };
+        assert_eq!(Settings::of(&text, &flags).limits.memory_bytes, 2 << 30);
         assert_eq!((settings.limits.connections_max, settings.data_dir), (5, PathBuf::from("./data")));
     }
 
     #[test]
     fn wrong_settings_are_said() {
         let root =
-            yaml::parse("{node: 'a b', retention: 0s, push_restate_interval: 0s, query: {timeoutt: 1s}, limits: {body_size_max: much}}").unwrap();
+            yaml::parse("{node: 'a b', retention: 0s, push_restate_interval: 0s, query: {timeoutt: 1s}, limits: {body_size_max: much, memory_bytes: 1MiB}}").unwrap();
         let mut problems = Problems::default();
         read(&root, &mut problems);
         let texts: Vec<&str> = problems.0.iter().map(|p| p.text.as_str()).collect();
-        assert_eq!(texts.len(), 5, "{texts:?}");
+        assert_eq!(texts.len(), 6, "{texts:?}");
         assert!(texts.iter().any(|t| t.contains("did you mean \"timeout\"?")), "{texts:?}");
     }
 }

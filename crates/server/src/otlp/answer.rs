@@ -94,7 +94,7 @@ pub fn error(encoding: Encoding, refused: &Refused) -> Response {
 fn code_of(status: StatusCode) -> u64 {
     match status.as_u16() {
         408 => 4,        // DEADLINE_EXCEEDED
-        413 => 8,        // RESOURCE_EXHAUSTED
+        413 | 429 => 8,  // RESOURCE_EXHAUSTED
         503 => 14,       // UNAVAILABLE
         400..=499 => 3,  // INVALID_ARGUMENT
         500..=599 => 13, // INTERNAL

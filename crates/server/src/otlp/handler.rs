@@ -12,14 +12,14 @@ use axum::extract::{FromRef, State};
 use axum::response::Response;
 use axum::routing::post;
 use http::{HeaderMap, StatusCode, Uri, header};
-use model::{AppendError, Batch};
+use model::{AppendError, Appended, Batch, Refusal};
 use wire::otlp::{Options, PartialSuccess};
 
 use super::answer::{self, Encoding};
 use super::body::{Compression, Decoded, Kind, Reader};
 use super::delta::Deltas;
 use crate::prom::params::Params;
-use crate::prom::write::{Arrived, Refused, Stored, WriteStats, Writer, refused_by_store};
+use crate::prom::write::{Arrived, RETRY_AFTER_FULL_S, Refused, Stored, WriteStats, Writer, refused_by_store};
 use crate::prom::write_headers;
 use crate::telemetry::Exposition;
 
@@ -78,6 +78,11 @@ impl Otlp {
             Reader { writer, options: &options.load_full(), deltas, stats, kind, source_id }.read(arrived, batch)
         };
         let answer = move |batch: &Batch, decoded: &Decoded, stored: Stored<'_>| match stored {
+            // New series found no room and nothing else was stored: worth another try later.
+            Ok(appended) if nothing_but_refused(appended) && batch.advice.is_some() => {
+                let text = batch.advice.as_deref().unwrap_or_default();
+                Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, text).retry_after(RETRY_AFTER_FULL_S))
+            }
             Ok(_) => {
                 if let Some(claim) = &decoded.claim {
                     claim.commit(batch);
@@ -138,6 +143,12 @@ fn kind_of(headers: &HeaderMap) -> Result<Kind, Refused> {
         return Err(unsupported(format!("content encoding {name:?} is not known; {known} are")));
     };
     Ok(Kind { encoding, compression, framing: 0 })
+}
+
+fn nothing_but_refused(appended: &Appended) -> bool {
+    let counts = &appended.counts;
+    let of_series = counts.refused[Refusal::SeriesLimit as usize];
+    of_series > 0 && of_series == counts.received
 }
 
 /// As remote write has it, but what passes must be 503 to be sent again. Points that were stored after all are duplicates then.

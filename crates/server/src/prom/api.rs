@@ -17,7 +17,7 @@ use collect::{Collector, DroppedTarget, TargetSpec, TargetStatus};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use model::{Append, CollectionReport, Labels, Matcher, Select, TimeRange};
 use store::{Exemplar, StoreStats};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::admin::Admin;
 use super::service::QueryService;
@@ -71,6 +71,8 @@ pub struct PromParts {
     pub batch_ids: Arc<BatchIds>,
     /// Hears of remote write: once per source and second.
     pub pushed: Pushed,
+    /// The room for bytes of requests in flight, when it is shared with others.
+    pub room: Option<Arc<Semaphore>>,
 }
 
 /// The state of the Prometheus API. Cheap to clone.
@@ -111,14 +113,18 @@ pub fn targets_of(collector: Arc<Collector>) -> Source<Vec<(TargetSpec, TargetSt
 impl PromApi {
     /// Puts the parts together.
     pub fn new(parts: PromParts) -> PromApi {
-        let writer = Writer::new(WriterParts {
+        let writer_parts = WriterParts {
             append: Arc::clone(&parts.append),
             select: Arc::clone(&parts.select),
             batch_ids: Arc::clone(&parts.batch_ids),
             pushed: Arc::clone(&parts.pushed),
             now: Arc::clone(&parts.now),
             limits: parts.write_limits,
-        });
+        };
+        let writer = match &parts.room {
+            Some(room) => Writer::sharing(writer_parts, Arc::clone(room)),
+            None => Writer::new(writer_parts),
+        };
         PromApi(Arc::new(Inner { parts, writer }))
     }
 

@@ -13,7 +13,7 @@ use axum::response::Response;
 use http::StatusCode;
 use model::Select;
 use promql::ast::{Expr, ValueType};
-use promql::{EvalError, ParseOptions, QueryOptions, QueryResult};
+use promql::{EvalError, ParseOptions, QueryMemory, QueryOptions, QueryResult};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{ApiError, ErrorKind, json_response};
@@ -44,6 +44,24 @@ pub struct QueryLimits {
     pub slow: Duration,
     /// Whether experimental functions and syntax are understood.
     pub experimental: bool,
+}
+
+/// The memory of an answer while it is written.
+struct Written<'a>(Option<&'a QueryMemory>, u64);
+
+impl<'a> Written<'a> {
+    fn take(memory: Option<&'a QueryMemory>, bytes: u64) -> Result<Written<'a>, EvalError> {
+        memory.map_or(Ok(()), |memory| memory.take(bytes))?;
+        Ok(Written(memory, bytes))
+    }
+}
+
+impl Drop for Written<'_> {
+    fn drop(&mut self) {
+        if let Some(memory) = self.0 {
+            memory.give(self.1);
+        }
+    }
 }
 
 impl Default for QueryLimits {
@@ -122,6 +140,7 @@ impl QueryStats {
 pub struct QueryService {
     select: Arc<dyn Select>,
     limits: QueryLimits,
+    memory: Option<Arc<QueryMemory>>,
     now: Arc<dyn Fn() -> i64 + Send + Sync>,
     seats: Arc<Semaphore>,
     lookup_seats: Arc<Semaphore>,
@@ -172,7 +191,12 @@ impl QueryService {
     /// Makes a service; `now` gives milliseconds since 1970.
     pub fn new(select: Arc<dyn Select>, limits: QueryLimits, now: Arc<dyn Fn() -> i64 + Send + Sync>) -> QueryService {
         let seats = || Arc::new(Semaphore::new(limits.concurrency.max(1)));
-        QueryService { select, limits, now, seats: seats(), lookup_seats: seats(), stats: Arc::default() }
+        QueryService { select, limits, memory: None, now, seats: seats(), lookup_seats: seats(), stats: Arc::default() }
+    }
+
+    /// Lets all queries share so much memory.
+    pub fn with_memory(self, memory: Arc<QueryMemory>) -> QueryService {
+        QueryService { memory: Some(memory), ..self }
     }
 
     /// Gives the figures.
@@ -258,6 +282,7 @@ impl QueryService {
         let options = QueryOptions {
             lookback_ms: settings.lookback_ms,
             samples_max: self.limits.samples_max,
+            memory: self.memory.clone(),
             points_max: POINTS_MAX as u64 + 1,
             default_step_ms: self.limits.default_step_ms,
             experimental: self.limits.experimental,
@@ -332,8 +357,11 @@ impl QueryService {
         settings: &Settings,
         timings: Timings,
     ) -> Result<Vec<u8>, ApiError> {
-        match result {
-            Ok(result) => {
+        // The answer is written into one piece of memory and closed in another.
+        let size = result.as_ref().map_or(0, |result| 2 * value_json::size_of_value(&result.value) as u64);
+        let written = Written::take(self.memory.as_deref(), size);
+        match result.and_then(|result| written.map(|written| (result, written))) {
+            Ok((result, _written)) => {
                 self.stats.count(Outcome::Success);
                 self.stats.samples.fetch_add(result.stats.total_queryable_samples, Ordering::Relaxed);
                 Ok(value_json::success(result, settings.limit, settings.with_stats.then_some(timings)))

@@ -176,6 +176,12 @@ pub async fn tsdb(State(api): State<PromApi>, params: Params) -> Result<Response
                 ("labelValueCountByLabelName", top(&stats.top_label_names)),
                 ("memoryInBytesByLabelName", top(&stats.top_label_bytes)),
                 ("seriesCountByLabelValuePair", top(&stats.top_label_pairs)),
+                ("seriesCountByTarget", top(&stats.top_targets)),
+                ("seriesCountBySource", top(&stats.top_sources)),
+                ("newSeriesPerSecond", stats.new_series_per_second.to_string()),
+                ("seriesAdmittedTotal", stats.series_admitted.to_string()),
+                ("seriesRefusedTotal", stats.series_refused.to_string()),
+                ("seriesMemoryBytes", stats.series_bytes.to_string()),
             ],
         );
     }))

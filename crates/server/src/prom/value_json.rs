@@ -70,7 +70,8 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-fn size_of_value(value: &Value) -> usize {
+/// Gives about how many bytes a value takes when it is written.
+pub fn size_of_value(value: &Value) -> usize {
     64 + match value {
         Value::Vector(samples) => samples.len() * (SERIES_BYTES + POINT_BYTES),
         Value::Matrix(series) => series.iter().map(|s| SERIES_BYTES + s.samples.len() * POINT_BYTES).sum(),

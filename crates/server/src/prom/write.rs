@@ -31,16 +31,24 @@ use super::params::Params;
 use super::write_events::WriteEvents;
 use super::write_headers::{self, Version};
 use super::write_pool::{Buffers, Pool};
+use crate::memory::UNIT_BYTES;
 use crate::telemetry::Exposition;
 
 /// Bytes in flight are counted in pieces of this size.
-const PIECE_BYTES: usize = 1024;
+const PIECE_BYTES: usize = UNIT_BYTES;
+/// What a request may take as it came and inflated, at the same time.
+const BOTH_BYTES_MAX: usize = 32 << 20;
+/// What the rows of a request are expected to take, in bytes for each of its own, and at most.
+const ROWS_FACTOR: usize = 2;
+const ROWS_BYTES_MAX: usize = 32 << 20;
 /// More memory than this is not set aside on the word of a header.
 const RESERVE_BYTES_MAX: usize = 1 << 20;
 /// Longest time for a body to arrive: what has come of it takes room meanwhile.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a sender that finds no room shall wait, in seconds.
 const RETRY_AFTER_S: u64 = 1;
+/// Room for series comes when others end.
+pub(crate) const RETRY_AFTER_FULL_S: u64 = 60;
 /// A full disk does not empty itself within a second.
 const RETRY_AFTER_NO_SPACE_S: u64 = 30;
 
@@ -63,10 +71,18 @@ impl Default for WriteLimits {
     fn default() -> WriteLimits {
         WriteLimits {
             body_bytes_max: 32 << 20,
-            inflated_bytes_max: 64 << 20,
+            inflated_bytes_max: 32 << 20,
             inflight_bytes_max: 256 << 20,
             decoders: 2 * std::thread::available_parallelism().map_or(1, usize::from),
-            request: Limits { native_histograms: true, ..Limits::default() },
+            // What a request may become is bounded, not only what it is: a few bytes may stand for many.
+            request: Limits {
+                native_histograms: true,
+                samples_max: 100_000,
+                text_bytes_max: 8 << 20,
+                histogram_bytes_max: 16 << 20,
+                symbols_max: 200_000,
+                ..Limits::default()
+            },
         }
     }
 }
@@ -246,12 +262,19 @@ impl Writer {
     pub fn new(parts: WriterParts) -> Writer {
         let limits = parts.limits;
         let pieces = (limits.inflight_bytes_max / PIECE_BYTES).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        Writer::sharing(parts, Arc::new(Semaphore::new(pieces)))
+    }
+
+    /// Makes a writer that shares the room for bytes in flight, in pieces of [`UNIT_BYTES`], with others.
+    pub fn sharing(parts: WriterParts, room: Arc<Semaphore>) -> Writer {
+        let limits = parts.limits;
+        let pieces = (limits.inflight_bytes_max / PIECE_BYTES).clamp(1, room.available_permits().max(1));
         Writer(Arc::new(Inner {
             pool: Pool::default(),
             events: WriteEvents::new(Arc::clone(&parts.select)),
             stats: WriteStats::default(),
             pieces,
-            room: Arc::new(Semaphore::new(pieces)),
+            room,
             decoders: Arc::new(Semaphore::new(limits.decoders.max(1))),
             parts,
         }))
@@ -303,7 +326,15 @@ impl Writer {
         let body = &arrived.buffers.body;
         // A length that is not allowed or no length at all is refused by the decoder, which takes no room.
         let inflated = snap::raw::decompress_len(body).ok().filter(|n| *n <= self.limits().inflated_bytes_max);
-        let bytes = body.len() + inflated.unwrap_or(0);
+        let plain = inflated.unwrap_or(0);
+        if body.len() + plain > BOTH_BYTES_MAX {
+            let text = format!(
+                "the body takes {} bytes as it came and inflated, {BOTH_BYTES_MAX} are allowed",
+                body.len() + plain
+            );
+            return Err(Refused::too_large(text));
+        }
+        let bytes = body.len() + plain + (plain * ROWS_FACTOR).min(ROWS_BYTES_MAX);
         self.fit(&mut arrived, bytes)?;
         let (decoder, writer) = (self.clone(), self.clone());
         let decode = move |arrived: &mut Arrived, batch: &mut Batch| {
@@ -354,6 +385,7 @@ impl Writer {
             if into.len() + bytes.len() > max {
                 return Err(body_too_large(max));
             }
+            make_room(into, bytes.len(), max);
             let missing = pieces(into.len() + bytes.len()).min(self.0.pieces).saturating_sub(room.num_permits());
             if missing > 0 {
                 room.merge(self.acquire(missing)?);
@@ -462,6 +494,13 @@ impl Writer {
         let refused = appended.counts.refused_total();
         let response = match refused {
             0 => StatusCode::NO_CONTENT.into_response(),
+            _ if appended.counts.refused[Refusal::SeriesLimit as usize] > 0 => {
+                self.stats().count_refused_in_part();
+                let text = refusal_text(batch, stats, appended);
+                Refused::new(StatusCode::TOO_MANY_REQUESTS, text.trim_end())
+                    .retry_after(RETRY_AFTER_FULL_S)
+                    .into_response()
+            }
             _ => {
                 self.stats().count_refused_in_part();
                 (StatusCode::BAD_REQUEST, refusal_text(batch, stats, appended)).into_response()
@@ -490,6 +529,15 @@ fn with_written(mut response: Response, written: Written) -> Response {
         response.headers_mut().insert(name, HeaderValue::from(count as u64));
     }
     response
+}
+
+/// Large bodies get room in few and large steps: while they are copied both copies are in memory, what is only set aside is
+/// not.
+fn make_room(bytes: &mut Vec<u8>, more: usize, max: usize) {
+    let wanted = bytes.len() + more;
+    if wanted > bytes.capacity() {
+        bytes.reserve_exact(wanted.max(bytes.capacity().saturating_mul(16).min(max)) - bytes.len());
+    }
 }
 
 fn pieces(bytes: usize) -> usize {
@@ -521,6 +569,9 @@ fn refusal_text(batch: &Batch, stats: &DecodeStats, appended: &Appended) -> Stri
     for (reason, count) in Refusal::ALL.iter().zip(counts.refused).filter(|(_, count)| *count > 0) {
         // Writing into a String cannot fail.
         let _ = write!(text, "; {}: {count}", reason.as_str());
+    }
+    if let Some(advice) = &batch.advice {
+        let _ = write!(text, "; {advice}");
     }
     if let Some((what, index, series, ts_ms, reason)) = first_refused(batch) {
         let labels: String = batch.labels(series).unwrap_or_default().to_string().chars().take(500).collect();

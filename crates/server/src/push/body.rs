@@ -1,6 +1,7 @@
 //! From the body of a push to its families.
 //!
-//! Limits: the body's bytes are bounded by whoever read it; labels of a series and their lengths by the store.
+//! Limits: the body's bytes are bounded by whoever read it, what it becomes by [`CONTENT_BYTES_MAX`]; labels of a series and
+//! their lengths by the store.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +14,11 @@ use wire::{BodyParser, Format};
 use super::content::{Content, PushedFamily, PushedSeries, Value};
 use super::group::OWN_FAMILIES;
 use super::key::GroupKey;
+
+/// What the series of one body may take: a few bytes of text become a hundred.
+const CONTENT_BYTES_MAX: usize = 24 << 20;
+/// What a series takes beside its labels, about.
+const SERIES_BYTES: usize = 96;
 
 /// An exemplar and the series that it belongs to.
 #[derive(Clone, PartialEq, Debug)]
@@ -75,6 +81,7 @@ struct Reader<'k> {
     points: PointCounter,
     exemplars: Vec<PushedExemplar>,
     labels: LabelsBuf,
+    bytes: usize,
 }
 
 impl<'k> Reader<'k> {
@@ -87,6 +94,7 @@ impl<'k> Reader<'k> {
             points: PointCounter::default(),
             exemplars: Vec::new(),
             labels: LabelsBuf::default(),
+            bytes: 0,
         }
     }
 
@@ -115,6 +123,10 @@ impl<'k> Reader<'k> {
         let role = reading.role.unwrap_or_else(|| role_of(self.metric_type, &self.open, series_text, &name));
         self.points.add(role);
         let labels = self.labels(parser)?;
+        self.bytes += SERIES_BYTES + labels.as_bytes().len();
+        if self.bytes > CONTENT_BYTES_MAX {
+            return Err(format!("the metrics would take more than {CONTENT_BYTES_MAX} bytes; push fewer at a time"));
+        }
         let value = match reading.value {
             Read::Float(value) => Value::Float(value),
             Read::Histogram => Value::Histogram(Arc::new(parser.histogram()?)),

@@ -37,7 +37,7 @@ impl Default for PushLimits {
             restate_every: Duration::from_secs(15),
             groups_max: 20_000,
             bytes_max: 256 << 20,
-            body_bytes_max: 64 << 20,
+            body_bytes_max: 32 << 20,
         }
     }
 }

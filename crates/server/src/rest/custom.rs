@@ -27,9 +27,14 @@ use super::metric::MetricRows;
 use super::problem::Problem;
 use super::registration::ID_CHARS_MAX;
 use crate::prom::params::Params;
+use crate::prom::write::RETRY_AFTER_FULL_S;
 
 /// Elements of one request.
 const METRICS_MAX: u32 = 1_000_000;
+/// What the rows of a request may take; the elements themselves go one by one.
+const ROWS_BYTES_MAX: usize = 8 << 20;
+/// The word of refused new series.
+const SERIES_LIMIT: &str = Refusal::SeriesLimit.as_str();
 
 /// The specification's IngestionResult.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -71,6 +76,9 @@ pub struct Rejection {
     pub first_index: u64,
     /// The first one.
     pub example: RejectionExample,
+    /// By which limit, who holds the room and which label explodes; where new series found no room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// A refused sample.
@@ -303,7 +311,14 @@ async fn ingest(rest: &Rest, intake: &Intake, body: Arc<JsonBody>) -> Result<Jso
     let result = result_of(rest, intake, &batch, &rows.element_of_sample, &appended, &report);
     if result.rejected > 0 && result.accepted + result.duplicates + result.filtered == 0 {
         let detail = format!("all {} samples were refused: {}", result.rejected, reasons(&result));
-        let mut problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "nothing_accepted", detail);
+        // Room for series may come; what is wrong stays wrong.
+        let mut problem = match (&batch.advice, result.rejections.iter().all(|r| r.reason == SERIES_LIMIT)) {
+            (Some(advice), true) => {
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, SERIES_LIMIT, format!("{detail}; {advice}"))
+                    .retry_after_ms(RETRY_AFTER_FULL_S * 1_000)
+            }
+            _ => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "nothing_accepted", detail),
+        };
         problem.result = serde_json::to_value(&result).ok().map(Box::new);
         return Err(problem);
     }
@@ -333,6 +348,11 @@ fn read_rows(body: &JsonBody, origin: Origin, now_ms: i64, strict: bool) -> Resu
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_metrics", detail));
         }
         rows.add(index, &value, &mut issues);
+        if rows.bytes() > ROWS_BYTES_MAX {
+            let detail =
+                format!("more than {ROWS_BYTES_MAX} bytes of samples after {index} metrics; send less at a time");
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_metrics", detail));
+        }
         index += 1;
         Ok(())
     })?;
@@ -393,6 +413,7 @@ fn rejections(batch: &Batch, elements: &[u32]) -> Vec<Rejection> {
                     .map(|(n, v)| (n.to_owned(), v.to_owned()))
                     .collect(),
             },
+            detail: batch.advice.clone().filter(|_| reason == Refusal::SeriesLimit),
         }
     };
     found.into_iter().map(show).collect()

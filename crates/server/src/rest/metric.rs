@@ -54,6 +54,8 @@ pub struct MetricRows {
     source_id: String,
     now_ms: i64,
     families: BTreeMap<(String, MetricType), u32>,
+    /// What families take, in the batch and here.
+    text_bytes: usize,
     points_seen: HashSet<u128>,
     labels: LabelsBuf,
 }
@@ -88,9 +90,18 @@ impl MetricRows {
             source_id: source_id.to_owned(),
             now_ms,
             families: BTreeMap::new(),
+            text_bytes: 0,
             points_seen: HashSet::new(),
             labels: LabelsBuf::default(),
         }
+    }
+
+    /// Gives about how many bytes the rows take.
+    pub fn bytes(&self) -> usize {
+        self.batch.bytes()
+            + self.text_bytes
+            + self.element_of_sample.len() * size_of::<u32>()
+            + self.points_seen.len() * 2 * size_of::<u128>()
     }
 
     /// Reads one element.
@@ -207,6 +218,7 @@ impl MetricRows {
         let at = *self.families.entry((name.clone(), metric.metric_type)).or_insert(next);
         if at == next {
             let (help, unit) = (metric.help.clone(), metric.unit.clone());
+            self.text_bytes += 2 * name.len() + help.len() + unit.len() + 2 * size_of::<Family>();
             self.batch.families.push(Family { name, metric_type: metric.metric_type, help, unit });
         } else if let Some(family) = self.batch.families.get_mut(at as usize) {
             if family.help.is_empty() {

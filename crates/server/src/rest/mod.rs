@@ -17,6 +17,7 @@ pub mod problem;
 pub mod protocols;
 pub mod query;
 pub mod registration;
+pub mod rejections;
 pub mod retention;
 pub mod sd;
 pub mod stats;
@@ -45,6 +46,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use crate::observe::Observer;
+use crate::rejections::Rejections;
 use problem::Problem;
 use query::Ask;
 use registration::Registration;
@@ -71,6 +73,8 @@ pub struct RestParts {
     pub batch_ids: Arc<BatchIds>,
     /// Hears of every collection.
     pub observer: Arc<Observer>,
+    /// Knows who was refused what.
+    pub rejections: Arc<Rejections>,
     /// Gives the ledger since the data directory was made.
     pub totals: Arc<dyn Fn() -> Counts + Send + Sync>,
     /// Gives the time, in milliseconds since 1970.
@@ -243,6 +247,7 @@ where
         )
         .route(&path("/targets/{target_id}/scrape"), post(targets_change::scrape))
         .route(&path("/targets/{target_id}/restore"), post(targets_change::restore))
+        .route(&path("/targets/{target_id}/rejections"), get(rejections::rejections))
         .route(&path("/custom"), post(custom::custom))
         .route(&path("/query"), get(query::query).post(query::query))
         .route(&path("/stats"), get(stats::stats))

@@ -5,7 +5,7 @@ use axum::response::{Html, IntoResponse, Response};
 use http::{HeaderValue, header};
 use utoipa::OpenApi;
 
-use super::{custom, events_api, problem, query, sd, stats, target_json, targets, targets_change};
+use super::{custom, events_api, problem, query, rejections, sd, stats, target_json, targets, targets_change};
 
 /// The document of the REST API.
 #[derive(OpenApi)]
@@ -25,6 +25,7 @@ use super::{custom, events_api, problem, query, sd, stats, target_json, targets,
         targets_change::scrape,
         targets_change::restore,
         targets_change::dry_run,
+        rejections::rejections,
         custom::custom,
         query::query,
         stats::stats,
@@ -37,6 +38,7 @@ use super::{custom, events_api, problem, query, sd, stats, target_json, targets,
         target_json::MetricTarget,
         target_json::ScrapeReport,
         target_json::DeletionResult,
+        rejections::TargetRejections,
         custom::Metric,
         custom::IngestionResult,
         stats::CollectionStats,

@@ -126,6 +126,7 @@ impl World {
             append,
             batch_ids,
             observer,
+            rejections: Arc::new(crate::rejections::Rejections::new(None)),
             totals: Arc::new(move || counted.totals.lock().0),
             now: Arc::new(move || now.load(Ordering::Relaxed)),
             ask: Arc::new(Echo),

@@ -33,7 +33,7 @@ impl Default for Pace {
 }
 
 /// What one permit stands for.
-pub const UNIT_BYTES: u64 = 4 << 10;
+const UNIT_BYTES: u64 = crate::memory::UNIT_BYTES as u64;
 
 /// Why a body was given up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -206,18 +206,18 @@ mod tests {
 
     #[tokio::test]
     async fn room_is_taken_as_bytes_arrive_and_given_back() {
-        let room = Arc::new(Semaphore::new(16));
+        let room = Arc::new(Semaphore::new(64));
         let toll = |growth| Toll::new(Pace::default(), Some(room.clone()), growth, 40_000);
         let plain = toll(1);
         assert!(arrives(body_of(9, Duration::ZERO), &plain).await);
-        assert_eq!(room.available_permits(), 13);
+        assert_eq!(room.available_permits(), 55);
         let packed = toll(1_000);
         assert!(arrives(body_of(1, Duration::ZERO), &packed).await, "it may become 40,000 bytes, not more");
-        assert_eq!(room.available_permits(), 3);
+        assert_eq!(room.available_permits(), 15);
         let refused = toll(1);
         assert!(!arrives(body_of(20, Duration::ZERO), &refused).await);
         assert_eq!(refused.fault(), Some(Fault::NoRoom));
         drop((plain, packed, refused));
-        assert_eq!(room.available_permits(), 16);
+        assert_eq!(room.available_permits(), 64);
     }
 }

@@ -1,7 +1,7 @@
 //! A bound on the bytes of all request bodies that are being worked on.
 //!
 //! A request takes room as its body arrives, and at its end what it may inflate to; see [`super::arriving`]. A body that is
-//! announced as too large is refused before it comes. Remote write and OTLP count their own bytes and are not counted here.
+//! announced as too large is refused before it comes. Remote write and OTLP count their own bytes, in the same room.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 
-use super::arriving::{Arriving, Fault, Pace, Toll, UNIT_BYTES};
+use super::arriving::{Arriving, Fault, Pace, Toll};
 use super::shape::{Early, Shape};
 use crate::otlp;
 
@@ -34,13 +34,10 @@ pub struct Inflight {
 
 impl Inflight {
     /// Starts with all bytes free.
-    pub fn new(inflight_bytes_max: usize, body_bytes_max: usize) -> Inflight {
-        let units = inflight_bytes_max.max(body_bytes_max) / UNIT_BYTES as usize + 1;
-        Inflight {
-            units: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
-            body_bytes_max,
-            pace: Pace::default(),
-        }
+    ///
+    /// **Takes** the room, in units of [`crate::memory::UNIT_BYTES`], which remote write and OTLP use, too.
+    pub fn new(units: Arc<Semaphore>, body_bytes_max: usize) -> Inflight {
+        Inflight { units, body_bytes_max, pace: Pace::default() }
     }
 
     fn toll(&self, headers: &HeaderMap, counts_itself: bool) -> Arc<Toll> {
@@ -111,7 +108,7 @@ mod tests {
     #[tokio::test]
     async fn announced_bodies_keep_nobody_out_and_slow_ones_are_told() {
         let pace = Pace { silence_max: Duration::from_millis(700), bytes_per_second_min: 1 << 10 };
-        let inflight = Inflight { pace, ..Inflight::new(1 << 20, 64 << 10) };
+        let inflight = Inflight { pace, ..Inflight::new(Arc::new(Semaphore::new(257)), 64 << 10) };
         let taken = |body: Bytes| async move { body.len().to_string() };
         let router = Router::new().route("/", post(taken)).layer(from_fn_with_state(inflight.clone(), bound));
         let silent = || Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());

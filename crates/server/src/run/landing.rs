@@ -11,6 +11,7 @@ use collect::TargetStatus;
 use model::Health;
 
 use super::routes::App;
+use crate::memory::shown_bytes;
 
 /// Rows of the table.
 const TARGETS_SHOWN_MAX: usize = 500;
@@ -34,7 +35,7 @@ const LINKS: &str = "</p><ul>\
 <a href=\"/api/v1/query?query=up\"><code>up</code></a></li>\
 <li><a href=\"/metrics\">Metrics of Quiver itself</a></li>\
 <li><a href=\"/api/v1/status/config\">Configuration</a>, <a href=\"/api/v1/status/tsdb\">store</a></li>\
-</ul><p>In Grafana: a Prometheus data source with this page's address.</p><h2>Targets</h2>";
+</ul><p>In Grafana: a Prometheus data source with this page's address.</p>";
 
 const NO_TARGETS: &str = "<p>None yet. Add one:</p><pre>quiver targets add http://localhost:9100/metrics</pre>";
 
@@ -50,8 +51,26 @@ pub async fn page(State(app): State<App>) -> Response {
         })
         .collect();
     rows.sort_by(|a, b| (rank(a.0.health), &a.0.target_id).cmp(&(rank(b.0.health), &b.0.target_id)));
-    let html = render(&rows);
+    let html = render(&rows, &memory_line(&app));
     ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(html)).into_response()
+}
+
+/// Says how much room there is, and for whom there was none.
+fn memory_line(app: &App) -> String {
+    let (room, plan) = (app.store.admission(), app.memory.plan());
+    let mut line = format!(
+        "<p>{} series take {} of {}",
+        room.series,
+        shown_bytes(room.bytes),
+        shown_bytes(room.limits.series_bytes_max.min(plan.total))
+    );
+    if room.refused_total() > 0 {
+        // A String takes every write.
+        let _ =
+            write!(line, "; new ones were refused {} times, see the rejections of the targets", room.refused_total());
+    }
+    line.push_str(". <a href=\"/api/v1/status/tsdb?limit=50\">By metric, label, target and source</a>.</p>");
+    line
 }
 
 /// Trouble comes first.
@@ -65,8 +84,8 @@ fn rank(health: Health) -> u8 {
     }
 }
 
-fn render(rows: &[(TargetStatus, String)]) -> String {
-    let mut html = format!("{HEAD}{}{LINKS}", env!("CARGO_PKG_VERSION"));
+fn render(rows: &[(TargetStatus, String)], memory: &str) -> String {
+    let mut html = format!("{HEAD}{}{LINKS}{memory}<h2>Targets</h2>", env!("CARGO_PKG_VERSION"));
     if rows.is_empty() {
         html.push_str(NO_TARGETS);
     } else {
@@ -125,6 +144,6 @@ mod tests {
     #[test]
     fn nothing_of_a_target_becomes_markup() {
         assert_eq!(escape("<b a=\"x\" c='y'>&"), "&lt;b a=&quot;x&quot; c=&#39;y&#39;&gt;&amp;");
-        assert!(render(&[]).contains("quiver targets add"));
+        assert!(render(&[], "").contains("quiver targets add"));
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use catalog::Catalog;
 use collect::report::BatchIds;
@@ -12,7 +12,7 @@ use collect::{AddressPolicy, Collector};
 use events::EventLog;
 use model::Append;
 use parking_lot::Mutex;
-use store::{Recovery, Store, StoreConfig};
+use store::{Recovery, Store, StoreConfig, StoreStats};
 use sys::{Clock, RealClock, RealFs};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, timeout};
@@ -24,6 +24,7 @@ use super::retention::Keeper;
 use super::routes::{self, App};
 use super::{Options, RunError};
 use crate::config::{Config, Settings};
+use crate::memory::{Memory, MemoryPlan};
 use crate::net::NetStats;
 use crate::observe::Observer;
 use crate::otlp::Otlp;
@@ -31,6 +32,7 @@ use crate::prom::admin::Admin;
 use crate::prom::api::Pushed;
 use crate::prom::{PromApi, PromParts, QueryLimits, QueryService, RuntimeInfo, WriteLimits};
 use crate::push::{Folder, Gateway, GatewayParts, Group, PushLimits};
+use crate::rejections::{Noted, Rejections};
 use crate::rest::{Rest, RestParts};
 use crate::telemetry::own::{Own, OwnParts};
 use crate::telemetry::{HttpMetrics, Intake, Metered};
@@ -39,6 +41,8 @@ use crate::telemetry::{HttpMetrics, Intake, Metered};
 pub const SCRAPES_GRACE: Duration = Duration::from_secs(3);
 /// Scrapes come evenly spread; gathered for so long they share an fdatasync. Nobody waits for their answer.
 const SCRAPE_PATIENCE_MS: u64 = 10;
+/// How often the head is written out early for the sake of room; each time costs a small block.
+const RELIEVE_EVERY: Duration = Duration::from_secs(30);
 /// How often windows that are over are looked for.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// How often blocks to merge are looked for.
@@ -75,8 +79,9 @@ impl Opening {
             Arc::new(move || clock.now_ms()) as Arc<dyn Fn() -> i64 + Send + Sync>
         };
         let started_at_ms = now();
+        let memory = Memory::new(MemoryPlan::of(&self.settings.limits));
         let dir = self.settings.data_dir.clone();
-        let (store, recovery) = self.open_store(clock.clone()).await?;
+        let (store, recovery) = self.open_store(clock.clone(), memory.plan()).await?;
         let corruptions = Arc::new(AtomicU64::new(recovery.damaged.len() as u64));
         // The store's lock is held: nobody else writes in the directory from here on.
         let events = self.open_events(&dir, recovery).await?;
@@ -86,7 +91,9 @@ impl Opening {
 
         let keeper = self.open_keeper(&store, &catalog).await?;
         let intake = Arc::new(Intake::default());
-        let append: Arc<dyn Append> = Arc::new(Metered::new(store.clone(), intake.clone()));
+        let metered: Arc<dyn Append> = Arc::new(Metered::new(store.clone(), intake.clone()));
+        let rejections = Arc::new(Rejections::new(Some(store.clone())));
+        let append: Arc<dyn Append> = Arc::new(Noted::new(metered, rejections.clone(), clock.clone()));
         let batch_ids = Arc::new(BatchIds::new(self.settings.node.clone()));
         let observer = Arc::new(Observer::new(catalog.clone(), events.clone()));
         let pushed: Pushed = {
@@ -95,6 +102,7 @@ impl Opening {
         };
         let collector = Arc::new(Collector::new(append.clone(), observer.clone(), batch_ids.clone()));
         let queries = QueryService::new(store.clone(), self.query_limits(), now.clone());
+        let queries = queries.with_memory(memory.queries.clone());
         let rest = Rest::new(RestParts {
             node: self.settings.node.clone(),
             catalog: catalog.clone(),
@@ -103,6 +111,7 @@ impl Opening {
             append: append.clone(),
             batch_ids: batch_ids.clone(),
             observer: observer.clone(),
+            rejections: rejections.clone(),
             totals: source(&store, |store| store.totals().0),
             now: now.clone(),
             ask: Arc::new(queries.clone()),
@@ -143,7 +152,13 @@ impl Opening {
                 let store = store.clone();
                 Arc::new(move |matchers, range| store.exemplars(matchers, range))
             },
-            store_stats: source(&store, |store| store.stats()),
+            store_stats: {
+                let memory = memory.clone();
+                source(&store, move |store| StoreStats {
+                    new_series_per_second: memory.new_series_per_second(),
+                    ..store.stats()
+                })
+            },
             config_text: source(&reloader, |reloader| reloader.printed()),
             external_labels: source(&reloader, |reloader| reloader.external_labels()),
             flags: source(&Arc::new(self.options.flags.clone()), |flags| flags.to_vec()),
@@ -159,6 +174,7 @@ impl Opening {
             write_limits: self.write_limits(),
             batch_ids,
             pushed,
+            room: Some(memory.requests.clone()),
         });
         let otlp = Otlp::new(prom.writer.clone(), otlp_options);
 
@@ -179,6 +195,8 @@ impl Opening {
             prom: prom.clone(),
             gateway: gateway.clone(),
             otlp: otlp.clone(),
+            memory: memory.clone(),
+            rejections,
             corruptions,
             started_at_ms,
         }));
@@ -189,6 +207,7 @@ impl Opening {
         tokio::spawn(upkeep(store.clone(), events.clone(), keeper, clock.clone(), self.stop.clone()));
         tokio::spawn(merging(store.clone(), self.stop.clone()));
         let (reloading, collecting) = (reloader.clone(), collector.clone());
+        tokio::spawn(memory.clone().watch(store.clone(), self.stop.clone()));
         let app = App {
             rest,
             prom: prom.clone(),
@@ -197,23 +216,24 @@ impl Opening {
             reloader: reloading,
             own,
             collector: collecting,
+            memory,
+            store: store.clone(),
         };
         self.gate.open(routes::router(app, http, &self.settings.limits));
         Ok(Parts { reloader, otlp, collector, catalog, events, store, prom, clock })
     }
 
     /// Replays the log on a thread that may block.
-    async fn open_store(&self, clock: Arc<dyn Clock>) -> Result<(Arc<Store>, Recovery), RunError> {
+    async fn open_store(&self, clock: Arc<dyn Clock>, memory: &MemoryPlan) -> Result<(Arc<Store>, Recovery), RunError> {
         let dir = &self.settings.data_dir;
         let config = StoreConfig {
             dir: dir.clone(),
             retention_ms: self.settings.retention_ms,
             retention_bytes: self.settings.retention_bytes,
             compaction_bytes_per_second: self.settings.compaction_bytes_per_second,
-            series_max: match self.settings.limits.series_max {
-                0 => StoreConfig::default().series_max,
-                n => n,
-            },
+            series_max: limited(self.settings.limits.series_max),
+            series_bytes_max: memory.series,
+            source_series_max: limited(self.settings.limits.source_series_max),
             exemplars_max: self.settings.exemplars_max,
             // See `upkeep`: the log must not be cut before the events in it are on disk.
             maintain_every_ms: 0,
@@ -371,18 +391,29 @@ async fn upkeep(
 ) {
     let mut tick = tokio::time::interval(UPKEEP_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut refused_before, mut relieved_at) = (0, None::<Instant>);
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             _ = stop.wait_for(|stopped| *stopped) => return,
         }
+        let refused = store.admission().refused_total();
+        // Ended series hold the room that others wait for.
+        let relieve = refused > refused_before && relieved_at.is_none_or(|at| at.elapsed() >= RELIEVE_EVERY);
         let (store, events, keeper, clock) = (store.clone(), events.clone(), keeper.clone(), clock.clone());
         let round = tokio::task::spawn_blocking(move || {
             events.sync().map_err(|e| e.to_string())?;
             keeper.lock().tick(clock.now_ms())?;
-            store.maintain_windows().map_err(|e| e.to_string())
+            let done = store.maintain_windows().map_err(|e| e.to_string())?;
+            let forgotten = if relieve { store.relieve().map_err(|e| e.to_string())? } else { 0 };
+            Ok::<_, String>((done, forgotten))
         });
-        match round.await {
+        let round = round.await;
+        if let Ok(Ok((_, forgotten @ 1..))) = &round {
+            tracing::info!(forgotten, "series that have ended made room for new ones");
+            (refused_before, relieved_at) = (refused, Some(Instant::now()));
+        }
+        match round.map(|round| round.map(|(done, _)| done)) {
             Ok(Ok(done)) if done.blocks_written + done.blocks_dropped > 0 => {
                 tracing::info!(
                     written = done.blocks_written,
@@ -423,6 +454,11 @@ async fn merging(store: Arc<Store>, mut stop: watch::Receiver<bool>) {
             }
         };
     }
+}
+
+/// Zero means no limit but the memory's.
+fn limited(n: u64) -> u64 {
+    if n == 0 { u64::MAX } else { n }
 }
 
 /// Makes a source that asks one part.

@@ -11,6 +11,7 @@ use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use collect::Collector;
+use store::Store;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 
@@ -18,6 +19,7 @@ use super::inflight::{self, Inflight};
 use super::landing;
 use super::reload::Reloader;
 use crate::config::settings::LimitSettings;
+use crate::memory::Memory;
 use crate::otlp::{self, Otlp};
 use crate::prom::{self, BuildInfo, PromApi};
 use crate::push::{self, Gateway};
@@ -37,6 +39,8 @@ pub struct App {
     pub reloader: Arc<Reloader>,
     pub own: Arc<Own>,
     pub collector: Arc<Collector>,
+    pub memory: Memory,
+    pub store: Arc<Store>,
 }
 
 impl FromRef<App> for Rest {
@@ -66,7 +70,7 @@ impl FromRef<App> for PromApi {
 /// Puts all routes together.
 pub fn router(app: App, http: Arc<HttpMetrics>, limits: &LimitSettings) -> Router {
     let own = app.own.clone();
-    let inflight = Inflight::new(limits.inflight_bytes_max, limits.body_bytes_max);
+    let inflight = Inflight::new(app.memory.requests.clone(), limits.body_bytes_max);
     Router::new()
         .route("/", get(landing::page))
         .route("/metrics", get(metrics))

@@ -11,16 +11,18 @@ use collect::{Collector, TargetOrigin};
 use events::EventLog;
 use model::{Health, Refusal};
 use parking_lot::Mutex;
-use store::{Store, StoreStats};
+use store::{Full, Store, StoreStats};
 
 use super::exposition::Exposition;
 use super::http::HttpMetrics;
 use super::intake::Intake;
 use super::process;
+use crate::memory::Memory;
 use crate::net::NetStats;
 use crate::otlp::Otlp;
 use crate::prom::PromApi;
 use crate::push::Gateway;
+use crate::rejections::Rejections;
 use crate::run::{Jobs, Reloader};
 
 /// The figures of the store may be this many times as old as counting them took.
@@ -50,6 +52,10 @@ pub struct OwnParts {
     pub gateway: Gateway,
     /// OTLP.
     pub otlp: Otlp,
+    /// The memory of the process.
+    pub memory: Memory,
+    /// Who was refused what.
+    pub rejections: Arc<Rejections>,
     /// Damaged records and files found.
     pub corruptions: Arc<AtomicU64>,
     /// When the process started; milliseconds since 1970.
@@ -87,6 +93,7 @@ impl Own {
         build(&mut page);
         parts.intake.render(&mut page);
         self.store(&mut page);
+        self.room(&mut page);
         self.targets(&mut page);
         self.discovery(&mut page);
         self.events(&mut page);
@@ -164,6 +171,23 @@ impl Own {
         }
     }
 
+    /// What there is room for, and who was refused.
+    fn room(&self, page: &mut Exposition) {
+        let room = self.parts.store.admission();
+        self.parts.memory.render(page, room.bytes);
+        page.counter("quiver_series_admitted_total", "Series let in since the start.", room.admitted);
+        page.family(
+            "quiver_series_refused_total",
+            "counter",
+            "New series refused since the start, by the limit; one that is tried again counts again.",
+        );
+        for (full, n) in Full::ALL.iter().zip(room.refused) {
+            page.sample(&[("limit", full.as_str())], n as f64);
+        }
+        let refused = self.parts.rejections.len() as f64;
+        page.gauge("quiver_rejections_targets", "Targets and sources of which samples were refused.", refused);
+    }
+
     fn targets(&self, page: &mut Exposition) {
         let statuses = self.parts.collector.statuses();
         page.family("quiver_targets", "gauge", "Targets by origin and state.");
@@ -213,6 +237,8 @@ impl Own {
         page.gauge("quiver_http_connections", "Connections that are open.", load(&net.open) as f64);
         page.counter("quiver_http_connections_total", "Connections taken.", load(&net.accepted));
         page.counter("quiver_http_connections_refused_total", "Connections over the limit.", load(&net.refused));
+        let given_up = load(&net.heads_given_up);
+        page.counter("quiver_http_heads_given_up_total", "Heads that did not end while too many had begun.", given_up);
         page.counter("quiver_http_panics_total", "Requests that broke off.", load(&self.panics));
     }
 

@@ -5,7 +5,7 @@
 //! verdict on a sample depends only on the set of samples that are not frozen, so that replay comes to the same.
 //! Limits: 120 samples or some 400 bytes in the open chunk, 1,024 samples in the lane before it is sealed.
 
-use model::{Labels, Refusal, TimeRange, Verdict};
+use model::{Labels, Refusal, TimeRange, Verdict, is_stale};
 
 use super::lane::Lane;
 use super::sealed::Sealed;
@@ -259,6 +259,12 @@ impl Slot {
         parts.sealed_chunks += bytes.sum::<u64>();
         parts.late += self.late.as_ref().map_or(0, |l| l.capacity() * 16 + 24) as u64;
         parts.histograms += self.histograms().1;
+    }
+
+    /// Tells whether the last sample says that the series has ended.
+    pub fn has_ended(&self) -> bool {
+        let open = &self.open;
+        open.count() > 0 && open.last_ts() == self.latest_ms && is_stale(f64::from_bits(open.last_bits()))
     }
 
     /// Counts the samples, frozen ones included.

@@ -203,6 +203,7 @@ impl World {
             write_limits,
             batch_ids: Arc::new(BatchIds::new("n1")),
             pushed: Arc::new(move |report| pushed.lock().push(report)),
+            room: None,
         });
         World { memory, app: router::<PromApi>().with_state(api.clone()), api, reports }
     }
