@@ -31,6 +31,10 @@ pub enum Command {
     Serve(ServeArgs),
     /// Check a configuration file; say where it is wrong
     CheckConfig(CheckArgs),
+    /// Check rule files; say where they are wrong
+    CheckRules(CheckRulesArgs),
+    /// Run unit tests of rules, in the files that promtool reads
+    TestRules(TestRulesArgs),
     /// Ask a running server in PromQL
     Query(QueryArgs),
     /// List, add, remove or scrape targets of a running server
@@ -110,6 +114,28 @@ pub struct CheckArgs {
     /// How to print
     #[arg(long, short, value_name = "FORMAT", default_value = "table")]
     pub output: Output,
+}
+
+/// Flags of `check-rules`.
+#[derive(Args, Debug)]
+pub struct CheckRulesArgs {
+    /// The files
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// How to print
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    pub output: Output,
+}
+
+/// Flags of `test-rules`.
+#[derive(Args, Debug)]
+pub struct TestRulesArgs {
+    /// Files of tests
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// Run only tests whose name holds this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub run: Vec<String>,
 }
 
 /// Where the running server is.

@@ -109,8 +109,8 @@ mod tests {
         let success = |text: &str, allow| format!("{:?}", checked(text, allow).0.unwrap());
         let yes = format!("{:?}", ExitCode::SUCCESS);
         assert_eq!(success("scrape_configs: [{job_name: a}]\n", false), yes);
-        assert_ne!(success("rule_files: [x]\n", false), yes);
-        assert_eq!(success("rule_files: [x]\n", true), yes);
+        assert_ne!(success("tracing: {endpoint: x}\n", false), yes);
+        assert_eq!(success("tracing: {endpoint: x}\n", true), yes);
         assert_ne!(success("zzz: 1\n", true), yes);
         let missing = CheckArgs { file: "/does/not/exist.yml".into(), allow_unsupported: false, output: Output::Table };
         assert_eq!(run(&missing).unwrap_err().code, 1);

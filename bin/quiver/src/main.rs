@@ -8,6 +8,7 @@ mod check;
 mod client;
 mod progress;
 mod query;
+mod rules;
 mod serve;
 mod table;
 mod targets;
@@ -53,6 +54,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::CheckConfig(args) => check::run(&args),
+        Command::CheckRules(args) => rules::existing(&args.files).and_then(|()| rules::check(&args)),
+        Command::TestRules(args) => rules::existing(&args.files).and_then(|()| rules::test(&args)),
         Command::Query(args) => query::run(&args),
         Command::Targets(args) => targets::run(&args),
         Command::Blocks(args) => blocks::run(&args),

@@ -13,6 +13,7 @@ mod lexer;
 mod number;
 mod parser;
 mod printer;
+pub mod testing;
 
 pub use check::value_type;
 pub use error::ParseError;

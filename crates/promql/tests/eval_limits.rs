@@ -1,26 +1,22 @@
 //! Whatever parses is evaluated without a panic and within its limits.
 
 #[allow(dead_code)]
-#[path = "promqltest/memory.rs"]
-mod memory;
 #[allow(dead_code)]
-#[path = "promqltest/series.rs"]
-mod series;
-
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use memory::Memory;
 use model::Labels;
+use promql::testing::Memory;
+use promql::testing::Point;
 use promql::{EvalError, QueryOptions, Value, functions_table};
 use proptest::prelude::*;
-use series::Point;
 
 fn memory() -> Memory {
     let mut memory = Memory::default();
-    let histogram = series::parse_series("x {{schema:0 count:4 sum:5 z_bucket:1 z_bucket_w:0.1 buckets:[1 2]}}")
-        .unwrap_or_default();
+    let histogram =
+        promql::testing::parse_series("x {{schema:0 count:4 sum:5 z_bucket:1 z_bucket_w:0.1 buckets:[1 2]}}")
+            .unwrap_or_default();
     for (name, host) in [("a", "1"), ("a", "2"), ("b_total", "1"), ("c_bucket", "1"), ("target_info", "1")] {
         let labels = Labels::from_pairs([("__name__", name), ("host", host), ("job", "j"), ("le", "0.5")]);
         for step in 0..20_i64 {

@@ -2,14 +2,10 @@
 
 #[path = "promqltest/classic.rs"]
 mod classic;
-#[path = "promqltest/memory.rs"]
-mod memory;
 #[path = "promqltest/run.rs"]
 mod run;
 #[path = "promqltest/script.rs"]
 mod script;
-#[path = "promqltest/series.rs"]
-mod series;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

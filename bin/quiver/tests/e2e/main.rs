@@ -17,4 +17,5 @@ mod read;
 mod readme;
 mod remote;
 mod remote_v2;
+mod rules;
 mod support;

@@ -8,7 +8,7 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, LOCATION, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use tokio::io::AsyncReadExt;
 use url::{Position, Url};
@@ -16,13 +16,13 @@ use url::{Position, Url};
 use crate::http::accept::accept_header;
 use crate::http::body::{FIRST_BYTES_MAX, body_limit, grow, too_large};
 use crate::http::connection::{Connection, Dial};
-use crate::http::settings::{Auth, Secret};
+use crate::http::settings::{Auth, HttpSettings, Secret};
 use crate::outcome::{ScrapeError, ScrapeErrorKind};
 use crate::target::TargetSpec;
 
 const REDIRECTS_MAX: u32 = 10;
 const SECRET_BYTES_MAX: u64 = 64 << 10;
-const AGENT: &str = concat!("Quiver/", env!("CARGO_PKG_VERSION"));
+pub(super) const AGENT: &str = concat!("Quiver/", env!("CARGO_PKG_VERSION"));
 
 /// What is known about a fetch, also when it fails on the way.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +72,7 @@ impl<'a> Fetch<'a> {
     }
 
     async fn exchange(&mut self) -> Result<Fetched, ScrapeError> {
-        let credentials = self.credentials().await?;
+        let credentials = credentials(&self.spec.http, &self.spec.url).await?;
         let mut url = self.spec.url.clone();
         let mut trusted = true;
         loop {
@@ -104,11 +104,11 @@ impl<'a> Fetch<'a> {
         headers: HeaderMap,
         anonymous: bool,
     ) -> Result<(Connection, Response<Incoming>), ScrapeError> {
-        let request = |headers: HeaderMap| -> Result<Request<Empty<Bytes>>, ScrapeError> {
+        let request = |headers: HeaderMap| -> Result<Request<Full<Bytes>>, ScrapeError> {
             let bad = |e: String| ScrapeError::new(ScrapeErrorKind::Http, e);
             let host = &url[Position::BeforeHost..Position::AfterPort];
             let mut request = Request::get(&url[Position::BeforeScheme..Position::AfterQuery])
-                .body(Empty::new())
+                .body(Full::default())
                 .map_err(|e| bad(e.to_string()))?;
             *request.headers_mut() = headers;
             request.headers_mut().insert(HOST, HeaderValue::from_str(host).map_err(|e| bad(e.to_string()))?);
@@ -211,31 +211,31 @@ impl<'a> Fetch<'a> {
         }
         headers
     }
-
-    /// Gives all headers that only the target itself may see.
-    async fn credentials(&self) -> Result<Vec<(HeaderName, HeaderValue)>, ScrapeError> {
-        let bad = |text: String| ScrapeError::new(ScrapeErrorKind::Credentials, text);
-        let mut headers = self.spec.http.headers.clone();
-        let (name, value) = match &self.spec.http.options().auth {
-            Auth::None => match basic_of(&self.spec.url) {
-                Some(value) => (AUTHORIZATION, value),
-                None => return Ok(headers),
-            },
-            Auth::Basic { username, password } => (AUTHORIZATION, basic(username, &secret(password).await?)),
-            Auth::Bearer { kind, token } => (AUTHORIZATION, format!("{kind} {}", secret(token).await?)),
-            Auth::ApiKey { header, key } => {
-                let name = HeaderName::from_bytes(header.as_bytes()).map_err(|e| bad(e.to_string()))?;
-                (name, secret(key).await?)
-            }
-        };
-        let mut value = HeaderValue::from_str(&value).map_err(|_| bad("credential is not a header value".into()))?;
-        value.set_sensitive(true);
-        headers.push((name, value));
-        Ok(headers)
-    }
 }
 
-fn broken(error: hyper::Error) -> ScrapeError {
+/// Gives all headers that only the target itself may see.
+pub(super) async fn credentials(http: &HttpSettings, url: &Url) -> Result<Vec<(HeaderName, HeaderValue)>, ScrapeError> {
+    let bad = |text: String| ScrapeError::new(ScrapeErrorKind::Credentials, text);
+    let mut headers = http.headers.clone();
+    let (name, value) = match &http.options().auth {
+        Auth::None => match basic_of(url) {
+            Some(value) => (AUTHORIZATION, value),
+            None => return Ok(headers),
+        },
+        Auth::Basic { username, password } => (AUTHORIZATION, basic(username, &secret(password).await?)),
+        Auth::Bearer { kind, token } => (AUTHORIZATION, format!("{kind} {}", secret(token).await?)),
+        Auth::ApiKey { header, key } => {
+            let name = HeaderName::from_bytes(header.as_bytes()).map_err(|e| bad(e.to_string()))?;
+            (name, secret(key).await?)
+        }
+    };
+    let mut value = HeaderValue::from_str(&value).map_err(|_| bad("credential is not a header value".into()))?;
+    value.set_sensitive(true);
+    headers.push((name, value));
+    Ok(headers)
+}
+
+pub(super) fn broken(error: hyper::Error) -> ScrapeError {
     let text = if error.is_incomplete_message() { "unexpected EOF".to_owned() } else { error.to_string() };
     ScrapeError::new(ScrapeErrorKind::Http, text)
 }

@@ -4,10 +4,12 @@ mod accept;
 mod body;
 mod connection;
 mod fetch;
+mod post;
 mod settings;
 
 pub(crate) use accept::format_of;
 pub(crate) use body::{body_limit, inflate};
 pub(crate) use connection::Connection;
 pub(crate) use fetch::{Fetch, FetchTrace, Fetched};
+pub use post::{Posted, Poster};
 pub use settings::{Auth, HttpOptions, HttpSettings, HttpSettingsError, Secret, TlsOptions};

@@ -79,6 +79,13 @@ pub struct VectorSample {
     pub histogram: Option<Arc<Histogram>>,
 }
 
+impl VectorSample {
+    /// Makes a sample that is a double.
+    pub fn new(labels: Labels, ts_ms: i64, value: f64) -> VectorSample {
+        VectorSample { labels, ts_ms, value, histogram: None }
+    }
+}
+
 /// One series over time.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use model::histogram::{BucketSpan, CUSTOM_SCHEMA, Histogram};
 use model::{LABEL_NAME, Labels, LabelsBuf};
 
-use crate::series::{Point, Slot};
+use promql::testing::{Point, Slot};
 
 /// What is known of one histogram at one step.
 #[derive(Default)]

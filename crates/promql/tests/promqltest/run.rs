@@ -6,9 +6,9 @@ use promql::ast::{At, Expr, ExprKind};
 use promql::{EvalError, QueryOptions, QueryResult, Value, VectorSample};
 
 use crate::classic;
-use crate::memory::Memory;
 use crate::script::{Command, Eval, Pattern, When, parse};
-use crate::series::{Point, Slot};
+use promql::testing::Memory;
+use promql::testing::{Point, Slot};
 
 /// What became of an evaluation.
 pub enum Outcome {

@@ -4,7 +4,7 @@ use model::Labels;
 use promql::go_text::parse_duration;
 use regex::Regex;
 
-use crate::series::{Slot, number, parse_series};
+use promql::testing::{Slot, number, parse_series};
 
 /// A command with the line it begins at.
 pub enum Command {

@@ -3,6 +3,7 @@
 use collect::Protocol;
 
 use super::fields::{Fields, Problems};
+use super::rule_file::Inherited;
 use super::yaml::Node;
 
 /// What scrape jobs inherit.
@@ -20,6 +21,10 @@ pub struct Global {
     pub limits: Limits,
     /// `external_labels`, variables expanded.
     pub external_labels: Vec<(String, String)>,
+    /// `evaluation_interval`
+    pub evaluation_interval_ms: i64,
+    /// `rule_query_offset`
+    pub rule_query_offset_ms: i64,
 }
 
 /// Options of histograms that `global` and `scrape_configs` share.
@@ -59,7 +64,16 @@ impl Default for Global {
             histograms: Histograms::default(),
             limits: Limits::default(),
             external_labels: Vec::new(),
+            evaluation_interval_ms: 60_000,
+            rule_query_offset_ms: 0,
         }
+    }
+}
+
+impl Global {
+    /// Gives what groups of rules inherit.
+    pub fn inherited(&self) -> Inherited {
+        Inherited { interval_ms: self.evaluation_interval_ms, query_offset_ms: self.rule_query_offset_ms }
     }
 }
 
@@ -80,10 +94,10 @@ pub fn read(node: &Node, problems: &mut Problems) -> Global {
         histograms: read_histogram_and_name_options(&mut fields, Histograms::default(), problems),
         limits: read_limits(&mut fields, Limits::default(), problems),
         external_labels: read_external_labels(&mut fields, problems),
+        evaluation_interval_ms: nonzero(fields.duration_ms("evaluation_interval", problems))
+            .unwrap_or(defaults.evaluation_interval_ms),
+        rule_query_offset_ms: fields.duration_ms("rule_query_offset", problems).unwrap_or(0),
     };
-    // Rules are not evaluated yet (`rule_files` says so), so these only have to be readable.
-    fields.duration_ms("evaluation_interval", problems);
-    fields.duration_ms("rule_query_offset", problems);
     fields.not_yet(&["query_log_file", "scrape_failure_log_file"], problems);
     fields.finish(problems);
     global

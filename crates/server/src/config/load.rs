@@ -8,9 +8,14 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rules::GroupDefinition;
+
+use super::alerting::{self, Alerting};
 use super::fields::{Fields, Problems, Severity};
 use super::global::{self, Global};
 use super::otlp;
+use super::rule_file::{self, Inherited};
+use super::rule_test::{self, RuleTests};
 use super::scrape::{self, Job};
 use super::settings::{self, SettingsText};
 use super::yaml::{self, Node, Place};
@@ -31,6 +36,10 @@ pub struct Config {
     pub jobs: Vec<Job>,
     /// `otlp`.
     pub otlp: wire::otlp::Options,
+    /// The groups of all `rule_files`.
+    pub rules: Vec<GroupDefinition>,
+    /// `alerting`.
+    pub alerting: Alerting,
     /// `quiver`.
     pub settings: SettingsText,
     /// The whole, printed anew, without secrets.
@@ -108,7 +117,8 @@ pub fn load_text(text: &str, path: &Path, allow_unsupported: bool) -> Result<Con
     if let Some(root) = &root {
         let more = read_root(root, folder(path), &mut config, &mut problems);
         found.take(path, problems);
-        read_more_jobs(&more, &mut config, &mut found);
+        read_more_jobs(&more.jobs, &mut config, &mut found);
+        config.rules = read_rules(&more.rules, config.global.inherited(), &mut found);
         config.printed = super::print::without_secrets(root);
     }
     let (errors, warnings) = found.0.into_iter().partition(|p| p.severity == Severity::Error || !allow_unsupported);
@@ -144,8 +154,14 @@ fn folder(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
 
-/// Reads the top of the main file; gives the files that `scrape_config_files` names.
-fn read_root(root: &Node, dir: &Path, config: &mut Config, problems: &mut Problems) -> Vec<PathBuf> {
+/// Files that the main file names.
+struct MoreFiles {
+    jobs: Vec<PathBuf>,
+    rules: Vec<PathBuf>,
+}
+
+/// Reads the top of the main file.
+fn read_root(root: &Node, dir: &Path, config: &mut Config, problems: &mut Problems) -> MoreFiles {
     let mut fields = Fields::open(root, "the configuration", problems);
     if let Some(node) = fields.get("global") {
         config.global = global::read(node, problems);
@@ -161,8 +177,14 @@ fn read_root(root: &Node, dir: &Path, config: &mut Config, problems: &mut Proble
     if let Some(nodes) = fields.list("scrape_configs", problems) {
         scrape::read_list(nodes, dir, &config.global, &mut config.jobs, problems);
     }
-    let more = list_more_files(&mut fields, dir, problems);
-    fields.not_yet(&["alerting", "rule_files", "tracing", "remote_write", "remote_read"], problems);
+    if let Some(node) = fields.get("alerting") {
+        config.alerting = alerting::read(node, dir, problems);
+    }
+    let more = MoreFiles {
+        jobs: list_files(&mut fields, "scrape_config_files", "scrape config", dir, problems),
+        rules: list_files(&mut fields, "rule_files", "rule", dir, problems),
+    };
+    fields.not_yet(&["tracing", "remote_write", "remote_read"], problems);
     fields.finish(problems);
     more
 }
@@ -202,22 +224,72 @@ fn read_runtime(fields: &mut Fields<'_>, problems: &mut Problems) {
     }
 }
 
-fn list_more_files(fields: &mut Fields<'_>, dir: &Path, problems: &mut Problems) -> Vec<PathBuf> {
+/// Finds the files that the patterns of a key name.
+fn list_files(
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    what: &str,
+    dir: &Path,
+    problems: &mut Problems,
+) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let at = fields.place_of("scrape_config_files");
-    for text in fields.strings("scrape_config_files", problems).unwrap_or_default() {
+    let at = fields.place_of(key);
+    for text in fields.strings(key, problems).unwrap_or_default() {
         // Stars in the last part only.
         if text.split_once('*').is_some_and(|(_, behind)| behind.contains('/')) {
-            problems.error(at, format!("invalid scrape config file path {text:?}"));
+            problems.error(at, format!("invalid {what} file path {text:?}"));
             continue;
         }
         let full = dir.join(&text).display().to_string();
         match discover::glob(&full, FILES_MAX) {
             Ok(found) => files.extend(found),
-            Err(e) => problems.error(at, format!("error retrieving scrape config files for {full:?}: {e}")),
+            Err(e) => problems.error(at, format!("error retrieving {what} files for {full:?}: {e}")),
         }
     }
     files
+}
+
+/// Reads the groups of rule files.
+fn read_rules(files: &[PathBuf], inherited: Inherited, found: &mut Found) -> Vec<GroupDefinition> {
+    let mut groups = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    for path in files.iter().filter(|path| seen.insert((*path).clone())) {
+        match read_text(path) {
+            Ok(text) => {
+                let mut problems = Problems::default();
+                groups.extend(rule_file::read(&text, path, inherited, &mut problems));
+                found.take(path, problems);
+            }
+            Err(e) => found.error(path, Place { line: 1, column: 1 }, format!("cannot be read: {e}")),
+        }
+    }
+    groups
+}
+
+/// Reads a file of unit tests for rules, and the rule files that it names.
+///
+/// **Errors** name every place that is wrong.
+pub fn load_rule_tests(path: &Path) -> Result<RuleTests, LoadError> {
+    let text = read_text(path).map_err(|error| LoadError::Read { path: path.to_owned(), error })?;
+    let mut found = Found::default();
+    let Some(root) = found.parse(path, &text) else { return Err(LoadError::Refused(found.0)) };
+    let mut problems = Problems::default();
+    let file = rule_test::read(&root, folder(path), &mut problems);
+    found.take(path, problems);
+    let inherited = Inherited { interval_ms: file.interval_ms, query_offset_ms: 0 };
+    let mut groups = read_rules(&file.files, inherited, &mut found);
+    // Groups that are not named go last, in their order.
+    groups.sort_by_key(|group| file.order.iter().position(|name| *name == group.name).unwrap_or(usize::MAX));
+    if found.0.is_empty() { Ok(RuleTests { tests: file.tests, groups }) } else { Err(LoadError::Refused(found.0)) }
+}
+
+/// Reads rule files alone.
+///
+/// **Errors** name every place that is wrong.
+pub fn load_rules(files: &[PathBuf], inherited: Inherited) -> Result<Vec<GroupDefinition>, LoadError> {
+    let mut found = Found::default();
+    let groups = read_rules(files, inherited, &mut found);
+    if found.0.is_empty() { Ok(groups) } else { Err(LoadError::Refused(found.0)) }
 }
 
 /// Reads the jobs of other files.

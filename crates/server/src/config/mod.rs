@@ -5,6 +5,7 @@
 //! Invariants: 1. an unknown key is an error with its place; 2. a known key that we do not serve yet is an error too,
 //! unless asked otherwise; 3. a file is taken whole or refused whole.
 
+pub mod alerting;
 pub mod fields;
 pub mod global;
 pub mod http_client;
@@ -12,6 +13,8 @@ pub mod load;
 pub mod otlp;
 pub mod print;
 pub mod relabel;
+pub mod rule_file;
+pub mod rule_test;
 pub mod scrape;
 pub mod sd;
 pub mod settings;
@@ -21,7 +24,8 @@ pub mod yaml;
 
 pub use discover::Mechanism;
 pub use fields::parse_size_bytes;
-pub use load::{Config, LoadError, Located, load_file, load_text};
+pub use global::Global;
+pub use load::{Config, LoadError, Located, load_file, load_rule_tests, load_rules, load_text};
 pub use model::{format_duration_ms, parse_duration_ms};
 pub use scrape::Job;
 pub use settings::{MEMORY_BYTES_MIN, Overrides, Settings};

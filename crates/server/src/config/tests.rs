@@ -259,7 +259,6 @@ fn what_is_wrong_is_named_with_its_place() {
             "3:5: \"consul_sd_configs\" in scrape config with job name \"a\" is not supported yet",
         ),
         (job("oauth2: {client_id: x}"), "3:5: \"oauth2\" in scrape config with job name \"a\" is not supported yet"),
-        ("rule_files: ['x.yml']\n".to_owned(), "1:1: \"rule_files\" in the configuration is not supported yet"),
         (
             "remote_write: [{url: 'http://x'}]\n".to_owned(),
             "1:1: \"remote_write\" in the configuration is not supported yet",
@@ -287,11 +286,11 @@ fn all_problems_are_told_in_order() {
 
 #[test]
 fn unsupported_keys_become_warnings_on_demand_and_unknown_ones_never() {
-    let text = "rule_files: [x]\nscrape_configs: [{job_name: a, dns_sd_configs: [{names: [x]}]}]\n";
+    let text = "tracing: {endpoint: x}\nscrape_configs: [{job_name: a, dns_sd_configs: [{names: [x]}]}]\n";
     let config = load_text(text, Path::new("c.yml"), true).unwrap();
     assert_eq!((config.jobs.len(), config.warnings.len()), (1, 2));
     assert!(config.warnings[1].to_string().starts_with("c.yml:2:32: "), "{}", config.warnings[1]);
-    let error = load_text("rule_files: [x]\nzzz: 1\n", Path::new("c.yml"), true).unwrap_err();
+    let error = load_text("tracing: {endpoint: x}\nzzz: 1\n", Path::new("c.yml"), true).unwrap_err();
     assert_eq!(error.to_string(), "c.yml:2:1: unknown key \"zzz\" in the configuration");
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Owns: nothing that outlives a request but the writer's buffers.
 //! Invariants: 1. every answer of these paths has Prometheus' envelope; 2. whatever may block runs where it may.
-//! Not here: alerting and recording rules; their paths answer as a Prometheus without any.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -23,7 +22,8 @@ use super::admin::Admin;
 use super::service::QueryService;
 use super::status::{BuildInfo, RuntimeInfo};
 use super::write::{WriteLimits, Writer, WriterParts};
-use super::{admin, federate, lookup, query, read, status, targets, write};
+use super::{admin, federate, lookup, query, read, rules, status, targets, write};
+use crate::alerting::GroupView;
 use crate::telemetry::Exposition;
 
 /// Gives something whenever it is asked.
@@ -73,6 +73,10 @@ pub struct PromParts {
     pub pushed: Pushed,
     /// The room for bytes of requests in flight, when it is shared with others.
     pub room: Option<Arc<Semaphore>>,
+    /// Gives the groups of rules.
+    pub rules: Source<Vec<GroupView>>,
+    /// Gives the URLs of the Alertmanagers, and the addresses that relabeling dropped.
+    pub alertmanagers: Source<(Vec<String>, Vec<String>)>,
 }
 
 /// The state of the Prometheus API. Cheap to clone.
@@ -160,9 +164,9 @@ where
         .route(&path("/targets"), get(targets::targets))
         .route(&path("/targets/metadata"), get(targets::target_metadata))
         .route(&path("/scrape_pools"), get(targets::scrape_pools))
-        .route(&path("/alertmanagers"), get(status::alertmanagers))
-        .route(&path("/alerts"), get(status::alerts))
-        .route(&path("/rules"), get(status::rules))
+        .route(&path("/alertmanagers"), get(rules::alertmanagers))
+        .route(&path("/alerts"), get(rules::alerts))
+        .route(&path("/rules"), get(rules::rules))
         .route(&path("/features"), get(status::features))
         .route(&path("/status/config"), get(status::config))
         .route(&path("/status/flags"), get(status::flags))

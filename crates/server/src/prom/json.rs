@@ -67,8 +67,11 @@ pub fn float(out: &mut Vec<u8>, value: f64) {
     }
 }
 
-/// Go's 'e' form has a sign and at least two digits in the exponent: `1e+21`, `1e-07`.
-fn exponent(out: &mut Vec<u8>, value: f64) {
+/// Writes Go's 'e' form, which has a sign and at least two digits in the exponent: `1e+21`, `1e-07`.
+pub fn exponent(out: &mut Vec<u8>, value: f64) {
+    if !value.is_finite() {
+        return float(out, value);
+    }
     let text = format!("{value:e}");
     let (mantissa, exp) = text.split_once('e').unwrap_or((&text, "0"));
     out.extend_from_slice(mantissa.as_bytes());

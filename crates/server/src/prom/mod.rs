@@ -13,6 +13,7 @@ mod point_kinds;
 mod query;
 mod read;
 pub mod read_message;
+mod rules;
 pub mod service;
 pub mod status;
 mod targets;

@@ -1,4 +1,4 @@
-//! `status/*`, `features`, and the paths of rules and alerts, which are empty.
+//! `status/*` and `features`.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -55,7 +55,7 @@ pub struct RuntimeInfo {
 }
 
 /// Writes an object whose values are JSON already.
-fn object(out: &mut Vec<u8>, members: &[(&str, String)]) {
+pub(super) fn object(out: &mut Vec<u8>, members: &[(&str, String)]) {
     out.push(b'{');
     for (i, (name, value)) in members.iter().enumerate() {
         if i > 0 {
@@ -229,35 +229,4 @@ pub async fn features(State(api): State<PromApi>) -> Response {
             ],
         );
     })
-}
-
-/// `/api/v1/alertmanagers`
-pub async fn alertmanagers() -> Response {
-    success(|out| out.extend_from_slice(br#"{"activeAlertmanagers":[],"droppedAlertmanagers":[]}"#))
-}
-
-/// `/api/v1/alerts`
-pub async fn alerts() -> Response {
-    success(|out| out.extend_from_slice(br#"{"alerts":[]}"#))
-}
-
-/// `/api/v1/rules`: no groups, whatever is asked for, but what is asked is checked.
-pub async fn rules(params: Params) -> Result<Response, ApiError> {
-    let kind = params.get("type").to_lowercase();
-    if !matches!(kind.as_str(), "" | "alert" | "record") {
-        return Err(ApiError::invalid_parameter("type", format!("not supported value {kind:?}")));
-    }
-    let booleans = ["", "1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"];
-    if !booleans.contains(&params.get("exclude_alerts")) {
-        let text = "error converting exclude_alerts to boolean value";
-        return Err(ApiError::invalid_parameter("exclude_alerts", text));
-    }
-    if !params.get("group_next_token").is_empty() && params.get("group_limit").is_empty() {
-        let text = "group_limit needs to be present in order to paginate over the groups";
-        return Err(ApiError::invalid_parameter("group_next_token", text));
-    }
-    for text in params.all("match[]") {
-        promql::parse_selector(text).map_err(|e| ApiError::bad_data(e.to_string()))?;
-    }
-    Ok(success(|out| out.extend_from_slice(br#"{"groups":[]}"#)))
 }

@@ -256,7 +256,7 @@ impl Server {
         match parts {
             None => http.await,
             Some(parts) => {
-                tokio::join!(http, parts.stop_scraping());
+                tokio::join!(http, parts.stop_collecting());
                 parts.close().await;
             }
         }

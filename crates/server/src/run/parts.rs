@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use catalog::Catalog;
 use collect::report::BatchIds;
 use collect::{AddressPolicy, Collector};
@@ -19,10 +20,11 @@ use tokio::time::{MissedTickBehavior, timeout};
 
 use super::gate::Gate;
 use super::jobs::Jobs;
-use super::reload::Reloader;
+use super::reload::{InForce, Reloader};
 use super::retention::Keeper;
 use super::routes::{self, App};
 use super::{Options, RunError};
+use crate::alerting::{Groups, HostParts, Notifier, StoreHost};
 use crate::config::{Config, Settings};
 use crate::memory::{Memory, MemoryPlan};
 use crate::net::NetStats;
@@ -67,6 +69,7 @@ pub struct Parts {
     events: EventLog,
     store: Arc<Store>,
     prom: PromApi,
+    rule_groups: Arc<Groups>,
     clock: Arc<dyn Clock>,
 }
 
@@ -128,8 +131,31 @@ impl Opening {
             Arc::new(Jobs::new(collector.clone(), Box::new(move |target_id| rest.is_muted(target_id))))
         };
         let (options, settings) = (self.options.clone(), self.settings.clone());
-        let otlp_options = Arc::default();
-        let reloader = Arc::new(Reloader::new(options, settings, jobs.clone(), Arc::clone(&otlp_options), now.clone()));
+        let otlp_options: Arc<ArcSwap<wire::otlp::Options>> = Arc::default();
+        let external_labels: Arc<ArcSwap<Vec<(String, String)>>> = Arc::default();
+        let notifier = {
+            let labels = source(&external_labels, |labels| Vec::clone(&labels.load()));
+            Arc::new(Notifier::new(labels, self.external_url()))
+        };
+        let rule_groups = {
+            let host = StoreHost(HostParts {
+                select: store.clone(),
+                append: append.clone(),
+                limits: self.query_limits(),
+                external_labels: source(&external_labels, |labels| Vec::clone(&labels.load())),
+                external_url: self.external_url(),
+                now: now.clone(),
+            });
+            Arc::new(Groups::new(Arc::new(host), notifier.clone(), now.clone()))
+        };
+        let in_force = InForce {
+            jobs: jobs.clone(),
+            groups: rule_groups.clone(),
+            notifier: notifier.clone(),
+            otlp: Arc::clone(&otlp_options),
+            external_labels: external_labels.clone(),
+        };
+        let reloader = Arc::new(Reloader::new(options, settings, in_force, now.clone()));
         let gateway = Gateway::new(GatewayParts {
             append: append.clone(),
             batch_ids: batch_ids.clone(),
@@ -175,6 +201,8 @@ impl Opening {
             batch_ids,
             pushed,
             room: Some(memory.requests.clone()),
+            rules: source(&rule_groups, |groups| groups.views()),
+            alertmanagers: source(&notifier, |notifier| notifier.alertmanagers()),
         });
         let otlp = Otlp::new(prom.writer.clone(), otlp_options);
 
@@ -192,6 +220,8 @@ impl Opening {
             events: events.clone(),
             jobs: jobs.clone(),
             reloader: reloader.clone(),
+            groups: rule_groups.clone(),
+            notifier: notifier.clone(),
             prom: prom.clone(),
             gateway: gateway.clone(),
             otlp: otlp.clone(),
@@ -204,6 +234,7 @@ impl Opening {
         tokio::spawn(prom.clone().report_writes(self.stop.clone()));
         tokio::spawn(gateway.clone().run(self.stop.clone()));
         tokio::spawn(jobs.follow(self.stop.clone()));
+        tokio::spawn(notifier.run(self.stop.clone()));
         tokio::spawn(upkeep(store.clone(), events.clone(), keeper, clock.clone(), self.stop.clone()));
         tokio::spawn(merging(store.clone(), self.stop.clone()));
         let (reloading, collecting) = (reloader.clone(), collector.clone());
@@ -220,7 +251,7 @@ impl Opening {
             store: store.clone(),
         };
         self.gate.open(routes::router(app, http, &self.settings.limits));
-        Ok(Parts { reloader, otlp, collector, catalog, events, store, prom, clock })
+        Ok(Parts { reloader, otlp, collector, catalog, events, store, prom, rule_groups, clock })
     }
 
     /// Replays the log on a thread that may block.
@@ -325,6 +356,11 @@ impl Opening {
         }
     }
 
+    /// Says where people reach this server.
+    fn external_url(&self) -> String {
+        format!("http://{}", self.external_host())
+    }
+
     /// Says under which name others reach this server.
     fn external_host(&self) -> String {
         let (ip, port) = (self.address.ip(), self.address.port());
@@ -355,10 +391,11 @@ impl Opening {
 }
 
 impl Parts {
-    /// Ends the scrapes; no new one begins.
-    pub async fn stop_scraping(&self) {
-        if timeout(SCRAPES_GRACE, self.collector.shutdown()).await.is_err() {
-            tracing::warn!("scrapes were still under way at shutdown");
+    /// Ends scrapes and rules; no new ones begin.
+    pub async fn stop_collecting(&self) {
+        let stop = async { tokio::join!(self.collector.shutdown(), self.rule_groups.stop()) };
+        if timeout(SCRAPES_GRACE, stop).await.is_err() {
+            tracing::warn!("scrapes or rules were still under way at shutdown");
         }
     }
 

@@ -7,20 +7,28 @@ use parking_lot::Mutex;
 
 use super::jobs::Jobs;
 use super::{Options, RunError, load};
+use crate::alerting::{Groups, Notifier};
 use crate::config::{Config, LoadError, Settings};
 
 /// Knows the configuration in force and how to replace it.
 pub struct Reloader {
     options: Options,
     started_with: Settings,
-    jobs: Arc<Jobs>,
-    otlp: Arc<ArcSwap<wire::otlp::Options>>,
+    in_force: InForce,
     now: Arc<dyn Fn() -> i64 + Send + Sync>,
     printed: ArcSwap<String>,
-    external_labels: ArcSwap<Vec<(String, String)>>,
     last: Mutex<LastReload>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
+}
+
+/// The parts that follow the configuration.
+pub struct InForce {
+    pub jobs: Arc<Jobs>,
+    pub groups: Arc<Groups>,
+    pub notifier: Arc<Notifier>,
+    pub otlp: Arc<ArcSwap<wire::otlp::Options>>,
+    pub external_labels: Arc<ArcSwap<Vec<(String, String)>>>,
 }
 
 /// How the last reading went.
@@ -39,19 +47,16 @@ impl Reloader {
     pub fn new(
         options: Options,
         started_with: Settings,
-        jobs: Arc<Jobs>,
-        otlp: Arc<ArcSwap<wire::otlp::Options>>,
+        in_force: InForce,
         now: Arc<dyn Fn() -> i64 + Send + Sync>,
     ) -> Reloader {
         let last = LastReload { ok: true, taken_at_ms: now() };
         Reloader {
             options,
             started_with,
-            jobs,
-            otlp,
+            in_force,
             now,
             printed: ArcSwap::default(),
-            external_labels: ArcSwap::default(),
             last: Mutex::new(last),
             reloading: tokio::sync::Mutex::default(),
         }
@@ -94,11 +99,14 @@ impl Reloader {
         if settings != self.started_with {
             tracing::warn!("settings under `quiver:` or `storage:` have changed; they count from the next start on");
         }
-        self.jobs.apply(config.jobs).await;
+        let parts = &self.in_force;
         // Here somebody adds them up.
         let deltas = wire::otlp::Deltas::Mark;
-        self.otlp.store(Arc::new(wire::otlp::Options { deltas, ..config.otlp }));
-        self.external_labels.store(Arc::new(config.global.external_labels));
+        parts.otlp.store(Arc::new(wire::otlp::Options { deltas, ..config.otlp }));
+        parts.external_labels.store(Arc::new(config.global.external_labels));
+        parts.jobs.apply(config.jobs).await;
+        parts.notifier.apply(config.alerting).await;
+        parts.groups.apply(config.rules).await;
         self.printed.store(Arc::new(config.printed));
         *self.last.lock() = LastReload { ok: true, taken_at_ms: (self.now)() };
     }
@@ -110,7 +118,7 @@ impl Reloader {
 
     /// Gives the external labels in force.
     pub fn external_labels(&self) -> Vec<(String, String)> {
-        Vec::clone(&self.external_labels.load())
+        Vec::clone(&self.in_force.external_labels.load())
     }
 
     /// Tells how the last reading went.

@@ -17,6 +17,7 @@ use super::exposition::Exposition;
 use super::http::HttpMetrics;
 use super::intake::Intake;
 use super::process;
+use crate::alerting::{Groups, Notifier};
 use crate::memory::Memory;
 use crate::net::NetStats;
 use crate::otlp::Otlp;
@@ -46,6 +47,10 @@ pub struct OwnParts {
     pub jobs: Arc<Jobs>,
     /// The configuration.
     pub reloader: Arc<Reloader>,
+    /// Rules.
+    pub groups: Arc<Groups>,
+    /// Alerts on their way.
+    pub notifier: Arc<Notifier>,
     /// Queries and remote write.
     pub prom: PromApi,
     /// Pushed groups.
@@ -98,6 +103,8 @@ impl Own {
         self.discovery(&mut page);
         self.events(&mut page);
         parts.prom.render(&mut page);
+        parts.groups.render(&mut page);
+        parts.notifier.render(&mut page);
         parts.gateway.render(&mut page);
         parts.otlp.render(&mut page);
         parts.http.render(&mut page);

@@ -204,6 +204,8 @@ impl World {
             batch_ids: Arc::new(BatchIds::new("n1")),
             pushed: Arc::new(move |report| pushed.lock().push(report)),
             room: None,
+            rules: Arc::new(Vec::new),
+            alertmanagers: Arc::new(Default::default),
         });
         World { memory, app: router::<PromApi>().with_state(api.clone()), api, reports }
     }

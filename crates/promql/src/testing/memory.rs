@@ -6,10 +6,10 @@ use std::sync::Arc;
 use model::histogram::{BucketSpan, Histogram, ResetHint};
 use model::{Family, Labels, Matcher, Samples, Select, SelectError, SeriesReader, TimeRange};
 
-use crate::series::Point;
+use super::series::Point;
 
-/// All series that a script loaded.
-#[derive(Default)]
+/// All series that were loaded.
+#[derive(Default, Debug)]
 pub struct Memory {
     series: BTreeMap<Labels, BTreeMap<i64, Point>>,
 }

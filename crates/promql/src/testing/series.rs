@@ -5,14 +5,19 @@ use std::sync::Arc;
 use model::histogram::{BucketSpan, CUSTOM_SCHEMA, Histogram, ResetHint};
 use model::{Labels, stale_nan};
 
+/// Steps that one item of a series may stand for.
+const STEPS_MAX: usize = 1_000_000;
+
 /// A value of a series.
 #[derive(Clone, Debug)]
 pub enum Point {
+    /// A double.
     Float(f64),
+    /// A native histogram.
     Histogram(Arc<Histogram>),
 }
 
-/// A value, or nothing at this step; and whether a reset hint was written.
+/// A value, or nothing at this step.
 pub type Slot = Option<Point>;
 
 /// Reads a line of a series.
@@ -42,13 +47,14 @@ fn labels_end(line: &str) -> usize {
     line.len()
 }
 
-fn parse_labels(text: &str) -> Result<Labels, String> {
+/// Reads labels such as `up{job="x"}`.
+pub fn parse_labels(text: &str) -> Result<Labels, String> {
     if text == "{}" {
         return Ok(Labels::empty());
     }
     // A name in front makes any braces a selector; its matcher is the last one.
     let (selector, added) = if text.starts_with('{') { (format!("x{text}"), 1) } else { (text.to_owned(), 0) };
-    let matchers = promql::parse_selector(&selector).map_err(|e| format!("{text}: {e}"))?;
+    let matchers = crate::parse_selector(&selector).map_err(|e| format!("{text}: {e}"))?;
     let kept = matchers.len() - added;
     Ok(Labels::from_pairs(matchers[..kept].iter().map(|m| (m.name(), m.value()))))
 }
@@ -95,7 +101,11 @@ fn push_item(token: &str, slots: &mut Vec<Slot>) -> Result<(), String> {
 }
 
 fn count(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| format!("no count: {text}"))
+    match text.parse() {
+        Ok(count) if count <= STEPS_MAX => Ok(count),
+        Ok(_) => Err(format!("more than {STEPS_MAX} steps")),
+        Err(_) => Err(format!("no count: {text}")),
+    }
 }
 
 fn push_floats(token: &str, slots: &mut Vec<Slot>) -> Result<(), String> {

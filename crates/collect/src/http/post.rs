@@ -1,0 +1,122 @@
+//! Sending a body to somebody, over a connection that is kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderName, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use tokio::sync::Mutex;
+use url::{Position, Url};
+
+use crate::address::AddressPolicy;
+use crate::http::HttpSettings;
+use crate::http::connection::{Connection, Dial};
+use crate::http::fetch::{AGENT, broken, credentials};
+use crate::outcome::{ScrapeError, ScrapeErrorKind};
+
+/// Of an answer so much is read; more of it is cut off, with the connection.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// What was answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Posted {
+    /// HTTP status.
+    pub status: u16,
+    /// The beginning of the body.
+    pub text: String,
+    /// `Retry-After`, in seconds.
+    pub retry_after_s: Option<u64>,
+}
+
+/// Posts bodies to one party, one at a time. Redirects are not followed.
+#[derive(Debug)]
+pub struct Poster {
+    http: Arc<HttpSettings>,
+    policy: AddressPolicy,
+    timeout: Duration,
+    connection: Mutex<Option<Connection>>,
+}
+
+impl Poster {
+    /// Makes one; nothing is connected yet.
+    pub fn new(http: Arc<HttpSettings>, policy: AddressPolicy, timeout: Duration) -> Poster {
+        Poster { http, policy, timeout, connection: Mutex::default() }
+    }
+
+    /// Sends a body and reads the answer, within the timeout.
+    ///
+    /// **Errors** when there is no answer; an answer of any status is none.
+    pub async fn post(
+        &self,
+        url: &Url,
+        headers: &[(HeaderName, HeaderValue)],
+        content_type: &'static str,
+        body: Bytes,
+    ) -> Result<Posted, ScrapeError> {
+        match tokio::time::timeout(self.timeout, self.exchange(url, headers, content_type, body)).await {
+            Ok(result) => result,
+            Err(_) => Err(ScrapeError::new(ScrapeErrorKind::Timeout, "context deadline exceeded")),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        url: &Url,
+        headers: &[(HeaderName, HeaderValue)],
+        content_type: &'static str,
+        body: Bytes,
+    ) -> Result<Posted, ScrapeError> {
+        let bad = |e: http::Error| ScrapeError::new(ScrapeErrorKind::Http, e.to_string());
+        let credentials = credentials(&self.http, url).await?;
+        let request = || {
+            let mut request = Request::post(&url[Position::BeforeScheme..Position::AfterQuery])
+                .header(HOST, &url[Position::BeforeHost..Position::AfterPort])
+                .header(USER_AGENT, AGENT)
+                .header(CONTENT_TYPE, content_type)
+                .body(Full::new(body.clone()))
+                .map_err(bad)?;
+            for (name, value) in headers.iter().chain(&credentials) {
+                request.headers_mut().insert(name, value.clone());
+            }
+            Ok::<_, ScrapeError>(request)
+        };
+        let mut slot = self.connection.lock().await;
+        if let Some(mut connection) = slot.take()
+            && connection.serves(url).await
+            && let Ok(response) = connection.send(request()?).await
+        {
+            let (posted, whole) = read(response).await?;
+            *slot = whole.then_some(connection);
+            return Ok(posted);
+        }
+        let dial = Dial { http: &self.http, anonymous: false, policy: &self.policy, timeout: self.timeout };
+        let mut connection = Connection::open(url, &dial).await?;
+        let response = connection.send(request()?).await.map_err(broken)?;
+        let (posted, whole) = read(response).await?;
+        *slot = whole.then_some(connection);
+        Ok(posted)
+    }
+}
+
+/// Reads an answer; tells whether it was read to its end.
+async fn read(response: Response<Incoming>) -> Result<(Posted, bool), ScrapeError> {
+    let (head, mut body) = response.into_parts();
+    let retry_after_s = head.headers.get(http::header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
+    let mut bytes = Vec::new();
+    let mut whole = true;
+    while let Some(frame) = body.frame().await {
+        if let Some(data) = frame.map_err(broken)?.data_ref() {
+            let room = ANSWER_BYTES_MAX - bytes.len();
+            bytes.extend_from_slice(&data[..data.len().min(room)]);
+            if data.len() > room {
+                whole = false;
+                break;
+            }
+        }
+    }
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    Ok((Posted { status: head.status.as_u16(), text, retry_after_s }, whole))
+}
