@@ -58,6 +58,13 @@ def check_duckdb(want):
     total = db.execute("SELECT sum(value) FROM metrics_ts WHERE labels->>'host' <> ?", [odd]).fetchone()[0]
     if abs(total - want["finite_sum"]) > 1e-9 * abs(want["finite_sum"]):
         sys.exit(f"sum: got {total}, want {want['finite_sum']}")
+    row = db.execute(
+        "SELECT count(*), sum(\"sum\"), any_value(metric_name), count(DISTINCT labels), count(DISTINCT timestamp), "
+        "min(octet_length(payload)) > 16 FROM histograms_ts"
+    ).fetchone()
+    n = want["histograms"]
+    equal("histograms_ts", row, (n, want["histograms_sum"], want["metric_name"], 1, n, True))
+    check_rollups(db, want)
     hosts = sorted({host for host, _, _ in want["exact"]})
     rows = db.execute(
         "SELECT labels->>'host', epoch_ms(timestamp), value FROM metrics_ts WHERE list_contains(?, labels->>'host')",
@@ -67,10 +74,37 @@ def check_duckdb(want):
     same_values("duckdb", {(h, t): v for h, t, v in rows}, want["exact"])
 
 
+def check_rollups(db, want):
+    """A roll-up says of every stretch what the samples in it say."""
+    equal("rollups_1h_ts", db.execute("SELECT count(*) FROM rollups_1h_ts").fetchone()[0], 0)
+    rolled = db.execute("SELECT count(*), sum(\"count\") FROM rollups_5m_ts").fetchone()
+    if want["rollups"] == 0:
+        equal("rollups_5m_ts", rolled, (0, None))
+        return
+    equal("rollups_5m_ts: samples", rolled[1], want["rows"])
+    wrong = db.execute(
+        "WITH made AS (SELECT labels::VARCHAR AS l, time_bucket(INTERVAL 5 minutes, timestamp) AS t, count(*) AS n, "
+        "  sum(value) AS s, min(value) AS lo, max(value) AS hi, arg_min(value, timestamp) AS f, arg_max(value, timestamp) AS e, "
+        "  min(timestamp) AS ft, max(timestamp) AS et FROM metrics_ts WHERE NOT isnan(value) AND isfinite(value) GROUP BY ALL) "
+        "SELECT count(*) FROM rollups_5m_ts AS r JOIN made ON r.labels::VARCHAR = l AND r.timestamp = t "
+        "WHERE r.\"count\" = n AND (abs(r.\"sum\" - s) > 1e-9 * abs(s) OR r.\"min\" <> lo OR r.\"max\" <> hi OR r.\"first\" <> f "
+        "  OR r.\"last\" <> e OR r.first_timestamp <> ft OR r.last_timestamp <> et OR r.increase IS NULL)"
+    ).fetchone()[0]
+    equal("rollups_5m_ts: stretches that differ from their samples", wrong, 0)
+
+
+def blocks_of_samples(name):
+    """Roll-ups lie beside the blocks of samples; their samples are some of those."""
+    folders = [f for f in sorted(glob.glob("blocks/*/")) if not os.path.exists(f + "rollups.parquet")]
+    return [polars.read_parquet(f + name) for f in folders if os.path.exists(f + name)]
+
+
 def check_polars(want):
-    samples = polars.concat([polars.read_parquet(f) for f in sorted(glob.glob("blocks/*/samples.parquet"))])
-    series = polars.concat([polars.read_parquet(f) for f in sorted(glob.glob("blocks/*/series.parquet"))])
-    equal("polars: blocks", len(glob.glob("blocks/*/samples.parquet")), want["blocks"])
+    samples = polars.concat(blocks_of_samples("samples.parquet"))
+    series = polars.concat(blocks_of_samples("series.parquet"))
+    equal("polars: blocks", len(blocks_of_samples("samples.parquet")), want["blocks"])
+    histograms = polars.concat(blocks_of_samples("histograms.parquet")).filter(~polars.col("stale"))
+    equal("polars: histograms", (histograms.height, histograms["sum"].sum()), (want["histograms"], want["histograms_sum"]))
     equal("polars: rows", samples.height, want["rows"] + want["stale"])
     equal("polars: stale rows", int(samples["stale"].sum()), want["stale"])
     equal("polars: rows by series", int(series["row_count"].sum()), samples.height)

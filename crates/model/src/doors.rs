@@ -117,6 +117,11 @@ pub trait Select: Send + Sync {
     /// Gives the sorted values of one label on matching series; no matchers means all series.
     fn label_values(&self, name: &str, matchers: &[Matcher], range: TimeRange) -> Result<Vec<String>, SelectError>;
 
+    /// Says what a reader of an answer should know of where its samples come from, such as roll-ups.
+    fn notes(&self, _matchers: &[Matcher], _range: TimeRange) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Gives what is known of families, sorted by name; several entries of one name where sources disagree.
     fn metadata(&self, family: Option<&str>) -> Vec<Family>;
 }

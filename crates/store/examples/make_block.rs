@@ -1,6 +1,6 @@
 //! Writes a small data directory with blocks and prints, as JSON, what a reader of it must find.
 //!
-//! Use: `make_block DIRECTORY`. The contents are the same in every run: three hours of forty series, odd doubles, stale
+//! Use: `make_block DIRECTORY [merged]`; `merged` has the windows merged into larger blocks, and rolled up. The contents are the same in every run: three hours of forty series, odd doubles, stale
 //! markers, label values that need escaping, late samples.
 
 use std::error::Error;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use model::histogram::{BucketSpan, Histogram};
 use model::{Append, Batch, Family, Labels, MetricType, Origin, stale_nan};
 use serde_json::json;
-use store::{Store, StoreConfig};
+use store::{RetentionRules, RollupRule, Store, StoreConfig, TargetRule};
 use sys::{RealFs, SimClock};
 
 /// 2023-11-14 22:00:00 UTC.
@@ -79,11 +79,26 @@ fn histograms() -> Batch {
     batch
 }
 
+/// Rolls up, merges, and removes what was replaced.
+fn merge(store: &Store, clock: &SimClock) -> Result<(), Box<dyn Error>> {
+    let rollup = RollupRule { after_ms: 3_600_000, resolution_ms: 300_000, keep_ms: 90 * 86_400_000 };
+    let mut rules = RetentionRules::uniform(15 * 86_400_000);
+    rules.targets.insert("t-1".to_owned(), TargetRule { rollups: vec![rollup], ..TargetRule::default() });
+    store.set_retention(rules);
+    clock.advance(86_400_000);
+    for _ in 0..2 {
+        while store.maintain()?.blocks_merged > 0 {}
+        clock.advance(1_000_000);
+        store.maintain()?;
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let dir = PathBuf::from(std::env::args().nth(1).ok_or("use: make_block DIRECTORY")?);
     let clock = Arc::new(SimClock::at(START_MS + STEPS * STEP_MS));
     let config = StoreConfig { dir, maintain_every_ms: 0, ..StoreConfig::default() };
-    let (store, _) = Store::open(Arc::new(RealFs), clock, config)?;
+    let (store, _) = Store::open(Arc::new(RealFs), clock.clone(), config)?;
     // Series 2 comes late: its samples go to small blocks beside those of the same windows.
     for step in 0..STEPS {
         store.append(batch((0..SERIES).filter(|s| *s != 2).map(|s| (s, step)))).1?;
@@ -93,6 +108,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     store.append(batch((0..STEPS).map(|step| (2, step)))).1?;
     store.flush_to_blocks()?;
 
+    let merged = std::env::args().nth(2).is_some_and(|word| word == "merged");
+    if merged {
+        merge(&store, &clock)?;
+    }
     let blocks = store.stats().blocks;
     let (mut rows, mut stale, mut exact, mut finite_sum) = (0u64, 0u64, Vec::new(), 0.0);
     for series in 0..SERIES {
@@ -116,7 +135,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let expected = json!({
-        "rows": rows, "stale": stale, "series": SERIES, "blocks": blocks.blocks, "finite_sum": finite_sum,
+        "rows": rows, "stale": stale, "series": SERIES, "blocks": blocks.blocks - blocks.rollups, "finite_sum": finite_sum,
         "first_ms": START_MS, "last_ms": START_MS + (STEPS - 1) * STEP_MS, "metric_name": "example_total",
         "metric_type": "COUNTER", "source": "compat", "target_id": "t-1",
         // Bits as text: JSON readers round large numbers.
@@ -124,6 +143,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "bytes": blocks.bytes,
         // What histograms_ts has: all but the stale marker.
         "histograms": HISTOGRAMS - 1,
+        "rollups": blocks.rollups,
         "histograms_sum": (0..HISTOGRAMS - 1).map(|n| n as f64 / 4.0).sum::<f64>(),
     });
     println!("{expected}");

@@ -40,7 +40,8 @@ pub use admission::{AdmissionLimits, AdmissionStats, Full, OwnerStats};
 pub use attrs::SeriesAttrs;
 pub use blocks::{
     Balance, BlockFolder, BlockInfo, BlockInput, BlockSet, BlockSettings, BlockTotals, HeadOnly, Imported, Manifest,
-    Pace, RetentionRules, SelectorRule, TargetRule, export_blocks, import_block, list_blocks, restore, verify_block,
+    Pace, RetentionRules, RollupRule, SelectorRule, TargetRule, export_blocks, import_block, list_blocks, restore,
+    verify_block,
 };
 pub use config::{LabelLimits, OpenError, StoreConfig};
 pub use exemplars::Exemplar;

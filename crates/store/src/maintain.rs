@@ -111,8 +111,10 @@ impl Store {
     /// Merges or rewrites blocks once, if that is due; gives how many went into the new one. Another thread of the store
     /// calls it, so that a long merge holds up nothing.
     pub fn compact(&self) -> Result<u64, MaintenanceError> {
-        let closed_ms = self.core.ledger.lock().before_ms;
         let now_ms = self.core.clock.now_ms();
+        // A flush by request puts the edge into the future; the window goes on all the same.
+        let over_ms = now_ms.saturating_sub(self.core.config.window_grace_ms);
+        let closed_ms = self.core.ledger.lock().before_ms.min(over_ms);
         self.core.blocks.compact(closed_ms, now_ms, &self.pace).map_err(MaintenanceError::Blocks)
     }
 

@@ -219,6 +219,10 @@ impl Select for Store {
         Ok(values.into_iter().collect())
     }
 
+    fn notes(&self, matchers: &[Matcher], range: TimeRange) -> Vec<String> {
+        self.core.blocks.notes(matchers, self.core.kept(range))
+    }
+
     fn metadata(&self, family: Option<&str>) -> Vec<Family> {
         self.core.metadata.read().get(family)
     }

@@ -218,9 +218,10 @@ fn hours(series: u64, range: std::ops::Range<i64>) -> Vec<(i64, Contents)> {
 /// Everything that compaction does: hours into a day, a deletion, a shorter retention for one target.
 fn rules() -> RetentionRules {
     let mut rules = RetentionRules::uniform(i64::MAX);
-    rules
-        .targets
-        .insert("zero".to_owned(), TargetRule { keep_ms: Some(NOW_MS - DAY_MS - 2 * WINDOW_MS), selectors: vec![] });
+    rules.targets.insert(
+        "zero".to_owned(),
+        TargetRule { keep_ms: Some(NOW_MS - DAY_MS - 2 * WINDOW_MS), ..TargetRule::default() },
+    );
     rules
 }
 
@@ -407,7 +408,7 @@ fn each_target_has_its_retention_and_the_first_selector_decides() {
     let keep = |hours: i64| NOW_MS - DAY_MS - hours * WINDOW_MS;
     let mut rules = RetentionRules::uniform(keep(1));
     let selectors = vec![SelectorRule { matchers: vec![Matcher::equal("n", "10")], keep_ms: keep(0) }];
-    rules.targets.insert("zero".to_owned(), TargetRule { keep_ms: Some(keep(4)), selectors });
+    rules.targets.insert("zero".to_owned(), TargetRule { keep_ms: Some(keep(4)), selectors, ..TargetRule::default() });
     let folder = open(&fs);
     let all = write_all(&folder, &hours(11, 0..6));
     folder.retain(rules);

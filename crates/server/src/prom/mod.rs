@@ -8,6 +8,7 @@ mod federate;
 mod histogram_json;
 pub mod json;
 mod lookup;
+mod noting;
 pub mod params;
 mod point_kinds;
 mod query;

@@ -17,6 +17,7 @@ use promql::{EvalError, ParseOptions, QueryMemory, QueryOptions, QueryResult};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{ApiError, ErrorKind, json_response};
+use super::noting::Noting;
 use super::params::{Params, parse_duration_ms};
 use super::value_json::{self, Timings};
 use crate::rest::query::{Answer, Ask};
@@ -328,15 +329,17 @@ impl QueryService {
     ) -> Result<Vec<u8>, ApiError> {
         let _active = Gauge::up(&self.stats, |stats| &stats.active);
         let started = Instant::now();
+        let noting = Noting::new(&*self.select);
         let result = match times {
-            Times::At(ts_ms) => promql::instant(&*self.select, expr, ts_ms, options),
+            Times::At(ts_ms) => promql::instant(&noting, expr, ts_ms, options),
             Times::Range { start_ms, end_ms, step_ms } => {
-                promql::range(&*self.select, expr, start_ms, end_ms, step_ms, options)
+                promql::range(&noting, expr, start_ms, end_ms, step_ms, options)
             }
         };
         let timings = Timings { queued, evaluated: started.elapsed() };
         let placed = result.map(|mut result| {
             result.place(text);
+            result.infos.extend(noting.notes());
             result
         });
         let body = self.finish(placed, settings, timings);

@@ -642,7 +642,9 @@ mod tests {
     #[test]
     fn what_is_not_built_is_said_with_its_pointer() {
         refused(501, "not_yet", "/filters", |b| b["filters"] = json!([{"action": "DROP"}]));
-        refused(501, "not_yet", "/retention_policy/rollups", |b| b["retention_policy"] = json!({"rollups": [{}]}));
+        refused(400, "missing_field", "/retention_policy/rollups/0/after", |b| {
+            b["retention_policy"] = json!({"rollups": [{"resolution": "5m", "keep": "90d"}]})
+        });
         refused(422, "invalid_selector", "/retention_policy/match/0/selector", |b| {
             b["retention_policy"] = json!({"match": [{"selector": "{", "raw": "1d"}]})
         });

@@ -5,13 +5,16 @@
 
 use model::format_duration_ms;
 use serde_json::{Map, Value, json};
-use store::{RetentionRules, SelectorRule, TargetRule};
+use store::{RetentionRules, RollupRule, SelectorRule, TargetRule};
 
 use super::fields::{Fields, Issues, Severity, join};
 
 /// Each is asked for every series.
 const SELECTORS_MAX: usize = 100;
 const SELECTOR_CHARS_MAX: usize = 4096;
+
+/// The resolutions that samples can be rolled up to.
+const RESOLUTIONS: [(&str, u64); 2] = [("5m", 300_000), ("1h", 3_600_000)];
 
 /// What one target asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -20,8 +23,21 @@ pub struct Policy {
     pub raw_ms: Option<u64>,
     /// The first that accepts a series decides.
     pub selectors: Vec<Selected>,
+    /// What samples are rolled up to, finest first, each resolution once.
+    pub rollups: Vec<Rollup>,
     /// Samples go with the target.
     pub purge: bool,
+}
+
+/// Samples of some age are rolled up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rollup {
+    /// How old they are then.
+    pub after_ms: u64,
+    /// The length of the stretches.
+    pub resolution_ms: u64,
+    /// How long the result is kept.
+    pub keep_ms: u64,
 }
 
 /// What a selector asks for.
@@ -53,13 +69,15 @@ impl Policy {
         }
         let mut f = Fields::open(value, pointer, issues)?;
         let raw_ms = read_raw(&mut f);
-        f.not_yet("rollups", "roll-ups are");
+        let rollups_at = f.at("rollups");
+        let rollups = f.array("rollups");
         let purge = f.word("on_delete", &[("KEEP_UNTIL_EXPIRED", false), ("PURGE", true)]).unwrap_or(false);
         let pointer = f.at("match");
         let list = f.array("match");
         f.note_unknown();
         let selectors = list.map(|list| read_selectors(list, &pointer, f.issues)).unwrap_or_default();
-        Some(Policy { raw_ms, selectors, purge })
+        let rollups = rollups.map(|list| read_rollups(list, &rollups_at, f.issues)).unwrap_or_default();
+        Some(Policy { raw_ms, selectors, rollups, purge })
     }
 
     /// Gives the normal form.
@@ -68,6 +86,10 @@ impl Policy {
         let text = |ms: u64| Value::from(format_duration_ms(ms as i64));
         if let Some(ms) = self.raw_ms {
             out.insert("raw".to_owned(), text(ms));
+        }
+        if !self.rollups.is_empty() {
+            let one = |r: &Rollup| json!({"after": text(r.after_ms), "resolution": text(r.resolution_ms), "keep": text(r.keep_ms)});
+            out.insert("rollups".to_owned(), self.rollups.iter().map(one).collect());
         }
         if !self.selectors.is_empty() {
             let one = |s: &Selected| json!({"selector": s.selector, "raw": text(s.raw_ms)});
@@ -93,15 +115,22 @@ impl Policy {
             Some(SelectorRule { matchers, keep_ms: ms(s.raw_ms) })
         };
         let selectors: Vec<SelectorRule> = self.selectors.iter().filter_map(one).collect();
-        let rule = TargetRule { keep_ms: self.raw_ms.map(ms), selectors };
-        (rule.keep_ms.is_some() || !rule.selectors.is_empty()).then_some(rule)
+        let rollup = |r: &Rollup| RollupRule {
+            after_ms: ms(r.after_ms),
+            resolution_ms: ms(r.resolution_ms),
+            keep_ms: ms(r.keep_ms),
+        };
+        let rollups = self.rollups.iter().map(rollup).collect();
+        let rule = TargetRule { keep_ms: self.raw_ms.map(ms), selectors, rollups };
+        (rule.keep_ms.is_some() || !rule.selectors.is_empty() || !rule.rollups.is_empty()).then_some(rule)
     }
 
-    /// Gives the longest time for which anything of the target is kept.
+    /// Gives the longest time for which anything of the target is kept, roll-ups included.
     pub fn longest_ms(&self, default_ms: i64) -> i64 {
         let mut rules = RetentionRules::uniform(default_ms);
         rules.targets.extend(self.rule().map(|rule| (String::new(), rule)));
-        rules.longest_of_ms("")
+        let rollups = rules.rollups("").iter().map(|r| r.keep_ms).max().unwrap_or(0);
+        rules.longest_of_ms("").max(rollups)
     }
 }
 
@@ -111,6 +140,34 @@ fn read_raw(f: &mut Fields) -> Option<u64> {
         f.issue(Severity::Refused, "raw", "out_of_range", "raw must be more than 0");
     }
     raw
+}
+
+fn read_rollups(list: &[Value], pointer: &str, issues: &mut Issues) -> Vec<Rollup> {
+    let mut rollups: Vec<Rollup> = Vec::new();
+    if list.len() > RESOLUTIONS.len() {
+        issues.add(Severity::Refused, pointer, "too_many", "there is a roll-up to 5m and one to 1h");
+        return rollups;
+    }
+    for (number, value) in list.iter().enumerate() {
+        let Some(mut f) = Fields::open(value, join(pointer, &number.to_string()), issues) else { continue };
+        let after_ms = f.duration_ms("after", "after_ms");
+        let resolution_ms = f.word("resolution", &RESOLUTIONS);
+        let keep_ms = f.duration_ms("keep", "keep_ms");
+        let (after_ms, keep_ms) = (f.require("after", after_ms), f.require("keep", keep_ms));
+        let resolution_ms = f.require("resolution", resolution_ms);
+        if after_ms.zip(keep_ms).is_some_and(|(after, keep)| keep <= after) {
+            f.issue(Severity::Refused, "keep", "out_of_range", "keep must be longer than after");
+        }
+        if rollups.iter().any(|r| Some(r.resolution_ms) == resolution_ms) {
+            f.issue(Severity::Refused, "resolution", "duplicate", "there is a roll-up to this resolution already");
+        }
+        f.finish();
+        if let (Some(after_ms), Some(resolution_ms), Some(keep_ms)) = (after_ms, resolution_ms, keep_ms) {
+            rollups.push(Rollup { after_ms, resolution_ms, keep_ms });
+        }
+    }
+    rollups.sort_by_key(|r| r.resolution_ms);
+    rollups
 }
 
 fn read_selectors(list: &[Value], pointer: &str, issues: &mut Issues) -> Vec<Selected> {
@@ -165,7 +222,8 @@ mod tests {
     #[test]
     fn the_normal_form_reads_back_as_itself() {
         let full = json!({"raw": "15d", "match": [{"selector": "{__name__=~\"slo_.*\"}", "raw": "400d"},
-            {"selector": "up", "raw_ms": 60000}], "on_delete": "purge"});
+            {"selector": "up", "raw_ms": 60000}], "on_delete": "purge",
+            "rollups": [{"after": "90d", "resolution": "1h", "keep": "2y"}, {"after": "7d", "resolution": "5m", "keep": "90d"}]});
         for value in [json!("30d"), full.clone(), json!({}), json!({"raw_ms": 5})] {
             let policy = read(value).unwrap();
             assert_eq!(Policy::from_value(&policy.to_value()), Some(policy));
@@ -187,6 +245,14 @@ mod tests {
             (json!({"match": [{"selector": "up"}]}), "/retention_policy/match/0/raw missing_field"),
             (json!({"match": [{"raw": "1d"}]}), "/retention_policy/match/0/selector missing_field"),
             (json!({"match": [7]}), "/retention_policy/match/0 wrong_type"),
+            (
+                json!({"rollups": [{"after": "7d", "resolution": "5m", "keep": "1d"}]}),
+                "/retention_policy/rollups/0/keep out_of_range",
+            ),
+            (
+                json!({"rollups": [{"after": "7d", "resolution": "7m", "keep": "9d"}]}),
+                "/retention_policy/rollups/0/resolution unknown_value",
+            ),
             (json!({"on_delete": "BURN"}), "/retention_policy/on_delete unknown_value"),
         ];
         for (value, what) in cases {

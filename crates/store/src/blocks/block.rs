@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use columns::{
-    Column, ColumnPage, ColumnsError, HistogramsFile, ReadAt, SamplesFile, SeriesRow, StoredHistogram, read_series,
+    Column, ColumnPage, ColumnsError, HistogramsFile, ReadAt, RollupsFile, SamplesFile, SeriesRow, StoredHistogram,
+    read_series,
 };
 use model::{Matcher, TimeRange};
 use parking_lot::RwLock;
@@ -21,7 +22,7 @@ use sys::{Clock, Fs};
 use super::cache::{Cache, Part};
 use super::checksums::VerifiedFile;
 use super::lookup::Lookup;
-use super::manifest::{HISTOGRAMS, Manifest, POSTINGS, SAMPLES, SERIES};
+use super::manifest::{HISTOGRAMS, Manifest, POSTINGS, ROLLUPS, SAMPLES, SERIES};
 use super::masks::Masks;
 use super::postings::PostingsWriter;
 
@@ -138,6 +139,12 @@ impl Block {
         .map_err(|e| e.to_string())?;
         let image = failed.and_then(|()| writer.finish((0, &[]), None));
         image.map(Bytes::from).map_err(|e| e.to_string())
+    }
+
+    /// Opens what samples were rolled up to.
+    pub fn open_rollups(&self) -> Result<(RollupsFile, VerifiedFile), String> {
+        let source = self.open(ROLLUPS)?;
+        Ok((RollupsFile::open(&source).map_err(|e| e.to_string())?, source))
     }
 
     fn samples(&self) -> Result<Arc<OpenSamples>, String> {

@@ -21,6 +21,7 @@ use super::merge::{Merged, Order, merge};
 use super::pace::{Pace, PacedFs};
 use super::plan::{self, Limits, Piece, Plan};
 use super::removal::Leaving;
+use super::rolling::rolled_to;
 
 /// How long after its first failure a merge is tried again; doubles with each.
 const RETRY_MS: i64 = 600_000;
@@ -43,9 +44,11 @@ pub struct Checked {
     again_ms: i64,
 }
 
-struct Job {
-    order: Order,
-    sources: Vec<Arc<Block>>,
+pub(super) struct Job {
+    pub order: Order,
+    pub sources: Vec<Arc<Block>>,
+    /// Roll the one source up to this, beside it.
+    pub roll_up_ms: Option<i64>,
 }
 
 impl BlockFolder {
@@ -53,7 +56,10 @@ impl BlockFolder {
     pub(super) fn compact_once(&self, closed_ms: i64, now_ms: i64, pace: &Arc<Pace>) -> Result<u64, String> {
         let _alone = self.compacting.lock();
         let Some(job) = self.next_job(closed_ms, now_ms)? else { return Ok(0) };
-        let done = self.carry_out(&job, pace);
+        let done = match job.roll_up_ms {
+            Some(resolution_ms) => self.roll_up(&job, resolution_ms, pace),
+            None => self.carry_out(&job, pace),
+        };
         let key: Vec<u64> = job.sources.iter().map(|b| b.id()).collect();
         let mut writing = self.writing.lock();
         writing.busy.clear();
@@ -73,9 +79,15 @@ impl BlockFolder {
     }
 
     fn next_job(&self, closed_ms: i64, now_ms: i64) -> Result<Option<Job>, String> {
+        // First of all: what is about to expire is rolled up before.
+        if let Some((block, resolution_ms)) = self.next_roll_up(now_ms) {
+            let plan = Plan { window: block.manifest.window(), sources: vec![block.id()] };
+            return Ok(self.take(&plan, now_ms, Some(resolution_ms)));
+        }
         let list = self.list();
-        let pieces: Vec<Piece> =
-            list.iter().map(|b| Piece { id: b.id(), window: b.manifest.window(), bytes: b.manifest.bytes() }).collect();
+        let raw = list.iter().filter(|b| b.manifest.resolution_ms.is_none());
+        let piece = |b: &Arc<Block>| Piece { id: b.id(), window: b.manifest.window(), bytes: b.manifest.bytes() };
+        let pieces: Vec<Piece> = raw.map(piece).collect();
         let limits = Limits {
             ranges_ms: &self.settings.compaction_ranges_ms,
             closed_ms,
@@ -83,17 +95,19 @@ impl BlockFolder {
         };
         let found = {
             let writing = self.writing.lock();
-            plan::next(&pieces, &limits, |plan| writing.may_try(&plan.sources, now_ms))
+            plan::next(&pieces, &limits, |plan| {
+                writing.may_try(&plan.sources, now_ms) && self.is_equally_rolled(&list, &plan.sources)
+            })
         };
         let found = match found {
             Some(plan) => Some(plan),
             None => self.next_rewrite(now_ms)?,
         };
-        Ok(found.and_then(|plan| self.take(&plan, now_ms)))
+        Ok(found.and_then(|plan| self.take(&plan, now_ms, None)))
     }
 
     /// Numbers a plan and reserves its sources.
-    fn take(&self, plan: &Plan, now_ms: i64) -> Option<Job> {
+    fn take(&self, plan: &Plan, now_ms: i64, roll_up_ms: Option<i64>) -> Option<Job> {
         let mut writing = self.writing.lock();
         let list = self.list();
         let sources: Vec<Arc<Block>> = list.iter().filter(|b| plan.sources.contains(&b.id())).cloned().collect();
@@ -108,8 +122,9 @@ impl BlockFolder {
         let older = sources.iter().flat_map(|b| b.manifest.replaces.iter().copied());
         let older = older.filter(|id| writing.leaving.iter().any(|l| l.block.id() == *id));
         let replaces = plan.sources.iter().copied().chain(older).collect();
-        let order = Order { id, window: plan.window, replaces, masks: self.shared.masks(), now_ms };
-        Some(Job { order, sources })
+        let rolled = sources.first().map(|block| rolled_to(&list, block)).unwrap_or_default();
+        let order = Order { id, window: plan.window, replaces, masks: self.shared.masks(), now_ms, rolled };
+        Some(Job { order, sources, roll_up_ms })
     }
 
     fn carry_out(&self, job: &Job, pace: &Arc<Pace>) -> Result<(), String> {
@@ -211,7 +226,7 @@ impl BlockFolder {
 }
 
 impl Writing {
-    fn may_try(&self, sources: &[u64], now_ms: i64) -> bool {
+    pub(super) fn may_try(&self, sources: &[u64], now_ms: i64) -> bool {
         self.failed.get(sources).is_none_or(|f| f.again_ms <= now_ms)
     }
 }
@@ -228,7 +243,7 @@ fn has_hidden(block: &Block, masks: &Masks, now_ms: i64) -> Result<bool, String>
     let mut found = false;
     lookup.visit(&ids, |_, row| {
         if !found {
-            let mask = masks.of(id, &row.labels, &row.target_id, now_ms);
+            let mask = masks.of(&block.manifest, &row.labels, &row.target_id, now_ms);
             let range = TimeRange { start_ms: row.min_ts_ms, end_ms: row.max_ts_ms };
             // A block that only begins to expire is left alone: it would be rewritten again and again.
             found = mask.floor_ms > span.end_ms || mask.deleted.iter().any(|d| d.overlaps(&range));

@@ -34,9 +34,9 @@ pub fn copy_blocks(fs: &dyn Fs, blocks: &[BlockInfo], dir: &Path, done: &mut dyn
         done(block.manifest.bytes());
     }
     fs.sync_dir(dir)?;
-    let named = blocks.iter().filter_map(|b| Some((dir.join(b.path.file_name()?), b.manifest.histograms > 0)));
+    let named = blocks.iter().filter_map(|b| Some((dir.join(b.path.file_name()?), &b.manifest)));
     let named: Vec<_> = named.collect();
-    write_view(fs, dir, named.iter().map(|(path, histograms)| (&**path, *histograms)))
+    write_view(fs, dir, named.iter().map(|(path, manifest)| (&**path, *manifest)))
 }
 
 impl BlockFolder {

@@ -6,6 +6,7 @@
 //! Limits: what is decoded and open stays below `cache_bytes_max`; see `compact.rs` for merging, `removal.rs` for removal.
 //! Fails how: a damaged block is told and left out or, in part, answered with errors; the others are not touched.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -97,6 +98,8 @@ pub struct Writing {
     /// Blocks that were looked at for hidden samples.
     pub checked: HashMap<u64, Checked>,
     pub deletions_revision: u64,
+    /// Blocks without a series that is rolled up to a resolution, under a version of the masks.
+    pub nothing_to_roll: HashSet<(u64, i64, u64)>,
 }
 
 impl BlockFolder {
@@ -143,6 +146,7 @@ impl BlockFolder {
             failed: HashMap::new(),
             checked: HashMap::new(),
             deletions_revision,
+            nothing_to_roll: HashSet::new(),
         };
         let folder = BlockFolder {
             shared,
@@ -175,8 +179,7 @@ impl BlockFolder {
     /// Writes the view. That fails when the disk is full: the samples are safe all the same, and it is tried again.
     fn refresh_view(&self) {
         let list = self.list();
-        let written =
-            write_view(&*self.shared.fs, &self.dir, list.iter().map(|b| (&*b.path, b.manifest.histograms > 0)));
+        let written = write_view(&*self.shared.fs, &self.dir, list.iter().map(|b| (&*b.path, &b.manifest)));
         self.view_is_old.store(written.is_err(), Ordering::Release);
         if let Err(error) = written {
             tracing::warn!("cannot write metrics_ts.sql beside {}: {error}", self.dir.display());
@@ -186,7 +189,7 @@ impl BlockFolder {
     /// Opens cursors over the blocks that a new block of a window must not repeat.
     pub(super) fn rivals(&self, window: TimeRange) -> Vec<Cursor> {
         let list = self.list();
-        let inside = list.iter().filter(|b| b.manifest.span().overlaps(&window));
+        let inside = list.iter().filter(|b| b.manifest.resolution_ms.is_none() && b.manifest.span().overlaps(&window));
         inside.filter_map(|block| self.readable(Cursor::new(block.clone()))).collect()
     }
 
@@ -225,7 +228,7 @@ impl BlockFolder {
     ) -> Result<Vec<(SeriesRow, RowMask)>, String> {
         let (masks, now_ms) = (self.shared.masks(), self.shared.clock.now_ms());
         let with_mask = |row: SeriesRow| {
-            let mask = masks.of(block.id(), &row.labels, &row.target_id, now_ms);
+            let mask = masks.of(&block.manifest, &row.labels, &row.target_id, now_ms);
             let start_ms = row.min_ts_ms.max(range.start_ms);
             let inside = TimeRange { start_ms, end_ms: row.max_ts_ms.min(range.end_ms) };
             (!mask.hides_all(inside)).then_some((row, mask))
@@ -237,7 +240,7 @@ impl BlockFolder {
     fn is_all_visible(&self, block: &Block) -> bool {
         let masks = self.shared.masks();
         let deleted = masks.deletions.iter().any(|d| block.id() < d.before_block);
-        !deleted && masks.rules.is_uniform()
+        !deleted && masks.rules.is_uniform() && block.manifest.resolution_ms.is_none()
     }
 }
 
@@ -434,6 +437,23 @@ impl BlockSet for BlockFolder {
         self.list().iter().map(|b| BlockInfo { path: b.path.clone(), manifest: b.manifest.clone() }).collect()
     }
 
+    fn notes(&self, matchers: &[Matcher], range: TimeRange) -> Vec<String> {
+        let mut resolutions = BTreeSet::new();
+        for block in self.in_range(range) {
+            let Some(resolution_ms) = block.manifest.resolution_ms.filter(|r| !resolutions.contains(r)) else {
+                continue;
+            };
+            if self.visible(&block, matchers, range).is_ok_and(|rows| !rows.is_empty()) {
+                resolutions.insert(resolution_ms);
+            }
+        }
+        let note = |ms: &i64| {
+            let text = model::format_duration_ms(*ms);
+            format!("older samples are answered from roll-ups: first, last, least and greatest of each {text}")
+        };
+        resolutions.iter().map(note).collect()
+    }
+
     fn totals(&self) -> BlockTotals {
         let list = self.list();
         let mut totals = BlockTotals {
@@ -449,6 +469,10 @@ impl BlockSet for BlockFolder {
         };
         for block in list.iter() {
             totals.bytes += block.manifest.bytes();
+            if block.manifest.resolution_ms.is_some() {
+                totals.rollups += 1;
+                continue;
+            }
             totals.samples += block.manifest.samples;
             totals.histograms += block.manifest.histograms;
         }

@@ -18,6 +18,8 @@ use super::checksums::FileSums;
 pub const COPIES: [&str; 2] = ["manifest.1", "manifest.2"];
 /// Version 2 has the length of a stretch and may have histograms; version 1 is read as well.
 const VERSION: u32 = 2;
+/// Roll-ups: who does not know them must not take them for samples.
+const ROLLUP_VERSION: u32 = 3;
 const FIRST_VERSION: u32 = 1;
 
 /// Samples, rows of one series after the other.
@@ -26,6 +28,8 @@ pub const SAMPLES: &str = "samples.parquet";
 pub const SERIES: &str = "series.parquet";
 /// Native histograms, rows of one series after the other; only in blocks that have some.
 pub const HISTOGRAMS: &str = "histograms.parquet";
+/// What samples come to in each stretch of time; only in roll-ups.
+pub const ROLLUPS: &str = "rollups.parquet";
 /// Label values to series, and a copy of what is needed to find samples.
 pub const POSTINGS: &str = "postings";
 
@@ -58,6 +62,15 @@ pub struct Manifest {
     /// How it balances with the blocks it was merged from; `None` when it came from the head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance: Option<Balance>,
+    /// The length of the stretches that samples were rolled up to; `None` for samples as they came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution_ms: Option<i64>,
+    /// Of a roll-up: the blocks it was made of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rolled_from: Vec<u64>,
+    /// Of a merged block: the resolutions to which all its sources were rolled up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rolled: Vec<i64>,
     /// Its files.
     pub files: BTreeMap<String, FileSums>,
 }
@@ -109,7 +122,7 @@ impl Manifest {
 
     /// Writes both copies and makes their bytes durable.
     pub fn store(&mut self, fs: &dyn Fs, dir: &Path) -> io::Result<()> {
-        self.version = VERSION;
+        self.version = if self.resolution_ms.is_some() { ROLLUP_VERSION } else { VERSION };
         let bytes = encode(self)?;
         for name in COPIES {
             let file = fs.create(&dir.join(name))?;
@@ -150,11 +163,13 @@ fn decode(bytes: &[u8]) -> Result<Manifest, String> {
         return Err("the checksum disagrees".to_owned());
     }
     let manifest: Manifest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    if !(FIRST_VERSION..=VERSION).contains(&manifest.version) {
+    if !(FIRST_VERSION..=ROLLUP_VERSION).contains(&manifest.version) {
         return Err(format!("version {} is not known here", manifest.version));
     }
     let listed = |name: &&str| manifest.files.contains_key(*name);
-    let complete = [SAMPLES, SERIES, POSTINGS].iter().all(listed) && (manifest.histograms == 0 || listed(&HISTOGRAMS));
+    let complete = [SAMPLES, SERIES, POSTINGS].iter().all(listed)
+        && (manifest.histograms == 0 || listed(&HISTOGRAMS))
+        && (manifest.resolution_ms.is_none() || listed(&ROLLUPS));
     if !complete || !manifest.files.values().all(FileSums::is_sound) {
         return Err("it does not list the files of a block".to_owned());
     }

@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 use model::{Labels, Matcher, Samples, TimeRange};
 
 use super::deletions::Deletion;
+use super::manifest::Manifest;
 
 /// How long samples are kept.
 #[derive(Clone, Debug)]
@@ -16,6 +17,17 @@ pub struct SelectorRule {
     pub keep_ms: i64,
 }
 
+/// Samples are rolled up when they are old enough, and what comes of it is kept longer than they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RollupRule {
+    /// How old samples are then.
+    pub after_ms: i64,
+    /// The length of the stretches.
+    pub resolution_ms: i64,
+    /// How long the result is kept.
+    pub keep_ms: i64,
+}
+
 /// What one target asks for.
 #[derive(Clone, Debug, Default)]
 pub struct TargetRule {
@@ -23,6 +35,8 @@ pub struct TargetRule {
     pub keep_ms: Option<i64>,
     /// The first that accepts a series decides.
     pub selectors: Vec<SelectorRule>,
+    /// One for each resolution.
+    pub rollups: Vec<RollupRule>,
 }
 
 impl TargetRule {
@@ -65,9 +79,31 @@ impl RetentionRules {
         rule.longest_ms().unwrap_or(0).max(rest)
     }
 
-    /// Gives the longest time for which anything is kept.
+    /// Gives the longest time for which anything is kept, roll-ups included.
     pub fn longest_ms(&self) -> i64 {
-        self.targets.values().filter_map(TargetRule::longest_ms).fold(self.default_ms, i64::max)
+        let rollups = self.targets.values().flat_map(|rule| rule.rollups.iter().map(|r| r.keep_ms));
+        self.targets.values().filter_map(TargetRule::longest_ms).chain(rollups).fold(self.default_ms, i64::max)
+    }
+
+    /// Gives the roll-ups of a target.
+    pub fn rollups(&self, target_id: &str) -> &[RollupRule] {
+        self.targets.get(target_id).map_or(&[], |rule| &rule.rollups)
+    }
+
+    /// Gives from when on, and up to when, what a block holds of a series is read. Of a roll-up only what is past the
+    /// retention of everything finer.
+    fn span(&self, resolution_ms: Option<i64>, target_id: &str, labels: &Labels, now_ms: i64) -> (i64, i64) {
+        if self.is_uniform() {
+            let floor_ms = now_ms.saturating_sub(self.default_ms);
+            return if resolution_ms.is_none() { (floor_ms, i64::MAX) } else { (i64::MAX, i64::MIN) };
+        }
+        let raw_ms = self.keep_ms(target_id, labels);
+        let Some(resolution_ms) = resolution_ms else { return (now_ms.saturating_sub(raw_ms), i64::MAX) };
+        let rollups = self.rollups(target_id);
+        let Some(own) = rollups.iter().find(|r| r.resolution_ms == resolution_ms) else { return (i64::MAX, i64::MIN) };
+        let finer = rollups.iter().filter(|r| r.resolution_ms < resolution_ms).map(|r| r.keep_ms);
+        let finer_ms = finer.fold(raw_ms, i64::max);
+        (now_ms.saturating_sub(own.keep_ms), now_ms.saturating_sub(finer_ms))
     }
 
     /// Tells whether series differ.
@@ -95,13 +131,11 @@ impl Default for Masks {
 
 impl Masks {
     /// Gives the mask of a series in a block.
-    pub fn of(&self, block: u64, labels: &Labels, target_id: &str, now_ms: i64) -> RowMask {
-        let floor_ms = match self.rules.is_uniform() {
-            true => now_ms.saturating_sub(self.rules.default_ms),
-            false => now_ms.saturating_sub(self.rules.keep_ms(target_id, labels)),
-        };
-        let deleted = self.deletions.iter().filter(|d| d.hides(block, labels, target_id)).map(|d| d.range).collect();
-        RowMask { floor_ms, deleted }
+    pub fn of(&self, block: &Manifest, labels: &Labels, target_id: &str, now_ms: i64) -> RowMask {
+        let (floor_ms, ceiling_ms) = self.rules.span(block.resolution_ms, target_id, labels, now_ms);
+        let hides = |d: &&Deletion| d.hides(block.id, labels, target_id);
+        let deleted = self.deletions.iter().filter(hides).map(|d| d.range).collect();
+        RowMask { floor_ms, ceiling_ms, deleted }
     }
 }
 
@@ -110,6 +144,8 @@ impl Masks {
 pub struct RowMask {
     /// Samples before this time are past their retention.
     pub floor_ms: i64,
+    /// Samples from this time on are there in a finer form.
+    pub ceiling_ms: i64,
     /// Times of deleted samples.
     pub deleted: Vec<TimeRange>,
 }
@@ -126,13 +162,15 @@ pub struct Masked {
 impl RowMask {
     /// Tells whether nothing of a range is hidden.
     pub fn is_open(&self, range: TimeRange) -> bool {
-        self.floor_ms <= range.start_ms && !self.deleted.iter().any(|d| d.overlaps(&range))
+        self.floor_ms <= range.start_ms
+            && (self.ceiling_ms == i64::MAX || range.end_ms < self.ceiling_ms)
+            && !self.deleted.iter().any(|d| d.overlaps(&range))
     }
 
     /// Tells whether one deletion or the retention hides all of a range.
     pub fn hides_all(&self, range: TimeRange) -> bool {
         let covers = |d: &TimeRange| d.start_ms <= range.start_ms && range.end_ms <= d.end_ms;
-        range.end_ms < self.floor_ms || self.deleted.iter().any(covers)
+        range.end_ms < self.floor_ms || range.start_ms >= self.ceiling_ms || self.deleted.iter().any(covers)
     }
 
     /// Takes out what is hidden.
@@ -143,7 +181,7 @@ impl RowMask {
             let deleted = !expired && self.deleted.iter().any(|d| d.contains(ts_ms));
             masked.expired += u64::from(expired);
             masked.deleted += u64::from(deleted);
-            !expired && !deleted
+            !expired && !deleted && (ts_ms < self.ceiling_ms || self.ceiling_ms == i64::MAX)
         };
         let doubles = samples.ts_ms.iter().copied().zip(samples.values.iter().copied());
         (samples.ts_ms, samples.values) = doubles.filter(|d| keep(d.0)).unzip();
@@ -159,10 +197,16 @@ mod tests {
     fn rules() -> RetentionRules {
         let selector = |name: &str, keep_ms| SelectorRule { matchers: vec![Matcher::equal("__name__", name)], keep_ms };
         let mut rules = RetentionRules::uniform(100);
-        let rule =
-            TargetRule { keep_ms: Some(10), selectors: vec![selector("a", 500), selector("a", 7), selector("b", 3)] };
+        let rule = TargetRule {
+            keep_ms: Some(10),
+            selectors: vec![selector("a", 500), selector("a", 7), selector("b", 3)],
+            ..TargetRule::default()
+        };
         rules.targets.insert("t".to_owned(), rule);
-        rules.targets.insert("u".to_owned(), TargetRule { keep_ms: None, selectors: vec![selector("a", 50)] });
+        rules.targets.insert(
+            "u".to_owned(),
+            TargetRule { keep_ms: None, selectors: vec![selector("a", 50)], ..TargetRule::default() },
+        );
         rules
     }
 
@@ -182,6 +226,7 @@ mod tests {
     fn a_mask_counts_what_it_takes_out_once() {
         let mask = RowMask {
             floor_ms: 10,
+            ceiling_ms: i64::MAX,
             deleted: vec![TimeRange { start_ms: 5, end_ms: 12 }, TimeRange { start_ms: 12, end_ms: 13 }],
         };
         let mut samples = Samples::default();
@@ -197,5 +242,19 @@ mod tests {
                 && mask.hides_all(TimeRange { start_ms: 12, end_ms: 13 })
         );
         assert!(!mask.hides_all(TimeRange { start_ms: 9, end_ms: 10 }) || mask.deleted[0].contains(9));
+    }
+
+    #[test]
+    fn a_roll_up_is_read_where_nothing_finer_is_kept() {
+        let mut rules = RetentionRules::uniform(100);
+        let rollup = |resolution_ms, keep_ms| RollupRule { after_ms: 1, resolution_ms, keep_ms };
+        let rollups = vec![rollup(5, 1000), rollup(60, 5000)];
+        rules.targets.insert("t".to_owned(), TargetRule { keep_ms: Some(200), rollups, ..TargetRule::default() });
+        let labels = Labels::from_pairs([("__name__", "x")]);
+        let span = |resolution, target: &str| rules.span(resolution, target, &labels, 10_000);
+        assert_eq!(span(None, "t"), (9800, i64::MAX));
+        assert_eq!((span(Some(5), "t"), span(Some(60), "t")), ((9000, 9800), (5000, 9000)));
+        assert_eq!((span(None, "u"), span(Some(5), "u").0), ((9900, i64::MAX), i64::MAX));
+        assert_eq!((rules.longest_ms(), rules.longest_of_ms("t")), (5000, 200));
     }
 }

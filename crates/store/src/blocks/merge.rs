@@ -6,13 +6,16 @@
 //! Limits: one series of all sources is in memory at a time, of at most [`SERIES_SAMPLES_MAX`] samples, besides what the
 //! writer and the cache of the sources hold.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
+use columns::{Bucket, RollupsFile};
 use model::{Labels, Samples, TimeRange};
 
 use super::BlockInput;
 use super::block::{Block, Shared};
+use super::checksums::VerifiedFile;
 use super::cursor::{Cursor, LeftOut, leave_out};
 use super::manifest::Balance;
 use super::masks::{Masks, RowMask};
@@ -34,6 +37,8 @@ pub struct Order {
     /// What is hidden, and from when on.
     pub masks: Arc<Masks>,
     pub now_ms: i64,
+    /// Resolutions to which all sources were rolled up.
+    pub rolled: Vec<i64>,
 }
 
 /// A merged block, not yet published.
@@ -65,6 +70,18 @@ impl Sum {
 pub fn merge(shared: &Arc<Shared>, blocks_dir: &Path, order: &Order, sources: &[Arc<Block>]) -> Result<Merged, String> {
     let mut writer = BlockWriter::new(shared.clone(), blocks_dir, order.id, order.window);
     writer.replaces(order.replaces.clone());
+    writer.rolled(order.rolled.clone());
+    let mut buckets = match sources {
+        [one] if one.manifest.resolution_ms.is_some() => {
+            let manifest = &one.manifest;
+            writer.rolls_up(manifest.resolution_ms.unwrap_or_default(), manifest.rolled_from.clone());
+            Some(Buckets::open(one)?)
+        }
+        all if all.iter().any(|b| b.manifest.resolution_ms.is_some()) => {
+            return Err("roll-ups are not merged".to_owned());
+        }
+        _ => None,
+    };
     let mut cursors = sources.iter().cloned().map(Cursor::new).collect::<Result<Vec<_>, _>>()?;
     let mut balance = Balance::default();
     for source in sources {
@@ -72,8 +89,15 @@ pub fn merge(shared: &Arc<Shared>, blocks_dir: &Path, order: &Order, sources: &[
         balance.digest_in = balance.digest_in.wrapping_add(source.manifest.digest);
     }
     while let Some(labels) = least(&mut cursors)? {
-        let input = joined(&mut cursors, &labels, order, &mut balance)?;
-        writer.add(&input)?;
+        let masks = masks_of(&mut cursors, &labels, order)?;
+        let series_id = cursors.first_mut().and_then(|c| c.row().ok().flatten().map(|row| row.series_id));
+        let input = joined(&mut cursors, &labels, &masks, &mut balance)?;
+        match (&mut buckets, series_id, masks.first()) {
+            (Some(buckets), Some(series_id), Some(Some(mask))) => {
+                writer.add_rolled(&input, &buckets.visible(series_id, mask)?)?;
+            }
+            _ => writer.add(&input)?,
+        }
     }
     if writer.is_empty() {
         check(Sum::default(), order.window, &balance)?;
@@ -101,10 +125,10 @@ fn least(cursors: &mut [Cursor]) -> Result<Option<Labels>, String> {
 fn masks_of(cursors: &mut [Cursor], labels: &Labels, order: &Order) -> Result<Vec<Option<RowMask>>, String> {
     let (mut all, mut samples) = (Vec::with_capacity(cursors.len()), 0u64);
     for cursor in cursors {
-        let id = cursor.block.id();
+        let block = cursor.block.clone();
         let row = cursor.row()?.filter(|row| row.labels == *labels);
         samples += row.map_or(0, |row| row.rows.rows + row.histograms.rows);
-        all.push(row.map(|row| order.masks.of(id, labels, &row.target_id, order.now_ms)));
+        all.push(row.map(|row| order.masks.of(&block.manifest, labels, &row.target_id, order.now_ms)));
     }
     if samples > SERIES_SAMPLES_MAX {
         return Err(format!(
@@ -112,15 +136,20 @@ fn masks_of(cursors: &mut [Cursor], labels: &Labels, order: &Order) -> Result<Ve
         ));
     }
     let floor_ms = all.iter().flatten().map(|mask| mask.floor_ms).min().unwrap_or(i64::MIN);
-    all.iter_mut().flatten().for_each(|mask| mask.floor_ms = floor_ms);
+    // What a finer block has is left out when it is read, not here.
+    all.iter_mut().flatten().for_each(|mask| (mask.floor_ms, mask.ceiling_ms) = (floor_ms, i64::MAX));
     Ok(all)
 }
 
 /// Joins the samples of one label set over all sources; attributes are those of the latest.
-fn joined(cursors: &mut [Cursor], labels: &Labels, order: &Order, balance: &mut Balance) -> Result<BlockInput, String> {
-    let masks = masks_of(cursors, labels, order)?;
+fn joined(
+    cursors: &mut [Cursor],
+    labels: &Labels,
+    masks: &[Option<RowMask>],
+    balance: &mut Balance,
+) -> Result<BlockInput, String> {
     let (mut all, mut attrs) = (Samples::default(), None);
-    for (cursor, mask) in cursors.iter_mut().zip(&masks) {
+    for (cursor, mask) in cursors.iter_mut().zip(masks) {
         let Some(mask) = mask else { continue };
         let block = cursor.block.clone();
         let Some(row) = cursor.row()? else { continue };
@@ -162,6 +191,38 @@ fn reduce(
     balance.repeated += repeated;
     balance.superseded += superseded;
     balance.digest_left_out = balance.digest_left_out.wrapping_add(before.digest.wrapping_sub(after.digest));
+}
+
+/// The buckets of a roll-up, read from front to back beside its series.
+struct Buckets {
+    file: RollupsFile,
+    source: VerifiedFile,
+    page: usize,
+    waiting: VecDeque<(i64, Bucket)>,
+}
+
+impl Buckets {
+    fn open(block: &Block) -> Result<Buckets, String> {
+        let (file, source) = block.open_rollups()?;
+        Ok(Buckets { file, source, page: 0, waiting: VecDeque::new() })
+    }
+
+    /// Gives those of a series that are not hidden in part; what comes before it is skipped.
+    fn visible(&mut self, series_id: i64, mask: &RowMask) -> Result<Vec<Bucket>, String> {
+        let mut out = Vec::new();
+        loop {
+            if self.waiting.is_empty() && self.page < self.file.pages() {
+                self.waiting = self.file.read_page(&self.source, self.page).map_err(|e| e.to_string())?.into();
+                self.page += 1;
+            }
+            let Some((id, bucket)) = self.waiting.front().copied().filter(|b| b.0 <= series_id) else { return Ok(out) };
+            self.waiting.pop_front();
+            let inside = TimeRange { start_ms: bucket.first_ts_ms, end_ms: bucket.last_ts_ms };
+            if id == series_id && mask.is_open(inside) {
+                out.push(bucket);
+            }
+        }
+    }
 }
 
 /// Reads a whole block from the disk.

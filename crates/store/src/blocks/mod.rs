@@ -22,6 +22,8 @@ mod plan;
 mod postings;
 mod reader;
 mod removal;
+mod rolling;
+mod rollup;
 mod view;
 mod writer;
 
@@ -32,7 +34,7 @@ use model::{Labels, Matcher, Samples, SelectError, SeriesReader, TimeRange};
 
 pub use folder::{BlockFolder, BlockSettings};
 pub use manifest::{Balance, Manifest};
-pub use masks::{RetentionRules, SelectorRule, TargetRule};
+pub use masks::{RetentionRules, RollupRule, SelectorRule, TargetRule};
 pub use offline::{Imported, export_blocks, import_block, list_blocks, restore, verify_block};
 pub use pace::Pace;
 
@@ -77,6 +79,8 @@ pub struct BlockTotals {
     pub superseded: u64,
     /// Damage met since the start: copies, files, reads.
     pub damaged: u64,
+    /// Roll-ups among the blocks; their samples are not counted here.
+    pub rollups: u64,
     /// What merges since the start took in and left out, by reason.
     pub merged: Balance,
     /// Merges since the start that failed.
@@ -150,6 +154,11 @@ pub trait BlockSet: Send + Sync {
 
     /// Gives what blocks there are, in order of their windows.
     fn infos(&self) -> Vec<BlockInfo> {
+        Vec::new()
+    }
+
+    /// Says what a reader of the answer should know of where it comes from.
+    fn notes(&self, _matchers: &[Matcher], _range: TimeRange) -> Vec<String> {
         Vec::new()
     }
 

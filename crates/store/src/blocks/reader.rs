@@ -45,7 +45,7 @@ impl SeriesReader for BlockReader {
 /// Appends the samples of a series in a range that are neither deleted nor past their retention.
 pub fn read_visible(block: &Block, row: &SeriesRow, range: TimeRange, out: &mut Samples) -> Result<(), String> {
     let shared = &block.shared;
-    let mask = shared.masks().of(block.id(), &row.labels, &row.target_id, shared.clock.now_ms());
+    let mask = shared.masks().of(&block.manifest, &row.labels, &row.target_id, shared.clock.now_ms());
     read_masked(block, row, range, &mask, out)
 }
 
@@ -57,7 +57,8 @@ fn read_masked(
     out: &mut Samples,
 ) -> Result<(), String> {
     let start_ms = range.start_ms.max(row.min_ts_ms).max(mask.floor_ms);
-    let range = TimeRange { start_ms, end_ms: range.end_ms.min(row.max_ts_ms) };
+    let end_ms = range.end_ms.min(row.max_ts_ms).min(mask.ceiling_ms.saturating_sub(1));
+    let range = TimeRange { start_ms, end_ms };
     if range.start_ms > range.end_ms || mask.hides_all(range) {
         return Ok(());
     }

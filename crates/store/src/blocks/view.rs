@@ -10,7 +10,7 @@ use std::path::Path;
 
 use sys::Fs;
 
-use super::manifest::{HISTOGRAMS, SAMPLES, SERIES};
+use super::manifest::{HISTOGRAMS, Manifest, ROLLUPS, SAMPLES, SERIES};
 
 const NAME: &str = "metrics_ts.sql";
 
@@ -39,6 +39,35 @@ FROM histograms AS h JOIN series AS d ON h.series_id = d.series_id
 WHERE NOT h.stale;
 ";
 
+const ROLLUPS_BODY: &str = "
+SELECT r.\"timestamp\", d.metric_name, d.metric_type, CAST(d.labels AS JSON) AS labels, d.source, d.target_id, r.\"count\",
+       r.\"sum\", r.\"min\", r.\"max\", r.\"first\", r.\"last\", r.first_timestamp, r.last_timestamp, r.increase
+FROM rollups AS r JOIN series AS d ON r.series_id = d.series_id;
+";
+
+fn empty_rollups(name: &str) -> String {
+    let columns = [
+        ("timestamp", "TIMESTAMP WITH TIME ZONE"),
+        ("metric_name", "VARCHAR"),
+        ("metric_type", "VARCHAR"),
+        ("labels", "JSON"),
+        ("source", "VARCHAR"),
+        ("target_id", "VARCHAR"),
+        ("count", "BIGINT"),
+        ("sum", "DOUBLE"),
+        ("min", "DOUBLE"),
+        ("max", "DOUBLE"),
+        ("first", "DOUBLE"),
+        ("last", "DOUBLE"),
+        ("first_timestamp", "TIMESTAMP WITH TIME ZONE"),
+        ("last_timestamp", "TIMESTAMP WITH TIME ZONE"),
+        ("increase", "DOUBLE"),
+    ];
+    let columns: Vec<String> =
+        columns.iter().map(|(name, kind)| format!("CAST(NULL AS {kind}) AS \"{name}\"")).collect();
+    format!("CREATE OR REPLACE VIEW {name} AS\nSELECT {}\nWHERE false;\n", columns.join(",\n       "))
+}
+
 const HISTOGRAMS_EMPTY: &str = "CREATE OR REPLACE VIEW histograms_ts AS
 SELECT CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS \"timestamp\", CAST(NULL AS VARCHAR) AS metric_name,
        CAST(NULL AS JSON) AS labels, CAST(NULL AS VARCHAR) AS source, CAST(NULL AS VARCHAR) AS target_id,
@@ -53,18 +82,17 @@ SELECT CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS \"timestamp\", CAST(NULL AS VAR
 WHERE false;
 ";
 
-/// Writes the views over the given folders of blocks, each with whether it has histograms; `blocks_dir` lies in the
-/// data directory.
+/// Writes the views over the given folders of blocks; `blocks_dir` lies in the data directory.
 pub fn write_view<'a>(
     fs: &dyn Fs,
     blocks_dir: &Path,
-    folders: impl Iterator<Item = (&'a Path, bool)>,
+    folders: impl Iterator<Item = (&'a Path, &'a Manifest)>,
 ) -> io::Result<()> {
     let dir = blocks_dir.parent().unwrap_or(Path::new("."));
-    let relative = |(folder, histograms): (&Path, bool)| {
-        Some((folder.strip_prefix(dir).ok()?.to_string_lossy().into_owned(), histograms))
+    let relative = |(folder, manifest): (&Path, &'a Manifest)| {
+        Some((folder.strip_prefix(dir).ok()?.to_string_lossy().into_owned(), manifest))
     };
-    let relative: Vec<(String, bool)> = folders.filter_map(relative).collect();
+    let relative: Vec<(String, &Manifest)> = folders.filter_map(relative).collect();
     let temporary = dir.join(format!("{NAME}.tmp"));
     let file = fs.create(&temporary)?;
     file.append(sql(&relative).as_bytes())?;
@@ -73,10 +101,18 @@ pub fn write_view<'a>(
     fs.sync_dir(dir)
 }
 
-fn sql(folders: &[(String, bool)]) -> String {
+fn sql(folders: &[(String, &Manifest)]) -> String {
     let mut out = HEAD.to_owned();
-    let all: Vec<&str> = folders.iter().map(|f| &*f.0).collect();
-    let with_histograms: Vec<&str> = folders.iter().filter(|f| f.1).map(|f| &*f.0).collect();
+    let those = |wanted: fn(&Manifest) -> bool| -> Vec<&str> {
+        folders.iter().filter(|f| wanted(f.1)).map(|f| &*f.0).collect()
+    };
+    let all = those(|m| m.resolution_ms.is_none());
+    let with_histograms = those(|m| m.resolution_ms.is_none() && m.histograms > 0);
+    for (resolution_ms, name) in [(300_000, "rollups_5m_ts"), (3_600_000, "rollups_1h_ts")] {
+        let rollups: Vec<&str> =
+            folders.iter().filter(|f| f.1.resolution_ms == Some(resolution_ms)).map(|f| &*f.0).collect();
+        put_view(&mut out, &rollups, (name, "rollups", ROLLUPS), ROLLUPS_BODY, &empty_rollups(name));
+    }
     put_view(&mut out, &all, ("metrics_ts", "samples", SAMPLES), BODY, EMPTY);
     put_view(
         &mut out,

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use columns::{
-    HistogramRows, HistogramsFile, HistogramsWriter, ReadAt, SamplesFile, SamplesWriter, SeriesRow, SeriesWriter,
+    Bucket, HistogramRows, HistogramsFile, HistogramsWriter, ReadAt, RollupsWriter, SamplesFile, SamplesWriter,
+    SeriesRow, SeriesWriter,
 };
 use model::{Labels, Samples, TimeRange};
 use sys::Fs;
@@ -17,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::BlockInput;
 use super::block::{Block, Shared};
 use super::checksums::{FileSums, SummedFile, VerifiedFile};
-use super::manifest::{Balance, HISTOGRAMS, Manifest, POSTINGS, SAMPLES, SERIES};
+use super::manifest::{Balance, HISTOGRAMS, Manifest, POSTINGS, ROLLUPS, SAMPLES, SERIES};
 use super::postings::PostingsWriter;
 
 /// How the names of folders begin that are not finished.
@@ -42,6 +43,8 @@ struct Files {
     postings: PostingsWriter<SummedFile>,
     /// Made when the first histogram comes.
     histograms: Option<HistogramsWriter<SummedFile>>,
+    /// Only in roll-ups.
+    rollups: Option<RollupsWriter<SummedFile>>,
 }
 
 impl Files {
@@ -83,6 +86,30 @@ impl BlockWriter {
         self.manifest.balance = Some(balance);
     }
 
+    /// Makes it a roll-up, before the first series comes.
+    pub fn rolls_up(&mut self, resolution_ms: i64, from: Vec<u64>) {
+        (self.manifest.resolution_ms, self.manifest.rolled_from) = (Some(resolution_ms), from);
+    }
+
+    /// Notes the resolutions to which all that went into it was rolled up.
+    pub fn rolled(&mut self, resolutions_ms: Vec<i64>) {
+        self.manifest.rolled = resolutions_ms;
+    }
+
+    /// Adds what a series was rolled up to, as [`BlockWriter::add`]; a series without kept samples is left out.
+    pub fn add_rolled(&mut self, input: &BlockInput, buckets: &[Bucket]) -> Result<(), String> {
+        if span(&input.samples).is_none() {
+            return Ok(());
+        }
+        let series_id = (self.manifest.id << SERIES_BITS | self.manifest.series) as i64;
+        self.add(input)?;
+        let added = match self.files.as_mut().and_then(|files| files.rollups.as_mut()) {
+            Some(rollups) => rollups.add(series_id, buckets).map_err(text),
+            None => Err("it is no roll-up".to_owned()),
+        };
+        added.map_err(|e| self.sentence(e))
+    }
+
     /// Tells whether nothing was added.
     pub fn is_empty(&self) -> bool {
         self.manifest.series == 0
@@ -105,7 +132,7 @@ impl BlockWriter {
     fn add_rows(&mut self, input: &BlockInput, span: TimeRange) -> Result<(), String> {
         let fs = &*self.shared.fs;
         if self.files.is_none() {
-            self.files = Some(create(fs, &self.dir).map_err(text)?);
+            self.files = Some(create(fs, &self.dir, self.manifest.resolution_ms.is_some()).map_err(text)?);
         }
         let series_id = (self.manifest.id << SERIES_BITS | self.manifest.series) as i64;
         let Some(files) = self.files.as_mut() else { return Ok(()) };
@@ -150,6 +177,10 @@ impl BlockWriter {
             Some(histograms) => Some(histograms.finish().map_err(text)?.finish().map_err(text)?),
             None => None,
         };
+        let rollups = match files.rollups {
+            Some(rollups) => Some(rollups.finish().map_err(text)?.finish().map_err(text)?),
+            None => None,
+        };
         let (start, tail) = self.tail(SAMPLES, &samples, |f| Ok(SamplesFile::open(f).map_err(text)?.pages_end()))?;
         let second = match &histograms {
             Some(sums) => {
@@ -159,8 +190,13 @@ impl BlockWriter {
         };
         let second = second.as_ref().map(|(start, tail)| (*start, &tail[..]));
         let postings = files.postings.finish((start, &tail), second).map_err(text)?.finish().map_err(text)?;
-        let all =
-            [(SAMPLES, Some(samples)), (SERIES, Some(series)), (POSTINGS, Some(postings)), (HISTOGRAMS, histograms)];
+        let all = [
+            (SAMPLES, Some(samples)),
+            (SERIES, Some(series)),
+            (POSTINGS, Some(postings)),
+            (HISTOGRAMS, histograms),
+            (ROLLUPS, rollups),
+        ];
         self.manifest.files = all.into_iter().filter_map(|(name, sums)| Some((name.to_owned(), sums?))).collect();
         Ok(())
     }
@@ -213,13 +249,20 @@ impl Drop for BlockWriter {
     }
 }
 
-fn create(fs: &dyn Fs, dir: &Path) -> io::Result<Files> {
+fn create(fs: &dyn Fs, dir: &Path, rolls_up: bool) -> io::Result<Files> {
     fs.create_dir_all(dir)?;
     let samples = SamplesWriter::new(SummedFile::create(fs, &dir.join(SAMPLES))?, ZSTD_LEVEL);
     let series = SeriesWriter::new(SummedFile::create(fs, &dir.join(SERIES))?, ZSTD_LEVEL);
     let postings = PostingsWriter::new(SummedFile::create(fs, &dir.join(POSTINGS))?)?;
     let (samples, series) = (samples.map_err(io::Error::other)?, series.map_err(io::Error::other)?);
-    Ok(Files { samples, series, postings, histograms: None })
+    let rollups = match rolls_up {
+        true => {
+            let file = SummedFile::create(fs, &dir.join(ROLLUPS))?;
+            Some(RollupsWriter::new(file, ZSTD_LEVEL).map_err(io::Error::other)?)
+        }
+        false => None,
+    };
+    Ok(Files { samples, series, postings, histograms: None, rollups })
 }
 
 /// Gives the name of a block's folder.
