@@ -36,8 +36,9 @@ bench: ## the benchmark beside Prometheus and VictoriaMetrics; minutes, not part
 	cargo build --release --locked -p quiver -p bench
 	$(CARGO_TARGET_DIR)/release/quiver-bench --quiver $(CARGO_TARGET_DIR)/release/quiver
 
-soak: ## the long versions of the seeded tests
-	QUIVER_SEEDS=20000 cargo test --release --locked -p store -- --include-ignored crash
+soak: ## half an hour of kills, full disks, simulated disks and fuzzing; prints a summary
+	@scripts/setup build
+	scripts/soak
 	cargo test --release --locked -p store --test admission -- --include-ignored
 
 deny: ## licences, bans and sources of all dependencies (builds cargo-deny once)

@@ -13,6 +13,8 @@ use events::EventLog;
 use model::{CollectionMethod, CollectionReport, LedgerPosition};
 use parking_lot::Mutex;
 
+use crate::run::Unpublished;
+
 const SLOT_MS: i64 = 10_000;
 /// Slots in five minutes.
 pub const SLOTS: usize = 30;
@@ -25,6 +27,7 @@ const RATE_WINDOW_MS: i64 = 60_000;
 pub struct Observer {
     catalog: Arc<Catalog>,
     events: EventLog,
+    unpublished: Arc<Unpublished>,
     recent: Mutex<Recent>,
 }
 
@@ -57,14 +60,21 @@ impl RecentFigures {
 impl Observer {
     /// Starts with empty figures.
     pub fn new(catalog: Arc<Catalog>, events: EventLog) -> Observer {
-        Observer { catalog, events, recent: Mutex::default() }
+        Observer { catalog, events, unpublished: Arc::default(), recent: Mutex::default() }
+    }
+
+    /// Gives the reports whose events have not come here yet.
+    pub fn unpublished(&self) -> &Arc<Unpublished> {
+        &self.unpublished
     }
 
     /// Hears of a finished push (custom, remote write, upload).
     pub fn pushed(&self, report: CollectionReport) {
         self.recent.lock().note(&report);
         self.catalog.record(&report);
+        let id = report.event_id;
         self.events.publish(report);
+        self.unpublished.done(&id);
     }
 
     /// Notes how many samples are stored in total; call it each second or so.

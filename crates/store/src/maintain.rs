@@ -2,7 +2,7 @@
 //!
 //! Closing windows goes: freeze (under the apply lock, so that it falls between two records) → blocks durable and
 //! published → series log and metadata durable → ledger durable → frozen chunks dropped → chunk files
-//! without other chunks removed → segments cut. A crash
+//! without other chunks removed → the reports in the segments durable elsewhere ([`Store::before_cut`]) → segments cut. A crash
 //! between any two leaves a log that holds more than it needs, never less.
 
 use std::collections::BTreeSet;
@@ -171,6 +171,9 @@ impl Store {
             let covered = full.iter().take_while(|s| s.last_seq <= seq || ledger.covers(s.last_seq, s.max_ts_ms));
             covered.map(|s| s.number).collect()
         });
+        if let (false, Some(hook)) = (covered.is_empty(), self.before_cut.get()) {
+            hook().map_err(io::Error::other)?;
+        }
         let dir = self.core.config.dir.join("wal");
         for number in &covered {
             self.core.fs.remove_file(&dir.join(file_name(*number)))?;
@@ -220,13 +223,20 @@ impl Store {
         for window in &windows {
             let start_ms = window.saturating_mul(window_ms);
             let range = TimeRange { start_ms, end_ms: start_ms.saturating_add(window_ms - 1) };
+            let mut unanswered = None;
             let mut inputs = frozen.iter().enumerate().filter_map(|(n, series)| {
                 if n % SERIES_PER_LOOK == SERIES_PER_LOOK - 1 {
                     self.checkpoint_meanwhile();
                 }
-                core.block_input(series, range)
+                let input = unanswered.is_none().then(|| core.block_input(series, range));
+                input?.unwrap_or_else(|error| {
+                    unanswered = Some(error);
+                    None
+                })
             });
             core.blocks.write(range, &mut inputs).map_err(MaintenanceError::Blocks)?;
+            // What is in the block now is left out of it when the round is done again.
+            unanswered.map_or(Ok(()), Err).map_err(failed("read chunk files"))?;
         }
         Ok(windows.len() as u64)
     }
@@ -240,21 +250,25 @@ impl Store {
 }
 
 impl Core {
-    fn block_input(&self, series: &FrozenSeries, range: TimeRange) -> Option<BlockInput> {
+    /// Gives what a series has in a window. Damaged chunks are told and left out.
+    ///
+    /// **Errors** when the disk does not answer: then nothing may be taken for damaged, and the round is done again.
+    fn block_input(&self, series: &FrozenSeries, range: TimeRange) -> io::Result<Option<BlockInput>> {
         let inside = |all: &[Sealed]| all.iter().filter(|c| range.contains(c.min_ms)).cloned().collect();
-        let (chunks, histograms) = (inside(&series.chunks), inside(&series.histograms));
+        let (chunks, histograms): (Vec<Sealed>, Vec<Sealed>) = (inside(&series.chunks), inside(&series.histograms));
         let mut samples = Samples::default();
-        if let Err(error) = Snapshot::of_chunks(chunks, histograms).read(range, &mut samples) {
+        if let Err(error) = Snapshot::of_chunks(chunks.clone(), histograms.clone()).read(range, &mut samples) {
+            let sound = |all: Vec<Sealed>| -> io::Result<Vec<Sealed>> {
+                all.iter().filter_map(|chunk| chunk.if_sound().transpose()).collect()
+            };
+            let (chunks, histograms) = (sound(chunks)?, sound(histograms)?);
             tracing::error!("{error}; what else there is of {} goes into the block", series.labels);
             samples = Samples::default();
-            let sound =
-                |all: &[Sealed]| all.iter().filter(|c| range.contains(c.min_ms) && c.load().is_ok()).cloned().collect();
-            let sound = Snapshot::of_chunks(sound(&series.chunks), sound(&series.histograms));
-            // What was sound just now and is not any more is lost like the rest.
-            sound.read(range, &mut samples).unwrap_or_default();
+            // They are in memory now.
+            Snapshot::of_chunks(chunks, histograms).read(range, &mut samples).map_err(io::Error::other)?;
         }
-        let attrs = self.attrs.get(series.attrs)?;
-        (!samples.is_empty()).then(|| BlockInput { labels: series.labels.clone(), attrs, samples })
+        let Some(attrs) = self.attrs.get(series.attrs) else { return Ok(None) };
+        Ok((!samples.is_empty()).then(|| BlockInput { labels: series.labels.clone(), attrs, samples }))
     }
 
     /// Makes durable what a start needs beside samples, before a part of the log goes.

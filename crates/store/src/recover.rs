@@ -136,6 +136,9 @@ pub fn recover(
     for number in &numbers {
         let newest = Some(number) == numbers.last();
         segments.extend(replay.segment(*number, newest)?);
+        if newest {
+            replay.sync(*number)?;
+        }
     }
     forget_empty(&core);
     tend_series_log(&core, &dir, &mut recovery);
@@ -275,6 +278,17 @@ impl Replay<'_> {
             }
         }
         Ok(Some(info))
+    }
+
+    /// Makes durable what the last life wrote and did not come to sync: a sender that tries again is told "duplicate", and
+    /// that is a promise.
+    fn sync(&self, number: u64) -> Result<(), OpenError> {
+        let path = self.wal_dir.join(crate::wal::segment::file_name(number));
+        if !self.core.fs.exists(&path) {
+            return Ok(());
+        }
+        let synced = self.core.fs.open(&path).and_then(|file| file.sync_data());
+        synced.and_then(|()| self.core.fs.sync_dir(self.wal_dir)).map_err(io("sync", &path))
     }
 
     fn record(&mut self, name: &str, seq: u64, payload: &[u8], info: &mut SegmentInfo) {

@@ -1,8 +1,8 @@
 //! The store as the rest of the house sees it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ use crate::recover::{self, Recovery};
 use crate::wal::frame::{FRAME_BYTES, Frame};
 use crate::wal::record::{self, Definition};
 
+/// See [`Store::before_cut`].
+pub(crate) type BeforeCut = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+
 /// Durable samples in one directory. See [`Append`] and [`model::Select`] for what goes in and out.
 ///
 /// **Promises** an append answered `Ok` is on disk and readable; dropping the store closes it.
@@ -39,6 +42,7 @@ pub struct Store {
     pub(crate) schedule: Mutex<Schedule>,
     /// Bounds and ends the merging of blocks.
     pub(crate) pace: Arc<Pace>,
+    pub(crate) before_cut: OnceLock<BeforeCut>,
     maintainer: Maintainer,
     indexer: Mutex<Option<JoinHandle<()>>>,
     lock: Mutex<Option<Lock>>,
@@ -95,6 +99,7 @@ impl Store {
             gate: RwLock::new(()),
             schedule: Mutex::new(Schedule::default()),
             pace,
+            before_cut: OnceLock::new(),
             maintainer: Maintainer::default(),
             indexer: Mutex::new(Some(indexer)),
             lock: Mutex::new(Some(lock)),
@@ -103,6 +108,15 @@ impl Store {
         let store = Arc::new(store);
         store.maintainer.start(&store, maintain_every_ms).map_err(io_error("start the threads for", &dir))?;
         Ok((store, opened.recovery))
+    }
+
+    /// Sets what has to go well before any part of the log is removed: its records carry reports, and whoever keeps those
+    /// elsewhere makes them durable here. The first call counts.
+    ///
+    /// **Promises** every record of the part that goes had been submitted before the hook is called; while it fails, the
+    /// log stays and the next round of slow work tries again.
+    pub fn before_cut(&self, hook: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        let _ = self.before_cut.set(Box::new(hook));
     }
 
     /// Takes nothing more, finishes what waits, gives the directory free. A second call does nothing.
@@ -295,7 +309,8 @@ fn io_error(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> O
     move |error| OpenError::Io { verb, path, error }
 }
 
-/// Makes the directories and their names durable.
+/// Makes the directories and their names durable. One that is there may not be: an earlier start may have ended between
+/// making it and syncing its name.
 fn prepare_dir(fs: &dyn Fs, dir: &Path) -> Result<(), OpenError> {
     for made in ["wal", "chunks"].map(|name| dir.join(name)) {
         prepare_one(fs, &made)?;
@@ -304,14 +319,22 @@ fn prepare_dir(fs: &dyn Fs, dir: &Path) -> Result<(), OpenError> {
 }
 
 fn prepare_one(fs: &dyn Fs, dir: &Path) -> Result<(), OpenError> {
+    let named = |path: &&Path| !path.as_os_str().is_empty() && path.parent().is_some();
     let missing: Vec<PathBuf> = dir.ancestors().take_while(|p| !fs.exists(p)).map(Path::to_path_buf).collect();
     fs.create_dir_all(dir).map_err(io_error("create", dir))?;
-    for made in missing {
+    for (depth, made) in dir.ancestors().filter(named).enumerate() {
         let above = match made.parent() {
             Some(above) if !above.as_os_str().is_empty() => above,
             _ => Path::new("."),
         };
-        fs.sync_dir(above).map_err(io_error("sync", above))?;
+        let ours = depth < 2 || missing.iter().any(|path| path == made);
+        match fs.sync_dir(above) {
+            // Directories above ours may be closed to us; they are older than we are.
+            Err(error) if ours && error.kind() != std::io::ErrorKind::PermissionDenied => {
+                return Err(io_error("sync", above)(error));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -1,89 +1,22 @@
-//! What the store promises when the disk, the power or the process fails.
+//! What the store promises when the disk, the power or the process fails. The numbers are those of the table "Nothing
+//! lost" of the promises; `bin/quiver/tests/e2e/promises` has the rows that need the whole server.
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use common::book::{Book, rows, seeds};
 use common::*;
-use model::{AppendError, Labels};
+use model::AppendError;
 use store::{Store, StoreConfig};
 use sys::{Fault, Fs, Random, SimFs};
 
 const ENOSPC: i32 = 28;
 const EIO: i32 = 5;
 
-/// What was acknowledged, and what was tried without an answer of success.
-#[derive(Default)]
-struct Book {
-    acknowledged: BTreeMap<(Labels, i64), u64>,
-    tried: BTreeMap<(Labels, i64), Vec<u64>>,
-}
-
-impl Book {
-    fn append(&mut self, store: &Store, rows: &[(u64, i64, f64)]) -> bool {
-        for (series, ts, value) in rows {
-            self.tried.entry((labels(*series), *ts)).or_default().push(value.to_bits());
-        }
-        let (batch, result) = append(store, rows);
-        let Ok(appended) = result else { return false };
-        assert!(appended.counts.balances());
-        for ((series, ts, value), verdict) in rows.iter().zip(verdicts(&batch, rows)) {
-            if verdict == model::Verdict::Stored {
-                self.acknowledged.entry((labels(*series), *ts)).or_insert(value.to_bits());
-            }
-        }
-        true
-    }
-
-    /// What was never answered but is there after a start has to stay.
-    fn adopt(&mut self, contents: &Contents) {
-        for (labels, rows) in contents {
-            for (ts, bits) in rows {
-                self.acknowledged.entry((labels.clone(), *ts)).or_insert(*bits);
-            }
-        }
-    }
-
-    /// Every acknowledged sample is there with its bits; nothing is there that was never sent.
-    fn check(&self, contents: &Contents, what: &str) {
-        for ((labels, ts), bits) in &self.acknowledged {
-            let found = contents.get(labels).and_then(|rows| rows.get(ts));
-            assert_eq!(found, Some(bits), "{what}: {labels} at {ts}");
-        }
-        for (labels, rows) in contents {
-            for (ts, bits) in rows {
-                let tried = self.tried.get(&(labels.clone(), *ts));
-                assert!(tried.is_some_and(|t| t.contains(bits)), "{what}: {labels} at {ts} was made up");
-            }
-        }
-    }
-}
-
-/// Rows with new and old series, in and out of order, repeated and conflicting, over several windows.
-fn rows(random: &mut Random, now_ms: i64) -> Vec<(u64, i64, f64)> {
-    let count = 1 + random.below(6);
-    (0..count)
-        .map(|_| {
-            let back =
-                if random.below(4) == 0 { random.below(3 * WINDOW_MS as u64) as i64 } else { random.below(30) as i64 };
-            let value = match random.below(6) {
-                0 => stand_in(random.below(HISTOGRAMS as u64) as usize),
-                n => [1.0, -0.0, f64::from_bits(0x7ff8_0000_0000_0042), 0.1][n as usize % 4],
-            };
-            (random.below(9), now_ms - back / 20_000 * 20_000 - back % 3, value)
-        })
-        .collect()
-}
-
 /// How a store is opened: with its own blocks or with the stand-in.
 type Open = fn(&SimFs, &Arc<sys::SimClock>, StoreConfig) -> Result<(Arc<Store>, store::Recovery), store::OpenError>;
-
-/// How many seeds: `QUIVER_SEEDS`, or few.
-fn seeds(few: u64) -> std::ops::Range<u64> {
-    0..std::env::var("QUIVER_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(few)
-}
 
 /// Works until the power goes or the work is done; gives whether the power went.
 fn work(open: Open, fs: &SimFs, clock: &Arc<sys::SimClock>, random: &mut Random, book: &mut Book, steps: u64) -> bool {
@@ -91,9 +24,7 @@ fn work(open: Open, fs: &SimFs, clock: &Arc<sys::SimClock>, random: &mut Random,
     for sentence in &recovery.damaged {
         assert!(sentence.contains("torn") || sentence.contains("twin"), "{sentence}");
     }
-    let found = contents(&store);
-    book.check(&found, "after a start");
-    book.adopt(&found);
+    book.start_again(&contents(&store), "after a start");
     for _ in 0..steps {
         clock.advance(random.below(600_000));
         let now_ms = sys::Clock::now_ms(&**clock);
@@ -123,7 +54,7 @@ fn power_cuts_at_random(open: Open, seed: u64) {
         fs.crash();
     }
     let (store, _) = open(&fs, &clock, config()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-    book.check(&contents(&store), &format!("seed {seed}"));
+    book.start_again(&contents(&store), &format!("seed {seed}"));
     assert!(store.stats().totals.balances());
     let totals = store.stats().blocks;
     assert_eq!(totals.damaged, 0, "seed {seed}: a crash damages no block");
@@ -134,12 +65,12 @@ fn power_cuts_at_random(open: Open, seed: u64) {
 }
 
 #[test]
-fn a_power_cut_at_any_change_loses_nothing_that_was_acknowledged() {
+fn row_02_a_power_cut_at_any_change_loses_nothing_that_was_acknowledged() {
     seeds(100).for_each(|seed| power_cuts_at_random(open, seed));
 }
 
 #[test]
-fn a_power_cut_at_each_change_of_one_workload() {
+fn row_02_a_power_cut_at_each_change_of_one_workload() {
     for (open, seed) in [(open as Open, 5), (open_plain as Open, 5)] {
         let total = {
             let (fs, clock) = (SimFs::seeded(seed), clock());
@@ -152,7 +83,7 @@ fn a_power_cut_at_each_change_of_one_workload() {
             work(open, &fs, &clock, &mut Random::seeded(seed), &mut book, 25);
             fs.crash();
             let (store, _) = open(&fs, &clock, config()).unwrap_or_else(|e| panic!("cut after {after}: {e}"));
-            book.check(&contents(&store), &format!("cut after {after}"));
+            book.start_again(&contents(&store), &format!("cut after {after}"));
             assert_eq!(store.stats().blocks.damaged, 0, "cut after {after}");
         }
     }
@@ -181,7 +112,7 @@ fn replay_gives_the_same_head_and_the_same_totals() {
 }
 
 #[test]
-fn after_a_failed_sync_nothing_is_acknowledged_any_more_and_a_restart_heals() {
+fn row_06_after_a_failed_sync_nothing_is_acknowledged_any_more_and_a_restart_heals() {
     let (fs, clock, mut book) = (SimFs::seeded(3), clock(), Book::default());
     let (store, _) = open(&fs, &clock, config()).unwrap();
     assert!(book.append(&store, &[(1, START_MS, 1.0)]));
@@ -193,9 +124,53 @@ fn after_a_failed_sync_nothing_is_acknowledged_any_more_and_a_restart_heals() {
     drop(store);
     fs.crash();
     let (store, _) = open(&fs, &clock, config()).unwrap();
-    book.tried.insert((labels(1), START_MS + 1), vec![2.0f64.to_bits()]);
-    book.check(&contents(&store), "after the restart");
+    book.doubt(&[(1, START_MS + 1, 2.0)]);
+    book.start_again(&contents(&store), "after the restart");
     assert!(book.append(&store, &[(1, START_MS + 5, 2.0)]));
+}
+
+#[test]
+fn row_05_a_sync_that_finds_no_room_gives_its_file_up_and_goes_on_in_another() {
+    let (fs, clock, mut book) = (SimFs::seeded(3), clock(), Book::default());
+    let (store, _) = open(&fs, &clock, config()).unwrap();
+    assert!(book.append(&store, &[(1, START_MS, 1.0)]));
+    let before = fs.files();
+    fs.inject(Fault::SyncNoSpace { after: 0 });
+    let (_, result) = append(&store, &[(1, START_MS + 1, 2.0)]);
+    assert!(matches!(result, Err(AppendError::NoSpace(_))), "{result:?}");
+    assert!(book.append(&store, &[(1, START_MS + 2, 3.0)]), "accepts again");
+    assert_ne!(fs.files(), before, "in a file of its own");
+    drop(store);
+    // The process ends first, and the power goes later: what the system only believed to be written is gone then.
+    fs.kill();
+    let (store, _) = open(&fs, &clock, config()).unwrap();
+    book.start_again(&contents(&store), "after a kill");
+    drop(store);
+    fs.crash();
+    let (store, _) = open(&fs, &clock, config()).unwrap();
+    book.start_again(&contents(&store), "after a power cut");
+}
+
+#[test]
+fn row_01_what_a_killed_process_had_not_synced_is_synced_before_it_counts_as_there() {
+    for seed in 0..20 {
+        let (fs, clock, mut book) = (SimFs::seeded(seed), clock(), Book::default());
+        let (store, _) = open(&fs, &clock, config()).unwrap();
+        assert!(book.append(&store, &[(1, START_MS, 1.0)]));
+        // The process ends between the write and the sync of this batch.
+        fs.inject(Fault::PowerCut { after: 1 });
+        assert!(!book.append(&store, &[(2, START_MS, 2.0)]));
+        drop(store);
+        fs.kill();
+        let (store, _) = open(&fs, &clock, config()).unwrap();
+        book.start_again(&contents(&store), "after a kill");
+        assert!(book.append(&store, &[(2, START_MS, 2.0)]), "the sender tries again and is told that it is there");
+        drop(store);
+        fs.crash();
+        let (store, _) = open(&fs, &clock, config()).unwrap();
+        assert_eq!(contents(&store)[&labels(2)].len(), 1, "seed {seed}");
+        book.start_again(&contents(&store), &format!("seed {seed}"));
+    }
 }
 
 #[test]
@@ -209,7 +184,7 @@ fn a_write_error_other_than_a_full_disk_is_final() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_taken_back_when_there_is_space() {
+fn row_05_a_full_disk_is_told_and_taken_back_when_there_is_space() {
     for seed in 0..20 {
         let (fs, clock, mut book) = (SimFs::seeded(seed), clock(), Book::default());
         let (store, _) = open(&fs, &clock, config()).unwrap();
@@ -237,10 +212,10 @@ fn a_full_disk_is_told_and_taken_back_when_there_is_space() {
         drop(store);
         fs.crash();
         for round in 0..3 {
-            book.tried.insert((labels(1), START_MS + 500_000 + round), vec![1.0f64.to_bits()]);
+            book.doubt(&[(1, START_MS + 500_000 + round, 1.0)]);
         }
         let (store, _) = open(&fs, &clock, config()).unwrap();
-        book.check(&contents(&store), "after the crash");
+        book.start_again(&contents(&store), "after the crash");
     }
 }
 
@@ -259,11 +234,11 @@ fn a_series_whose_first_record_did_not_fit_is_defined_by_its_next() {
     drop(store);
     let (store, recovery) = open(&fs, &clock, config()).unwrap();
     assert!(recovery.damaged.is_empty(), "{:?}", recovery.damaged);
-    book.check(&contents(&store), "after the restart");
+    book.start_again(&contents(&store), "after the restart");
 }
 
 #[test]
-fn a_torn_tail_is_cut_off_and_told() {
+fn row_03_a_torn_tail_is_cut_off_and_told() {
     let (fs, clock) = (SimFs::seeded(1), clock());
     let big = StoreConfig { segment_bytes_max: 1 << 20, checkpoint_bytes: 1 << 20, ..config() };
     let (store, _) = open(&fs, &clock, big.clone()).unwrap();
@@ -287,7 +262,7 @@ fn a_torn_tail_is_cut_off_and_told() {
 }
 
 #[test]
-fn any_flipped_byte_of_any_file_costs_at_most_one_record_and_never_a_wrong_value() {
+fn row_04_any_flipped_byte_of_any_file_costs_at_most_one_record_and_never_a_wrong_value() {
     let (fs, clock) = (SimFs::seeded(1), clock());
     let big = StoreConfig { segment_bytes_max: 1 << 20, checkpoint_bytes: 1 << 20, ..config() };
     let mut book = Book::default();
@@ -314,4 +289,79 @@ fn any_flipped_byte_of_any_file_costs_at_most_one_record_and_never_a_wrong_value
             assert!(lost <= allowed, "{name} byte {at}: {lost} samples lost");
         }
     }
+}
+
+#[test]
+fn the_log_stays_until_its_reports_are_durable_elsewhere() {
+    let (fs, clock) = (SimFs::seeded(1), clock());
+    let (store, _) = open(&fs, &clock, config()).unwrap();
+    let elsewhere = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let seen = elsewhere.clone();
+    store.before_cut(move || match seen.load(std::sync::atomic::Ordering::SeqCst) {
+        true => Ok(()),
+        false => Err("not yet".to_owned()),
+    });
+    let report = model::CollectionReport { event_id: [7; 16], ..Default::default() };
+    let mut late = batch(&[(1, START_MS - 5 * WINDOW_MS, 1.0)]);
+    late.report = Some(report);
+    model::Append::append(&*store, late).1.unwrap();
+    // The part of the log that may still grow is never cut: the second round finds one that may go.
+    let again = || {
+        let first = store.flush_to_blocks().err();
+        append(&store, &[(1, START_MS, 1.0)]).1.unwrap();
+        first.or(store.flush_to_blocks().err())
+    };
+    let refused = again().unwrap();
+    assert!(refused.to_string().contains("not yet"), "{refused}");
+    // A crash now finds the report in the log.
+    let copy = fs.fork(1);
+    let (_, recovery) = open(&copy, &clock, config()).unwrap();
+    assert_eq!(recovery.reports.iter().map(|r| r.1.event_id).collect::<Vec<_>>(), [[7; 16]]);
+    elsewhere.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(again().is_none());
+    fs.kill();
+    drop(store);
+    let (_, recovery) = open(&fs, &clock, config()).unwrap();
+    assert!(recovery.reports.is_empty(), "{:?}", recovery.reports);
+}
+
+#[test]
+fn a_directory_whose_name_an_earlier_start_did_not_come_to_sync_is_synced_by_the_next() {
+    for seed in 0..20 {
+        let (fs, clock, mut book) = (SimFs::seeded(seed), clock(), Book::default());
+        // Made, and then the process ends.
+        fs.create_dir_all(Path::new("/data/wal")).unwrap();
+        fs.kill();
+        let (store, _) = open(&fs, &clock, config()).unwrap();
+        assert!(book.append(&store, &[(1, START_MS, 1.0)]));
+        drop(store);
+        fs.crash();
+        let (store, _) = open(&fs, &clock, config()).unwrap();
+        book.start_again(&contents(&store), &format!("seed {seed}"));
+    }
+}
+
+#[test]
+fn a_disk_that_does_not_answer_at_a_start_costs_no_block() {
+    let (fs, clock, mut book) = (SimFs::seeded(1), clock(), Book::default());
+    let (store, _) = open(&fs, &clock, config()).unwrap();
+    assert!(book.append(&store, &[(1, START_MS, 1.0)]));
+    store.flush_to_blocks().unwrap();
+    drop(store);
+    let mut failed = 0;
+    for after in 0..12 {
+        fs.kill();
+        fs.set_weather(sys::Weather { read_eio: 1, ..Default::default() });
+        if after > 0 {
+            // All reads fail, or one does.
+            fs.set_weather(sys::Weather::default());
+            fs.inject(Fault::Read { after: after - 1 });
+        }
+        failed += u64::from(open(&fs, &clock, config()).is_err());
+        fs.kill();
+        let (store, recovery) = open(&fs, &clock, config()).unwrap();
+        assert!(recovery.damaged.is_empty(), "{:?}", recovery.damaged);
+        book.start_again(&contents(&store), "when it answers again");
+    }
+    assert!(failed > 1, "{failed}");
 }

@@ -111,7 +111,7 @@ fn opened(fs: &SimFs, clock: &Arc<SimClock>, sent: &Sent, what: &str) -> (usize,
 }
 
 #[test]
-fn any_flipped_byte_of_a_whole_store_is_told_or_harmless_and_never_a_wrong_value() {
+fn row_04_any_flipped_byte_of_a_whole_store_is_told_or_harmless_and_never_a_wrong_value() {
     let (fs, clock) = (SimFs::seeded(1), clock());
     let sent = whole_store(&fs, &clock);
     let (all, told) = opened(&fs.fork(0), &clock, &sent, "sound");

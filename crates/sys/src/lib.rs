@@ -12,4 +12,4 @@ pub use clock::{Clock, RealClock, SimClock};
 pub use fs::{File, Fs, Lock};
 pub use random::Random;
 pub use real_fs::RealFs;
-pub use sim_fs::{Fault, SimFs};
+pub use sim_fs::{Fault, SimFs, Weather};

@@ -20,6 +20,7 @@ mod shape;
 mod signals;
 #[cfg(test)]
 mod tests;
+mod unpublished;
 
 use std::io;
 use std::net::SocketAddr;
@@ -39,6 +40,7 @@ use parts::Parts;
 pub use reload::Reloader;
 pub use routes::build_info;
 use signals::{Signal, Signals};
+pub use unpublished::{Noting, Unpublished};
 
 /// Requests under way get this long when the server stops.
 const REQUESTS_GRACE: Duration = Duration::from_secs(2);

@@ -23,6 +23,7 @@ use super::jobs::Jobs;
 use super::reload::{InForce, Reloader};
 use super::retention::Keeper;
 use super::routes::{self, App};
+use super::unpublished::{Noting, Unpublished};
 use super::{Options, RunError};
 use crate::alerting::{Groups, HostParts, Notifier, StoreHost};
 use crate::config::{Config, Settings};
@@ -45,6 +46,8 @@ pub const SCRAPES_GRACE: Duration = Duration::from_secs(3);
 const SCRAPE_PATIENCE_MS: u64 = 10;
 /// How often the head is written out early for the sake of room; each time costs a small block.
 const RELIEVE_EVERY: Duration = Duration::from_secs(30);
+/// Whoever made a batch durable gets this long to publish its event before the event is published for him.
+const PUBLISH_WAIT: Duration = Duration::from_secs(1);
 /// How often windows that are over are looked for.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// How often blocks to merge are looked for.
@@ -94,11 +97,16 @@ impl Opening {
 
         let keeper = self.open_keeper(&store, &catalog).await?;
         let intake = Arc::new(Intake::default());
-        let metered: Arc<dyn Append> = Arc::new(Metered::new(store.clone(), intake.clone()));
+        let observer = Arc::new(Observer::new(catalog.clone(), events.clone()));
+        let noting = Arc::new(Noting::new(store.clone(), observer.unpublished().clone()));
+        let metered: Arc<dyn Append> = Arc::new(Metered::new(noting, intake.clone()));
         let rejections = Arc::new(Rejections::new(Some(store.clone())));
         let append: Arc<dyn Append> = Arc::new(Noted::new(metered, rejections.clone(), clock.clone()));
+        {
+            let (events, unpublished) = (events.clone(), observer.unpublished().clone());
+            store.before_cut(move || secure_events(&events, &unpublished));
+        }
         let batch_ids = Arc::new(BatchIds::new(self.settings.node.clone()));
-        let observer = Arc::new(Observer::new(catalog.clone(), events.clone()));
         let pushed: Pushed = {
             let observer = observer.clone();
             Arc::new(move |report| observer.pushed(report))
@@ -235,7 +243,8 @@ impl Opening {
         tokio::spawn(gateway.clone().run(self.stop.clone()));
         tokio::spawn(jobs.follow(self.stop.clone()));
         tokio::spawn(notifier.run(self.stop.clone()));
-        tokio::spawn(upkeep(store.clone(), events.clone(), keeper, clock.clone(), self.stop.clone()));
+        let unpublished = observer.unpublished().clone();
+        tokio::spawn(upkeep(store.clone(), events.clone(), unpublished, keeper, clock.clone(), self.stop.clone()));
         tokio::spawn(merging(store.clone(), self.stop.clone()));
         let (reloading, collecting) = (reloader.clone(), collector.clone());
         tokio::spawn(memory.clone().watch(store.clone(), self.stop.clone()));
@@ -266,7 +275,7 @@ impl Opening {
             series_bytes_max: memory.series,
             source_series_max: limited(self.settings.limits.source_series_max),
             exemplars_max: self.settings.exemplars_max,
-            // See `upkeep`: the log must not be cut before the events in it are on disk.
+            // See `upkeep`.
             maintain_every_ms: 0,
             scrape_patience_ms: SCRAPE_PATIENCE_MS,
             ..StoreConfig::default()
@@ -417,11 +426,19 @@ impl Parts {
     }
 }
 
-/// Turns windows into blocks and cuts the log, which must not happen before the events in it are on disk; follows the
-/// targets' retention.
+/// Makes the events of everything that the store has taken durable: the store's log may be cut afterwards.
+fn secure_events(events: &EventLog, unpublished: &Unpublished) -> Result<(), String> {
+    let settled = unpublished.settle(PUBLISH_WAIT, |report| events.publish(report));
+    events.sync().map_err(|e| e.to_string())?;
+    if settled { Ok(()) } else { Err("collections are under way whose events are not written yet".to_owned()) }
+}
+
+/// Turns windows into blocks and cuts the log, see [`secure_events`] for what comes before the cut; follows the targets'
+/// retention.
 async fn upkeep(
     store: Arc<Store>,
     events: EventLog,
+    unpublished: Arc<Unpublished>,
     keeper: Arc<Mutex<Keeper>>,
     clock: Arc<dyn Clock>,
     mut stop: watch::Receiver<bool>,
@@ -438,8 +455,12 @@ async fn upkeep(
         // Ended series hold the room that others wait for.
         let relieve = refused > refused_before && relieved_at.is_none_or(|at| at.elapsed() >= RELIEVE_EVERY);
         let (store, events, keeper, clock) = (store.clone(), events.clone(), keeper.clone(), clock.clone());
+        let unpublished = unpublished.clone();
         let round = tokio::task::spawn_blocking(move || {
-            events.sync().map_err(|e| e.to_string())?;
+            // What is still under way now keeps the store from cutting its log, but from nothing else.
+            if let Err(error) = secure_events(&events, &unpublished) {
+                tracing::warn!("events: {error}");
+            }
             keeper.lock().tick(clock.now_ms())?;
             let done = store.maintain_windows().map_err(|e| e.to_string())?;
             let forgotten = if relieve { store.relieve().map_err(|e| e.to_string())? } else { 0 };

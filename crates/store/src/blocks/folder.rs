@@ -277,7 +277,12 @@ impl Opening<'_> {
 
     fn block(&mut self, name: &str) -> io::Result<()> {
         let path = self.dir.join(name);
-        let (manifest, sentences) = Manifest::load(&*self.shared.fs, &path);
+        let (mut manifest, mut sentences) = Manifest::load(&*self.shared.fs, &path);
+        if manifest.is_none() {
+            // A disk that does not answer is no damage: nothing is set aside for it, and the next start may fare better.
+            Manifest::readable(&*self.shared.fs, &path)?;
+            (manifest, sentences) = Manifest::load(&*self.shared.fs, &path);
+        }
         let told = sentences.join("; ");
         match manifest {
             Some(manifest) => {

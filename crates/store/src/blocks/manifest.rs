@@ -132,6 +132,16 @@ impl Manifest {
         Ok(())
     }
 
+    /// Tells whether the disk gives the copies that are there, sound or not.
+    pub fn readable(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
+        for path in COPIES.map(|name| dir.join(name)) {
+            if fs.exists(&path) {
+                fs.read(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the first copy that checks; the sentences tell of the copies before it and why.
     pub fn load(fs: &dyn Fs, dir: &Path) -> (Option<Manifest>, Vec<String>) {
         let (mut found, mut damaged) = (None, Vec::new());

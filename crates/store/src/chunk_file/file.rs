@@ -104,21 +104,24 @@ impl ChunkFile {
     ///
     /// **Errors** name the file; then nothing of the chunk is known.
     fn read(&self, offset: u32, len: u32) -> Result<Arc<[u8]>, String> {
-        let failed = |why: &str| {
-            self.look_ups.damaged.fetch_add(1, Ordering::Relaxed);
-            Err(format!("chunk file {}: {len} bytes at byte {offset}: {why}", self.path.display()))
+        let why = match self.read_if_sound(offset, len) {
+            Ok(Some(chunk)) => return Ok(chunk),
+            Ok(None) => "the checksum disagrees, or the file ends before them".to_owned(),
+            Err(error) => error.to_string(),
         };
+        self.look_ups.damaged.fetch_add(1, Ordering::Relaxed);
+        Err(format!("chunk file {}: {len} bytes at byte {offset}: {why}", self.path.display()))
+    }
+
+    /// Reads a chunk; `None` when it is damaged.
+    ///
+    /// **Errors** when the disk does not answer, which says nothing about the chunk.
+    fn read_if_sound(&self, offset: u32, len: u32) -> io::Result<Option<Arc<[u8]>>> {
         let mut bytes = vec![0; len as usize + SUM_BYTES];
-        match self.file.read_at(&mut bytes, u64::from(offset)) {
-            Ok(read) if read == bytes.len() => {}
-            Ok(_) => return failed("the file ends before them"),
-            Err(error) => return failed(&error.to_string()),
-        }
+        let read = self.file.read_at(&mut bytes, u64::from(offset))?;
         let (chunk, sum) = bytes.split_at(len as usize);
-        if self.sum(offset, chunk) != sum {
-            return failed("the checksum disagrees");
-        }
-        Ok(Arc::from(chunk))
+        let sound = read == bytes.len() && self.sum(offset, chunk) == sum;
+        Ok(sound.then(|| Arc::from(chunk)))
     }
 }
 
@@ -134,6 +137,13 @@ impl Stored {
     /// Reads the chunk.
     pub fn read(&self) -> Result<Arc<[u8]>, String> {
         self.file.read(self.offset, self.len)
+    }
+
+    /// Reads the chunk; `None` when it is damaged.
+    ///
+    /// **Errors** when the disk does not answer.
+    pub fn read_if_sound(&self) -> io::Result<Option<Arc<[u8]>>> {
+        self.file.read_if_sound(self.offset, self.len)
     }
 
     /// Reads the chunk to decide about a sample; neighbouring samples find it again. `None` when it is damaged, which

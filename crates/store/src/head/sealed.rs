@@ -1,5 +1,6 @@
 //! A chunk that changes no more, in memory or in a chunk file.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::chunk_file::Stored;
@@ -63,6 +64,17 @@ impl Sealed {
             Place::Memory(bytes) => Ok(bytes.clone()),
             Place::File(stored) => stored.read(),
         }
+    }
+
+    /// Gives the same chunk with its bytes in memory; `None` when they are damaged.
+    ///
+    /// **Errors** when the disk does not answer, which says nothing about the bytes.
+    pub fn if_sound(&self) -> io::Result<Option<Sealed>> {
+        let bytes = match &self.place {
+            Place::Memory(bytes) => Some(bytes.clone()),
+            Place::File(stored) => stored.read_if_sound()?,
+        };
+        Ok(bytes.map(|bytes| Sealed { place: Place::Memory(bytes), ..self.clone() }))
     }
 
     /// Gives the bytes to decide about a sample, `None` when they are damaged.

@@ -1,7 +1,8 @@
 //! The segment that is being written, and the list of those that are full.
 //!
 //! Invariants: 1. a segment's name is durable before a record in it is acknowledged; 2. after a write that did not fit
-//! the segment ends at the last good record, or is given up; 3. a store never appends to a segment of an earlier start.
+//! the segment ends at the last good record, or is given up; 3. after a sync that failed it is cut back to what was
+//! synced before, for the system may show bytes that are not on the disk to the next start; 4. a store never appends to a segment of an earlier start.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -54,6 +55,8 @@ struct Open {
     path: PathBuf,
     nonce: u64,
     len: u64,
+    /// How much of it is on the disk.
+    synced: u64,
 }
 
 /// Writes segments.
@@ -103,7 +106,7 @@ impl SegmentWriter {
         match made {
             Ok(file) => {
                 let len = header.encode().len() as u64;
-                Ok(Open { file, path, nonce: header.nonce, len })
+                Ok(Open { file, path, nonce: header.nonce, len, synced: len })
             }
             Err(error) => {
                 // A file without records is harmless should this fail too.
@@ -134,11 +137,23 @@ impl SegmentWriter {
     }
 
     /// Makes all appended records durable.
-    pub fn sync(&self) -> Result<(), WriteError> {
-        let Some(open) = self.open.as_ref() else { return Ok(()) };
-        open.file
-            .sync_data()
-            .map_err(|error| WriteError::Failed(format!("cannot sync {}: {error}", open.path.display())))
+    ///
+    /// **Errors** with `NoSpace` only where the next records go to another file: nothing is promised on this one any more.
+    pub fn sync(&mut self) -> Result<(), WriteError> {
+        let Some(open) = self.open.as_mut() else { return Ok(()) };
+        let Err(error) = open.file.sync_data() else {
+            open.synced = open.len;
+            return Ok(());
+        };
+        let cut = open.file.truncate(open.synced).err();
+        let also = cut.map(|e| format!("; it could not be cut back either: {e}")).unwrap_or_default();
+        let text = format!("cannot sync {}: {error}{also}", open.path.display());
+        // Some file systems find out only now that there is no room.
+        if is_no_space(&error) && also.is_empty() {
+            self.roll();
+            return Err(WriteError::NoSpace(text));
+        }
+        Err(WriteError::Failed(text))
     }
 
     /// Gives the length of the open segment.
