@@ -10,6 +10,7 @@ Examples:
   quiver serve                                        start on 127.0.0.1:9740, data in ./data
   quiver serve --config prometheus.yml                scrape what a prometheus.yml names
   quiver targets add http://localhost:9100/metrics    scrape a node exporter
+  quiver import old.csv                               bring samples of the past
   quiver query 'up'                                   ask what is there now
   quiver query 'rate(node_cpu_seconds_total[5m])' --start 1h --step 1m
 
@@ -45,6 +46,8 @@ pub enum Command {
     Snapshot(SnapshotArgs),
     /// Make a data directory out of a snapshot
     Restore(RestoreArgs),
+    /// Bring a file of samples, or a Prometheus, to a running server
+    Import(ImportArgs),
     /// Print shell completions
     Completions {
         /// For which shell
@@ -66,6 +69,12 @@ pub struct ServeArgs {
     /// Address for OTLP over gRPC, such as 127.0.0.1:4317; without it gRPC is off (OTLP over HTTP is always on)
     #[arg(long, value_name = "ADDR", env = "QUIVER_OTLP_GRPC_LISTEN")]
     pub otlp_grpc_listen: Option<String>,
+    /// Listen for StatsD and DogStatsD: host:port for UDP, unix:/path for a Unix socket; may be repeated
+    #[arg(long = "listen.statsd", value_name = "ADDR", env = "QUIVER_LISTEN_STATSD", value_delimiter = ',')]
+    pub listen_statsd: Vec<String>,
+    /// Listen for Graphite's plaintext on TCP and UDP; may be repeated
+    #[arg(long = "listen.graphite", value_name = "ADDR", env = "QUIVER_LISTEN_GRAPHITE", value_delimiter = ',')]
+    pub listen_graphite: Vec<String>,
     /// Directory for all data; one server at a time [default: ./data]
     #[arg(long, alias = "storage.tsdb.path", value_name = "DIR", env = "QUIVER_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
@@ -181,6 +190,40 @@ pub struct QueryArgs {
     /// Where to ask
     #[command(flatten)]
     pub server: ServerArgs,
+}
+
+/// Flags of `import`.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct ImportArgs {
+    /// What else can be imported
+    #[command(subcommand)]
+    pub command: Option<ImportCommand>,
+    /// A file: .csv, .parquet, .ndjson, .jsonl, .prom, .om, or one of them with .gz behind
+    #[arg(required = true)]
+    pub file: Option<PathBuf>,
+    /// What the file is: csv, parquet, ndjson or openmetrics [default: as its name says]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// What the columns of CSV and Parquet are, such as time:time:unix_ms,temp:metric:temperature,room:label:room
+    #[arg(long, value_name = "PLAN")]
+    pub columns: Option<String>,
+    /// Source of the samples; becomes the label job of those that have none
+    #[arg(long, value_name = "ID", default_value = "import")]
+    pub source_id: String,
+    /// Where the server is
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// What else can be imported.
+#[derive(Subcommand, Debug)]
+pub enum ImportCommand {
+    /// Send the blocks of a Prometheus by remote write
+    Prometheus {
+        /// Its data directory, a snapshot of it, or one block
+        dir: PathBuf,
+    },
 }
 
 /// Flags of `targets`.
@@ -330,6 +373,14 @@ mod tests {
 
         let Ok(Command::CheckConfig(check)) = parsed("quiver check-config p.yml --allow-unsupported") else { panic!() };
         assert!(check.allow_unsupported && check.output == Output::Table);
+        assert!(matches!(
+            parsed("quiver import a.csv --columns 1:value"),
+            Ok(Command::Import(ImportArgs { file: Some(_), command: None, .. }))
+        ));
+        assert!(matches!(
+            parsed("quiver import prometheus /d"),
+            Ok(Command::Import(ImportArgs { command: Some(_), .. }))
+        ));
         assert!(matches!(parsed("quiver completions bash"), Ok(Command::Completions { .. })));
         assert!(matches!(parsed("quiver targets ls"), Ok(Command::Targets(_))));
         let Ok(Command::Blocks(blocks)) = parsed("quiver blocks verify 3 7 --data-dir /d -o json") else { panic!() };
@@ -345,6 +396,7 @@ mod tests {
             ("quiver", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
             ("quiver serv", ErrorKind::InvalidSubcommand),
             ("quiver query", ErrorKind::MissingRequiredArgument),
+            ("quiver import", ErrorKind::MissingRequiredArgument),
             ("quiver query up --time 5m --start 1h", ErrorKind::ArgumentConflict),
             ("quiver query up --end 1h", ErrorKind::MissingRequiredArgument),
             ("quiver query up --output xml", ErrorKind::InvalidValue),

@@ -64,6 +64,19 @@ impl Answer {
 
 /// Sends one request and waits for the whole answer.
 pub fn send(method: Method, server: &str, path: &str, body: Option<(&str, Vec<u8>)>) -> Result<Answer, Failure> {
+    let (kind, bytes) = body.unwrap_or(("", Vec::new()));
+    let headers = if kind.is_empty() { Vec::new() } else { vec![("content-type", kind.to_owned())] };
+    send_with(method, server, path, &headers, bytes)
+}
+
+/// Sends one request with headers of one's own and waits for the whole answer.
+pub fn send_with(
+    method: Method,
+    server: &str,
+    path: &str,
+    headers: &[(&str, String)],
+    bytes: Vec<u8>,
+) -> Result<Answer, Failure> {
     let base = server.trim_end_matches('/');
     if base.starts_with("https://") {
         return Err(Failure::usage("https is not supported by this command yet; use http:// or ask through curl"));
@@ -76,9 +89,8 @@ pub fn send(method: Method, server: &str, path: &str, body: Option<(&str, Vec<u8
         .build()
         .map_err(|e| Failure::failed(format!("cannot start: {e}")))?;
     let mut request = Request::builder().method(method).uri(format!("{base}{path}"));
-    let (kind, bytes) = body.unwrap_or(("", Vec::new()));
-    if !kind.is_empty() {
-        request = request.header("content-type", kind);
+    for (name, value) in headers {
+        request = request.header(*name, value);
     }
     let request = request
         .header("user-agent", concat!("quiver-cli/", env!("CARGO_PKG_VERSION")))

@@ -6,6 +6,7 @@ mod args;
 mod blocks;
 mod check;
 mod client;
+mod import;
 mod progress;
 mod query;
 mod rules;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Command::Blocks(args) => blocks::run(&args),
         Command::Snapshot(args) => blocks::snapshot(&args),
         Command::Restore(args) => blocks::restore(&args),
+        Command::Import(args) => import::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "quiver", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -12,6 +12,7 @@ mod samples_writer;
 pub mod scale;
 mod series;
 mod source;
+mod table;
 
 pub use error::ColumnsError;
 pub use histograms::{HISTOGRAM_COLUMNS, HistogramRows, HistogramsFile, HistogramsWriter, StoredHistogram};
@@ -21,3 +22,4 @@ pub use samples_reader::{Column, ColumnPage, NO_SCALED, SamplesFile};
 pub use samples_writer::{COLUMNS, PAGE_ROWS, ROW_GROUP_ROWS, RowRange, SamplesWriter};
 pub use series::{SeriesRow, SeriesWriter, read_series};
 pub use source::ReadAt;
+pub use table::{TableColumn, TableReader, TableRows};

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::family::Family;
 use crate::histogram::Histogram;
 use crate::labels::{Labels, LabelsBuf, SeriesId};
+use crate::mark::StreamMark;
 use crate::refusal::{Counts, Refusal, Verdict};
 use crate::report::{CollectionReport, Origin};
 
@@ -81,6 +82,8 @@ pub struct Batch {
     pub examples: Vec<(Refusal, Labels)>,
     /// What the sender should know when new series were refused: by which limit, who holds the room, which label explodes.
     pub advice: Option<String>,
+    /// Where the batch brings its stream to; `None` for whatever is no stream.
+    pub mark: Option<StreamMark>,
     /// The store generation that the given series ids belong to; see [`crate::Append::generation`].
     pub generation: u64,
     /// Metadata that came along.
@@ -112,6 +115,7 @@ impl Batch {
         self.essential = 0;
         self.examples.clear();
         self.advice = None;
+        self.mark = None;
         self.families.clear();
         self.series.clear();
         self.samples.clear();

@@ -9,6 +9,7 @@ mod duration;
 mod family;
 pub mod histogram;
 mod labels;
+mod mark;
 mod matcher;
 mod refusal;
 pub mod relabel;
@@ -25,6 +26,7 @@ pub use family::{Family, MetricType};
 pub use labels::{
     DuplicateLabel, Fingerprint, LABEL_NAME, Labels, LabelsBuf, SeriesId, is_legacy_label_name, is_legacy_metric_name,
 };
+pub use mark::StreamMark;
 pub use matcher::{MatchOp, Matcher, MatcherError, compile_anchored};
 pub use refusal::{Counts, Refusal, Verdict};
 pub use report::{CollectionMethod, CollectionReport, Health, Origin, TypeCounts};

@@ -2,6 +2,7 @@
 
 pub mod alerting;
 pub mod config;
+pub mod lines;
 pub mod memory;
 pub mod net;
 pub mod observe;
@@ -12,4 +13,6 @@ pub mod rejections;
 pub mod rest;
 pub mod run;
 mod sketch;
+pub mod stream;
 pub mod telemetry;
+pub mod upload;

@@ -169,7 +169,7 @@ async fn connection(
         })
     };
     let builder = builder();
-    let mut conn = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut conn = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     // The HTTP/1 timer starts only once the version is known; a peer that stops inside the HTTP/2 preface meets this one.
     let mut head_deadline = pin!(sleep(HEAD_TIMEOUT));
     let mut watching_head = true;

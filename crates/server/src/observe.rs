@@ -13,6 +13,7 @@ use events::EventLog;
 use model::{CollectionMethod, CollectionReport, LedgerPosition};
 use parking_lot::Mutex;
 
+use crate::rest::push_targets::PushTargets;
 use crate::run::Unpublished;
 
 const SLOT_MS: i64 = 10_000;
@@ -29,6 +30,7 @@ pub struct Observer {
     events: EventLog,
     unpublished: Arc<Unpublished>,
     recent: Mutex<Recent>,
+    push_targets: Arc<PushTargets>,
 }
 
 /// What `/stats` says about the last minutes.
@@ -60,7 +62,13 @@ impl RecentFigures {
 impl Observer {
     /// Starts with empty figures.
     pub fn new(catalog: Arc<Catalog>, events: EventLog) -> Observer {
-        Observer { catalog, events, unpublished: Arc::default(), recent: Mutex::default() }
+        Observer {
+            catalog,
+            events,
+            unpublished: Arc::default(),
+            recent: Mutex::default(),
+            push_targets: Arc::default(),
+        }
     }
 
     /// Gives the reports whose events have not come here yet.
@@ -69,12 +77,21 @@ impl Observer {
     }
 
     /// Hears of a finished push (custom, remote write, upload).
-    pub fn pushed(&self, report: CollectionReport) {
+    pub fn pushed(&self, mut report: CollectionReport) {
+        if report.origin.method != CollectionMethod::PullScraping {
+            self.push_targets.attribute(&mut report.origin);
+            self.push_targets.note(&report);
+        }
         self.recent.lock().note(&report);
         self.catalog.record(&report);
         let id = report.event_id;
         self.events.publish(report);
         self.unpublished.done(&id);
+    }
+
+    /// Gives the registered sources that push.
+    pub fn push_targets(&self) -> &Arc<PushTargets> {
+        &self.push_targets
     }
 
     /// Notes how many samples are stored in total; call it each second or so.

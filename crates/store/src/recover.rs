@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use model::{CollectionReport, Counts};
+use model::{CollectionReport, Counts, StreamMark};
 use parking_lot::{Mutex, RwLock};
 use sys::{Clock, Fs};
 
@@ -38,6 +38,8 @@ use crate::wal::segment::{SegmentInfo, SegmentWriter, is_no_space, parse_file_na
 pub struct Recovery {
     /// The reports of the records in the log, with their place; counts as they were decided.
     pub reports: Vec<(u64, CollectionReport)>,
+    /// How far streams have come, in order of the log, with what became of the samples of those batches.
+    pub marks: Vec<(StreamMark, Counts)>,
     /// Records replayed.
     pub records: u64,
     /// Samples in them, those that were refused or in blocks already included.
@@ -308,6 +310,10 @@ impl Replay<'_> {
         self.recovery.records += 1;
         let samples = record.samples.len() as u64 + record.histograms.len() as u64;
         self.recovery.samples += samples;
+        if let Some(mark) = record.mark {
+            let counts = self.counts_for_report(seq, &record.decided, samples, counts);
+            self.recovery.marks.push((mark, counts));
+        }
         if let Some(mut report) = record.report {
             report.counts = self.counts_for_report(seq, &record.decided, samples, counts);
             self.recovery.reports.push((seq, report));

@@ -157,6 +157,14 @@ impl Store {
         out
     }
 
+    /// Gives the labels of series of the head by their ids; those that are gone are left out.
+    pub fn labels_of(&self, ids: &[SeriesId]) -> Vec<(SeriesId, Labels)> {
+        let ids: Vec<u32> = ids.iter().filter_map(|id| u32::try_from(id.0).ok()).collect();
+        let mut out = Vec::with_capacity(ids.len());
+        self.core.head.visit(&ids, |id, slot| out.push((SeriesId(u64::from(id)), slot.labels.clone())));
+        out
+    }
+
     fn prepare(&self, batch: &mut Batch) -> Result<Prepared, AppendError> {
         let generation = self.generation();
         let (definitions, refused) = self.resolve(batch, generation)?;

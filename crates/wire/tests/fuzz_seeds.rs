@@ -93,6 +93,19 @@ fn openmetrics_2_is_read() {
 }
 
 #[test]
+fn lines_are_read() {
+    let read: Vec<_> = wire::influx::Lines::new(&seed("lines/influx")).map(|line| line.is_ok()).collect();
+    assert_eq!(read, [true, false]);
+    let graphite = seed("lines/graphite");
+    assert!(graphite.split(|b| *b == b'\n').filter_map(|line| wire::graphite::parse(line, 1)).all(|line| line.is_ok()));
+    let statsd = seed("lines/statsd");
+    assert_eq!(
+        statsd.split(|b| *b == b'\n').filter_map(|line| wire::statsd::parse(line, 1)).filter(Result::is_ok).count(),
+        3
+    );
+}
+
+#[test]
 fn compressed_bodies_are_inflated() {
     assert_eq!(gzip::inflate_capped(&seed("inflate/gzip"), 100).unwrap(), b"a 1\nb 2\n");
     assert_eq!(gzip::inflate_capped(&seed("inflate/two_members"), 100).unwrap(), b"ab");

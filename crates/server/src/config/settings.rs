@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::fields::{Fields, Problems};
-use super::yaml::Node;
+use super::yaml::{Kind, Node};
 
 /// Where the server listens unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9740";
@@ -36,10 +36,29 @@ pub struct Settings {
     pub exemplars_max: usize,
     /// How often the samples of pushed groups are written again, in milliseconds.
     pub push_restate_ms: i64,
+    /// Where line protocols are listened for.
+    pub lines: LineSettings,
     /// Limits of queries.
     pub query: QuerySettings,
     /// Limits of everything that comes in.
     pub limits: LimitSettings,
+}
+
+/// Where line protocols are listened for; nowhere unless told.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LineSettings {
+    /// StatsD and DogStatsD: `host:port` for UDP, `unix:/path` for datagrams of a Unix socket.
+    pub statsd: Vec<String>,
+    /// Graphite's plaintext: `host:port` for TCP and UDP.
+    pub graphite: Vec<String>,
+    /// How often StatsD's state is written, in milliseconds.
+    pub statsd_flush_ms: i64,
+}
+
+impl Default for LineSettings {
+    fn default() -> LineSettings {
+        LineSettings { statsd: Vec::new(), graphite: Vec::new(), statsd_flush_ms: 10_000 }
+    }
 }
 
 /// Limits of queries.
@@ -85,6 +104,7 @@ impl Default for Settings {
             admin_api: false,
             exemplars_max: 100_000,
             push_restate_ms: 15_000,
+            lines: LineSettings::default(),
             query: QuerySettings::default(),
             limits: LimitSettings::default(),
         }
@@ -134,6 +154,8 @@ pub struct SettingsText {
     pub exemplars_max: Option<u64>,
     /// `push_restate_interval`
     pub push_restate_ms: Option<i64>,
+    /// `listen` as a mapping, without `http`.
+    pub lines: LineSettings,
     /// `query`
     pub query: QuerySettings,
     /// `limits`
@@ -157,6 +179,10 @@ pub struct Overrides {
     pub admin_api: bool,
     /// `--memory`
     pub memory_bytes: Option<u64>,
+    /// `--listen.statsd`
+    pub statsd: Vec<String>,
+    /// `--listen.graphite`
+    pub graphite: Vec<String>,
 }
 
 impl Settings {
@@ -178,6 +204,7 @@ impl Settings {
                 .exemplars_max
                 .map_or(defaults.exemplars_max, |n| usize::try_from(n).unwrap_or(EXEMPLARS_MAX).min(EXEMPLARS_MAX)),
             push_restate_ms: text.push_restate_ms.unwrap_or(defaults.push_restate_ms),
+            lines: text.lines.with(flags),
             query: text.query,
             limits: LimitSettings {
                 memory_bytes: flags.memory_bytes.unwrap_or(text.limits.memory_bytes),
@@ -187,11 +214,44 @@ impl Settings {
     }
 }
 
+impl LineSettings {
+    fn with(&self, flags: &Overrides) -> LineSettings {
+        let or = |flag: &[String], file: &[String]| if flag.is_empty() { file.to_vec() } else { flag.to_vec() };
+        LineSettings {
+            statsd: or(&flags.statsd, &self.statsd),
+            graphite: or(&flags.graphite, &self.graphite),
+            statsd_flush_ms: self.statsd_flush_ms,
+        }
+    }
+}
+
+/// Reads `listen`: the address for HTTP alone, or a mapping of all.
+fn read_listen(node: &Node, text: &mut SettingsText, problems: &mut Problems) {
+    if let Kind::Scalar(address) = &node.kind {
+        text.listen = Some(address.clone());
+        return;
+    }
+    let mut fields = Fields::open(node, "quiver.listen", problems);
+    text.listen = fields.string("http", problems);
+    for (key, list) in [("statsd", &mut text.lines.statsd), ("graphite", &mut text.lines.graphite)] {
+        *list = match fields.get(key).map(|node| &node.kind) {
+            Some(Kind::Scalar(address)) => vec![address.clone()],
+            _ => fields.strings(key, problems).unwrap_or_default(),
+        };
+    }
+    if let Some(ms) = fields.duration_ms("statsd_flush_interval", problems) {
+        text.lines.statsd_flush_ms = ms;
+        if ms == 0 {
+            problems.error(fields.place_of("statsd_flush_interval"), "statsd_flush_interval must be longer than 0");
+        }
+    }
+    fields.finish(problems);
+}
+
 /// Reads the value of `quiver:`.
 pub fn read(node: &Node, problems: &mut Problems) -> SettingsText {
     let mut fields = Fields::open(node, "quiver", problems);
     let mut text = SettingsText {
-        listen: fields.string("listen", problems),
         otlp_grpc_listen: fields.string("otlp_grpc_listen", problems),
         data_dir: fields.string("data_dir", problems).map(PathBuf::from),
         node: fields.parsed("node", problems, parse_node),
@@ -202,6 +262,9 @@ pub fn read(node: &Node, problems: &mut Problems) -> SettingsText {
         push_restate_ms: fields.duration_ms("push_restate_interval", problems),
         ..SettingsText::default()
     };
+    if let Some(node) = fields.get("listen") {
+        read_listen(node, &mut text, problems);
+    }
     if text.retention_ms == Some(0) {
         problems.error(fields.place_of("retention"), "retention must be longer than 0");
     }
@@ -298,6 +361,23 @@ mod tests {
         let flags = Overrides { memory_bytes: Some(2 << 30), ..Overrides::default() };
         assert_eq!(Settings::of(&text, &flags).limits.memory_bytes, 2 << 30);
         assert_eq!((settings.limits.connections_max, settings.data_dir), (5, PathBuf::from("./data")));
+    }
+
+    #[test]
+    fn listeners_are_off_until_they_are_named() {
+        let read_text = |text: &str| {
+            let mut problems = Problems::default();
+            let text = read(&yaml::parse(text).unwrap(), &mut problems);
+            (Settings::of(&text, &Overrides::default()), problems.0.len())
+        };
+        let (settings, _) = read_text("{listen: ':1'}");
+        assert_eq!((settings.listen.as_str(), settings.lines), (":1", LineSettings::default()));
+        let (settings, problems) = read_text(
+            "{listen: {http: ':1', statsd: [':8125', 'unix:/s'], graphite: ':2003', statsd_flush_interval: 1s}}",
+        );
+        assert_eq!((settings.listen.as_str(), settings.lines.statsd.len(), problems), (":1", 2, 0));
+        assert_eq!((settings.lines.graphite, settings.lines.statsd_flush_ms), (vec![":2003".to_owned()], 1_000));
+        assert_eq!(read_text("{listen: {statsdd: ':1', statsd_flush_interval: 0s}}").1, 2);
     }
 
     #[test]

@@ -5,7 +5,7 @@ pub mod api;
 mod ast_json;
 pub mod error;
 mod federate;
-mod histogram_json;
+pub mod histogram_json;
 pub mod json;
 mod lookup;
 mod noting;

@@ -52,7 +52,12 @@ pub struct GatewayParts {
     pub groups: Vec<Group>,
     /// Limits.
     pub limits: PushLimits,
+    /// How long groups of a registered source live; 0 is for ever.
+    pub ttl_ms: TtlOf,
 }
+
+/// Gives how long the groups of a source live, in milliseconds.
+pub type TtlOf = Arc<dyn Fn(&str) -> i64 + Send + Sync>;
 
 /// What a push does to its group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,6 +108,7 @@ struct Inner {
     now: Source<i64>,
     folder: Arc<Folder>,
     limits: PushLimits,
+    ttl_ms: TtlOf,
     registry: Registry,
     turns: Vec<Mutex<()>>,
     stats: PushStats,
@@ -121,6 +127,7 @@ impl Gateway {
             now: parts.now,
             folder: Arc::new(parts.folder),
             limits: parts.limits,
+            ttl_ms: parts.ttl_ms,
             turns: (0..TURNS).map(|_| Mutex::default()).collect(),
             stats: PushStats::default(),
         }))
@@ -129,6 +136,11 @@ impl Gateway {
     /// Gives the limits.
     pub fn limits(&self) -> &PushLimits {
         &self.0.limits
+    }
+
+    /// Gives how long a group lives that is pushed without a word of it: what the registration of its job says.
+    pub fn ttl_ms(&self, job: &str) -> i64 {
+        (self.0.ttl_ms)(job)
     }
 
     /// Gives the time, in milliseconds since 1970.

@@ -114,6 +114,7 @@ async fn take(gateway: &Gateway, method: &Method, uri: &Uri, headers: &HeaderMap
     let started = Instant::now();
     let key = GroupKey::from_path(uri.path()).map_err(Failed::bad)?;
     let ttl_ms = ttl_ms(headers, &Params::parse(uri.query().unwrap_or(""))).map_err(Failed::bad)?;
+    let ttl_ms = ttl_ms.unwrap_or_else(|| gateway.ttl_ms(key.job()));
     let verb = if *method == Method::PUT { Verb::Put } else { Verb::Post };
     let max = gateway.limits().body_bytes_max;
     let too_large = || Failed {
@@ -149,15 +150,15 @@ fn format_of(headers: &HeaderMap) -> Format {
 }
 
 /// Reads `?ttl=`, else `X-Quiver-TTL`: a duration or seconds. 0 means for ever.
-fn ttl_ms(headers: &HeaderMap, params: &Params) -> Result<i64, String> {
+fn ttl_ms(headers: &HeaderMap, params: &Params) -> Result<Option<i64>, String> {
     let header = headers.get("x-quiver-ttl").map(|v| v.to_str().unwrap_or("?"));
-    let Some(given) = params.all("ttl").next().or(header) else { return Ok(0) };
+    let Some(given) = params.all("ttl").next().or(header) else { return Ok(None) };
     let ms = parse_duration_ms(given).map_err(|e| format!("invalid ttl: {e}"))?;
     if ms < 0.0 {
         return Err(format!("invalid ttl: {given:?} is negative"));
     }
     // Less than a millisecond is not for ever.
-    Ok(if ms == 0.0 { 0 } else { (ms.round() as i64).max(1) })
+    Ok(Some(if ms == 0.0 { 0 } else { (ms.round() as i64).max(1) }))
 }
 
 fn inflate(encoding: &str, bytes: &[u8], max: usize) -> Result<Vec<u8>, Failed> {
@@ -202,11 +203,11 @@ mod tests {
         };
         let none = HeaderMap::new();
         for (query, headers, expected) in [
-            ("", none.clone(), Ok(0)),
-            ("ttl=0", none.clone(), Ok(0)),
-            ("ttl=5m", none.clone(), Ok(300_000)),
-            ("ttl=1.5", header("9h"), Ok(1_500)),
-            ("", header("1h"), Ok(3_600_000)),
+            ("", none.clone(), Ok(None)),
+            ("ttl=0", none.clone(), Ok(Some(0))),
+            ("ttl=5m", none.clone(), Ok(Some(300_000))),
+            ("ttl=1.5", header("9h"), Ok(Some(1_500))),
+            ("", header("1h"), Ok(Some(3_600_000))),
         ] {
             assert_eq!(ttl_ms(&headers, &Params::parse(query)), expected, "{query}");
         }

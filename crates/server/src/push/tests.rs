@@ -70,6 +70,7 @@ impl World {
             folder,
             groups,
             limits,
+            ttl_ms: Arc::new(|source| if source == "registered" { 60_000 } else { 0 }),
         });
         let app = router::<Gateway>().with_state(gateway.clone());
         World { clock, store, door, gateway, app, reports }

@@ -254,7 +254,8 @@ pub fn in_progress() -> Problem {
     Problem::new(StatusCode::CONFLICT, "idempotency_key_in_use", detail).retry_after_ms(1_000)
 }
 
-fn source_id(headers: &HeaderMap, params: &Params) -> Result<String, Problem> {
+/// Gives the source that a request names: `?source_id=`, else `X-Source-Id`, else `custom`.
+pub fn source_id(headers: &HeaderMap, params: &Params) -> Result<String, Problem> {
     let header = headers.get("x-source-id").map(|v| v.to_str().unwrap_or("\0"));
     let (place, text) = match (params.all("source_id").next(), header) {
         (Some(text), _) => ("?source_id", text),

@@ -15,6 +15,7 @@ pub mod metric;
 pub mod openapi;
 pub mod problem;
 pub mod protocols;
+pub mod push_targets;
 pub mod query;
 pub mod registration;
 pub mod rejections;
@@ -26,7 +27,7 @@ pub mod targets;
 pub mod targets_change;
 #[cfg(test)]
 mod tests;
-mod time;
+pub mod time;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
@@ -38,7 +39,7 @@ use axum::extract::FromRef;
 use axum::routing::{get, post};
 use catalog::Catalog;
 use collect::report::BatchIds;
-use collect::{AddressPolicy, Collector};
+use collect::{AddressPolicy, Collector, TargetSpec, TargetStatus};
 use events::EventLog;
 use http::{Method, StatusCode, Uri};
 use model::{Append, AppendError, Appended, Batch, Counts, Health};
@@ -48,6 +49,7 @@ use tokio::sync::{oneshot, watch};
 use crate::observe::Observer;
 use crate::rejections::Rejections;
 use problem::Problem;
+use push_targets::PushTarget;
 use query::Ask;
 use registration::Registration;
 
@@ -83,6 +85,8 @@ pub struct RestParts {
     pub ask: Arc<dyn Ask>,
     /// Notes durably that the samples of a deleted target go at a time.
     pub purge: Purge,
+    /// What URLs of this server begin with, such as `http://host:9740`.
+    pub base_url: String,
     /// Which addresses targets given over REST may lead to.
     pub address_policy: AddressPolicy,
     /// Limit of a body after inflating; see [`BODY_BYTES_MAX`].
@@ -142,11 +146,11 @@ impl Rest {
     pub fn load_targets(&self) -> usize {
         let mut loaded = 0;
         for target in self.catalog.all().iter().filter(|t| t.spec.origin == "api" && t.damage.is_none()) {
-            let spec = Registration::read(&target.spec.request, false, &self.address_policy)
-                .and_then(|registration| registration.to_spec(&self.address_policy));
-            match spec {
-                Ok(spec) => {
-                    self.collector.upsert(spec);
+            let read = Registration::read(&target.spec.request, false, &self.address_policy)
+                .and_then(|registration| Ok((registration.to_spec(&self.address_policy)?, registration)));
+            match read {
+                Ok((spec, registration)) => {
+                    self.put_in_force(&registration, spec, target.health);
                     loaded += 1;
                 }
                 Err(problem) => {
@@ -156,6 +160,43 @@ impl Rest {
             }
         }
         loaded
+    }
+
+    /// Hands a target to who collects it: the collector, or those who wait for its pushes.
+    fn put_in_force(&self, registration: &Registration, spec: Option<TargetSpec>, health: Health) {
+        let pushes = self.observer.push_targets();
+        let Some(spec) = spec else {
+            if self.collector.spec(&registration.target_id).is_some() {
+                // It was scraped until now; its end is written by the way.
+                let (collector, target_id) = (self.collector.clone(), registration.target_id.clone());
+                tokio::spawn(async move { collector.remove(&target_id).await });
+            }
+            let target = PushTarget {
+                target_id: &registration.target_id,
+                source_id: &registration.source_id,
+                method: registration.method,
+                settings: registration.push,
+                enabled: registration.enabled,
+                health,
+            };
+            return pushes.upsert(target, self.now_ms());
+        };
+        // A registration that was replaced may have been one that pushes.
+        pushes.remove(&registration.target_id);
+        self.collector.upsert(spec);
+    }
+
+    /// Gives how a target stands, whoever collects it.
+    fn status_of(&self, target_id: &str) -> Option<TargetStatus> {
+        let pushing = || self.observer.push_targets().status(target_id, self.now_ms());
+        self.collector.status(target_id).or_else(pushing)
+    }
+
+    /// Gives how all targets stand.
+    fn statuses(&self) -> Vec<TargetStatus> {
+        let mut all = self.collector.statuses();
+        all.extend(self.observer.push_targets().statuses(self.now_ms()));
+        all
     }
 
     /// Tells whether a discovered target was muted over the API.
@@ -181,6 +222,9 @@ impl Rest {
     async fn tidy(&self, second: u64) {
         let now_ms = self.now_ms();
         self.observer.note_total(now_ms, (self.totals)().stored);
+        for (target_id, health) in self.observer.push_targets().changed(now_ms) {
+            self.catalog.set_health(&target_id, health);
+        }
         let log = self.events.clone();
         let hourly = second.is_multiple_of(3_600);
         let written = tokio::task::spawn_blocking(move || {
@@ -201,7 +245,7 @@ impl Rest {
     }
 
     /// Hands a batch to the store and waits without holding a thread.
-    async fn submit(&self, batch: Batch) -> (Batch, Result<Appended, AppendError>) {
+    pub(crate) async fn submit(&self, batch: Batch) -> (Batch, Result<Appended, AppendError>) {
         let (tx, rx) = oneshot::channel();
         let append = Arc::clone(&self.append);
         let done = Box::new(move |batch, result| drop(tx.send((batch, result))));
@@ -215,7 +259,7 @@ impl Rest {
 
     /// Gives the states of all targets, registered and discovered.
     fn all_health(&self) -> Vec<Health> {
-        let statuses = self.collector.statuses();
+        let statuses = self.statuses();
         let known: HashSet<&str> = statuses.iter().map(|s| s.target_id.as_str()).collect();
         let registered = self.catalog.all();
         let unknown_to_collector =
@@ -263,9 +307,7 @@ where
 
 async fn no_such_path(uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(200).collect();
-    for (known, what) in
-        [("/uploads", "uploads are"), ("/stream", "streams are"), ("/integrity", "the integrity report is")]
-    {
+    for (known, what) in [("/integrity", "the integrity report is")] {
         if path.starts_with(&format!("/api/v1/metrics{known}")) {
             return Problem::not_yet("", format!("{what} not built yet"));
         }

@@ -31,6 +31,13 @@ use super::{custom, events_api, problem, query, rejections, sd, stats, target_js
         stats::stats,
         events_api::stream,
         sd::sd,
+        crate::stream::to_here,
+        crate::stream::from_here,
+        crate::upload::create,
+        crate::upload::append,
+        crate::upload::show,
+        crate::upload::list,
+        crate::upload::cancel,
     ),
     components(schemas(
         targets_change::MetricCollectionRequest,
@@ -46,6 +53,7 @@ use super::{custom, events_api, problem, query, rejections, sd, stats, target_js
         problem::ProblemBody,
         problem::FieldError,
         sd::SdGroup,
+        crate::upload::UploadStatus,
     )),
     tags(
         (name = "targets", description = "What is collected"),

@@ -15,6 +15,7 @@ use super::address::{self, ScrapeUrl, UrlParts};
 use super::fields::{Fields, Issues, Severity, join};
 use super::problem::Problem;
 use super::protocols::Formats;
+use super::push_targets::{self, PushSettings};
 use super::retention::Policy;
 
 /// Characters of a source or target id.
@@ -62,8 +63,10 @@ pub struct Registration {
     pub method: CollectionMethod,
     /// Labels of all series.
     pub labels: BTreeMap<String, String>,
-    /// How to scrape.
-    pub scrape: ScrapeSettings,
+    /// How to scrape; `None` when the source pushes.
+    pub scrape: Option<ScrapeSettings>,
+    /// How a source pushes that is not scraped.
+    pub push: PushSettings,
     /// Limits of one scrape.
     pub limits: Limits,
     /// How long samples are kept.
@@ -139,41 +142,27 @@ impl Registration {
 
     /// Gives the normal form: every field with its value, in one spelling.
     pub fn normal(&self) -> Value {
-        let s = &self.scrape;
-        let mut scrape = json!({
-            "target_url": s.target_url,
-            "scheme": s.url.scheme(),
-            "metrics_path": s.url.path(),
-            "params": s.url.params,
-            "scrape_interval": format_duration_ms(s.interval_ms as i64),
-            "scrape_timeout": format_duration_ms(s.timeout_ms as i64),
-            "honor_labels": s.honor_labels,
-            "honor_timestamps": s.honor_timestamps,
-            "follow_redirects": s.follow_redirects,
-            "body_size_limit": s.body_size_limit,
-            "headers": s.headers,
-            "authentication": {"type": "NONE"},
-        });
-        if s.tls != Tls::default() {
-            scrape["tls"] = json!({
-                "ca": s.tls.ca, "server_name": s.tls.server_name, "insecure_skip_verify": s.tls.insecure_skip_verify,
-            });
-        }
-        if let Some(scrape) = scrape.as_object_mut() {
-            s.formats.write(scrape);
-        }
-        json!({
+        let mut normal = json!({
             "source_id": self.source_id,
             "target_id": self.target_id,
             "collection_method": self.method.as_str(),
             "source_type": self.source_type,
             "labels": self.labels,
-            "scrape_config": scrape,
+            "scrape_config": self.scrape.as_ref().map_or(Value::Null, ScrapeSettings::normal),
             "filters": [],
             "retention_policy": self.retention.as_ref().map_or(Value::Null, Policy::to_value),
             "limits": self.limits_json(),
             "enabled": self.enabled,
-        })
+        });
+        if self.scrape.is_none() {
+            normal["push_config"] = self.push.normal();
+        }
+        normal
+    }
+
+    /// Gives where a source that is not scraped sends to: a path on this server.
+    pub fn push_path(&self) -> Option<String> {
+        self.scrape.is_none().then(|| push_targets::path_of(self.method, &self.source_id, &self.labels))
     }
 
     fn limits_json(&self) -> Value {
@@ -189,7 +178,10 @@ impl Registration {
         let normal = self.normal();
         NewTarget {
             target_id: self.target_id.clone(),
-            target_url: self.scrape.target_url.clone(),
+            target_url: match (&self.scrape, self.push_path()) {
+                (Some(scrape), _) => scrape.target_url.clone(),
+                (None, path) => path.unwrap_or_default(),
+            },
             source_type: self.source_type.clone(),
             scrape_config: normal["scrape_config"].clone(),
             labels: self.labels.clone(),
@@ -204,11 +196,11 @@ impl Registration {
         }
     }
 
-    /// Gives the target for the collector.
+    /// Gives the target for the collector; `None` when the source pushes.
     ///
     /// **Errors** when TLS settings or headers cannot be used.
-    pub fn to_spec(&self, policy: &AddressPolicy) -> Result<TargetSpec, Problem> {
-        let s = &self.scrape;
+    pub fn to_spec(&self, policy: &AddressPolicy) -> Result<Option<TargetSpec>, Problem> {
+        let Some(s) = &self.scrape else { return Ok(None) };
         let options = HttpOptions {
             tls: TlsOptions {
                 ca_pem: s.tls.ca.clone(),
@@ -234,24 +226,54 @@ impl Registration {
         spec.timeout_ms = s.timeout_ms;
         spec.honor_labels = s.honor_labels;
         spec.honor_timestamps = s.honor_timestamps;
-        spec.limits = self.scrape_limits();
+        spec.limits = self.scrape_limits(s);
         spec.http = Arc::new(http);
         spec.enabled = self.enabled;
         spec.address_policy = policy.clone();
         s.formats.apply(&mut spec);
-        Ok(spec)
+        Ok(Some(spec))
     }
 
-    fn scrape_limits(&self) -> ScrapeLimits {
+    fn scrape_limits(&self, scrape: &ScrapeSettings) -> ScrapeLimits {
         let mut limits = ScrapeLimits {
             sample: self.limits.samples(),
             on_exceed: if self.limits.fail { OnExceed::Fail } else { OnExceed::KeepExisting },
             ..ScrapeLimits::default()
         };
-        if self.scrape.body_size_limit > 0 {
-            limits.body_bytes = self.scrape.body_size_limit;
+        if scrape.body_size_limit > 0 {
+            limits.body_bytes = scrape.body_size_limit;
         }
         limits
+    }
+}
+
+impl ScrapeSettings {
+    /// Gives the normal form.
+    fn normal(&self) -> Value {
+        let s = self;
+        let mut scrape = json!({
+            "target_url": s.target_url,
+            "scheme": s.url.scheme(),
+            "metrics_path": s.url.path(),
+            "params": s.url.params,
+            "scrape_interval": format_duration_ms(s.interval_ms as i64),
+            "scrape_timeout": format_duration_ms(s.timeout_ms as i64),
+            "honor_labels": s.honor_labels,
+            "honor_timestamps": s.honor_timestamps,
+            "follow_redirects": s.follow_redirects,
+            "body_size_limit": s.body_size_limit,
+            "headers": s.headers,
+            "authentication": {"type": "NONE"},
+        });
+        if s.tls != Tls::default() {
+            scrape["tls"] = json!({
+                "ca": s.tls.ca, "server_name": s.tls.server_name, "insecure_skip_verify": s.tls.insecure_skip_verify,
+            });
+        }
+        if let Some(scrape) = scrape.as_object_mut() {
+            s.formats.write(scrape);
+        }
+        scrape
     }
 }
 
@@ -276,21 +298,29 @@ fn read_request(body: &Value, issues: &mut Issues, policy: &AddressPolicy) -> Op
     let retention = Policy::read(&mut f);
     let enabled = f.boolean("enabled").unwrap_or(true);
     let config = f.value("scrape_config");
+    let push = f.value("push_config");
     match method {
-        Some(CollectionMethod::PullScraping) => drop(f.require("scrape_config", config)),
+        Some(CollectionMethod::PullScraping) => {
+            f.require("scrape_config", config);
+            if push.is_some() {
+                let detail = "push_config goes with the methods that push";
+                f.issue(Severity::Refused, "push_config", "not_applicable", detail);
+            }
+        }
         Some(method) => {
             if config.is_some() {
                 let detail = format!("scrape_config must be absent for {}", method.as_str());
                 f.issue(Severity::Refused, "scrape_config", "not_applicable", detail);
             }
-            let detail = format!("registering {} is not built yet; push without registering", method.as_str());
-            f.issue(Severity::NotYet, "collection_method", "not_yet", detail);
         }
         None => {}
     }
+    let push = PushSettings::read(&mut f);
     f.finish();
-    let config = config.filter(|_| method == Some(CollectionMethod::PullScraping))?;
-    let scrape = read_scrape_config(config, issues, policy)?;
+    let scrape = match method? {
+        CollectionMethod::PullScraping => Some(read_scrape_config(config?, issues, policy)?),
+        _ => None,
+    };
     let source_id = source_id?.to_owned();
     let mut registration = Registration {
         target_id: target_id.unwrap_or_default().to_owned(),
@@ -299,12 +329,17 @@ fn read_request(body: &Value, issues: &mut Issues, policy: &AddressPolicy) -> Op
         method: method?,
         labels,
         scrape,
+        push,
         limits,
         retention,
         enabled,
     };
     if target_id.is_none() {
         registration.target_id = derived_id(&registration);
+    }
+    if registration.push_path().is_some_and(|path| path.chars().count() > URL_CHARS_MAX) {
+        let detail = format!("source_id and labels make a push URL of more than {URL_CHARS_MAX} characters");
+        issues.add(Severity::Refused, "/labels", "too_long", detail);
     }
     Some(registration)
 }
@@ -323,7 +358,10 @@ pub fn is_target_id(id: &str) -> bool {
 
 /// Makes `<source_id>-<8 hex>` out of what makes the target what it is.
 fn derived_id(r: &Registration) -> String {
-    let identity = json!([r.method.as_str(), r.scrape.url.url.as_str(), r.scrape.url.params, r.labels]);
+    let identity = match &r.scrape {
+        Some(scrape) => json!([r.method.as_str(), scrape.url.url.as_str(), scrape.url.params, r.labels]),
+        None => json!([r.method.as_str(), r.source_id, r.labels]),
+    };
     let hash = xxh3_64(identity.to_string().as_bytes()) as u32;
     let good = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-') { c } else { '_' };
     let source: String = r.source_id.chars().take(ID_CHARS_MAX - 9).map(good).collect();
@@ -553,6 +591,10 @@ mod tests {
         Registration::read(&body, true, &AddressPolicy::strict(true))
     }
 
+    fn pull(r: &Registration) -> &ScrapeSettings {
+        r.scrape.as_ref().expect("it is scraped")
+    }
+
     #[track_caller]
     fn refused(status: u16, code: &str, pointer: &str, change: impl FnOnce(&mut Value)) {
         let problem = read(change).expect_err("it is refused");
@@ -563,14 +605,14 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_contract() {
         let r = read(|_| ()).expect("it is fine");
-        assert_eq!(r.scrape.url.url.as_str(), "http://10.0.0.1:9100/metrics");
-        assert_eq!((r.scrape.interval_ms, r.scrape.timeout_ms), (15_000, 10_000));
+        assert_eq!(pull(&r).url.url.as_str(), "http://10.0.0.1:9100/metrics");
+        assert_eq!((pull(&r).interval_ms, pull(&r).timeout_ms), (15_000, 10_000));
         assert_eq!(r.source_type, "APPLICATION");
         assert!(r.target_id.starts_with("payments-") && is_target_id(&r.target_id), "{}", r.target_id);
-        let spec = r.to_spec(&AddressPolicy::strict(true)).expect("usable");
+        let spec = r.to_spec(&AddressPolicy::strict(true)).expect("usable").expect("it is scraped");
         assert_eq!(spec.labels.to_string(), r#"{instance="10.0.0.1:9100", job="payments"}"#);
         let short = read(|b| b["scrape_config"]["scrape_interval"] = json!("5s")).expect("it is fine");
-        assert_eq!(short.scrape.timeout_ms, 5_000);
+        assert_eq!(pull(&short).timeout_ms, 5_000);
     }
 
     #[test]
@@ -651,14 +693,34 @@ mod tests {
         refused(501, "not_yet", "/scrape_config/authentication/type", |b| {
             b["scrape_config"]["authentication"] = json!({"type": "BASIC", "username": "u", "password": {"value": "p"}})
         });
-        refused(501, "not_yet", "/collection_method", |b| {
-            *b = json!({"source_id": "s", "collection_method": "PUSH_GATEWAY"})
-        });
         let fine = read(|b| {
             b["filters"] = json!([]);
             b["scrape_config"]["authentication"] = json!({"type": "NONE"});
         });
         assert!(fine.is_ok(), "{fine:?}");
+    }
+
+    #[test]
+    fn sources_that_push_have_no_scrape_config() {
+        for method in ["PUSH_GATEWAY", "STREAMING", "BATCH_UPLOAD"] {
+            let push = json!({"source_id": "s", "collection_method": method, "scrape_config": null,
+                              "push_config": {"expected_interval": "1m"}});
+            let r = read(|b| *b = push.clone()).expect("it is fine");
+            assert!(r.to_spec(&AddressPolicy::strict(true)).expect("usable").is_none());
+            assert_eq!(r.push, PushSettings { expected_interval_ms: 60_000, ttl_ms: 300_000 });
+            assert_eq!(read(|b| *b = r.normal()).expect("reads back"), r);
+            refused(422, "not_applicable", "/scrape_config", |b| {
+                *b = push.clone();
+                b["scrape_config"] = json!({"target_url": "h:1"});
+            });
+        }
+        refused(422, "not_applicable", "/push_config", |b| b["push_config"] = json!({"ttl": "1m"}));
+        refused(422, "out_of_range", "/push_config/ttl", |b| {
+            *b = json!({"source_id": "s", "collection_method": "STREAMING", "push_config": {"ttl": "9000d"}})
+        });
+        refused(422, "too_long", "/labels", |b| {
+            *b = json!({"source_id": "s", "collection_method": "PUSH_GATEWAY", "labels": {"l": "x".repeat(600)}})
+        });
     }
 
     #[test]

@@ -36,26 +36,28 @@ pub async fn sd(State(rest): State<Rest>, Query(params): Query) -> Json<Vec<SdGr
             continue;
         }
         if let Ok(registration) = Registration::read(&spec.request, false, &AddressPolicy::allow_all()) {
-            groups.push(group(&registration));
+            groups.extend(group(&registration));
         }
     }
     Json(groups)
 }
 
-fn group(r: &Registration) -> SdGroup {
-    let url = &r.scrape.url;
+/// Sources that push are nothing to scrape.
+fn group(r: &Registration) -> Option<SdGroup> {
+    let scrape = r.scrape.as_ref()?;
+    let url = &scrape.url;
     let mut labels = r.labels.clone();
     let interval = |ms: u64| model::format_duration_ms(i64::try_from(ms).unwrap_or(i64::MAX));
     labels.entry("job".to_owned()).or_insert_with(|| r.source_id.clone());
     labels.insert("__scheme__".to_owned(), url.scheme().to_owned());
     labels.insert("__metrics_path__".to_owned(), url.path().to_owned());
-    labels.insert("__scrape_interval__".to_owned(), interval(r.scrape.interval_ms));
-    labels.insert("__scrape_timeout__".to_owned(), interval(r.scrape.timeout_ms));
+    labels.insert("__scrape_interval__".to_owned(), interval(scrape.interval_ms));
+    labels.insert("__scrape_timeout__".to_owned(), interval(scrape.timeout_ms));
     labels.insert("__meta_quiver_target_id".to_owned(), r.target_id.clone());
     for (name, values) in &url.params {
         if let Some(first) = values.first() {
             labels.insert(format!("__param_{name}"), first.clone());
         }
     }
-    SdGroup { targets: vec![url.address.clone()], labels }
+    Some(SdGroup { targets: vec![url.address.clone()], labels })
 }

@@ -16,8 +16,15 @@ use super::time;
 pub struct MetricTarget {
     /// Names the target.
     pub target_id: String,
-    /// As it was registered.
+    /// As it was registered; where to send to, for a source that pushes.
     pub target_url: String,
+    /// Where a source that pushes sends to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub push_url: Option<String>,
+    /// How often it is expected to push, and how long a push counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub push_config: Option<Value>,
     /// Labels of all its series, without `job` and `instance` unless they were given.
     pub labels: BTreeMap<String, String>,
     /// `unknown`, `healthy`, `degraded`, `unhealthy` or `disabled`.
@@ -30,7 +37,7 @@ pub struct MetricTarget {
     pub samples_scraped: u64,
     /// Label `job` of its series.
     pub source_id: String,
-    /// PULL_SCRAPING.
+    /// CollectionMethod.
     pub collection_method: String,
     /// MetricSource.
     pub source_type: String,
@@ -50,7 +57,7 @@ pub struct MetricTarget {
     pub owner_node: String,
     /// `api` or `discovery:<job>`.
     pub origin: String,
-    /// What is asked for, path and parameters included.
+    /// What is asked for, path and parameters included; where to send to, for a source that pushes.
     pub scrape_url: String,
     /// When it was registered.
     pub created_at: Option<String>,
@@ -84,9 +91,12 @@ impl MetricTarget {
         let spec = &target.spec;
         let limit = |name: &str| spec.limits.get(name).and_then(Value::as_u64).filter(|n| *n > 0);
         let series_limit = [limit("max_series"), limit("max_samples_per_scrape")].into_iter().flatten().min();
+        let pushes = spec.collection_method != model::CollectionMethod::PullScraping;
         let mut shown = MetricTarget {
             target_id: spec.target_id.clone(),
-            target_url: spec.target_url.clone(),
+            target_url: if pushes { scrape_url.clone() } else { spec.target_url.clone() },
+            push_url: pushes.then(|| scrape_url.clone()),
+            push_config: spec.request.get("push_config").cloned(),
             labels: spec.labels.clone(),
             health_status: target.health.as_str().to_owned(),
             last_scrape: None,
@@ -125,6 +135,8 @@ impl MetricTarget {
         let mut shown = MetricTarget {
             target_id: spec.target_id.clone(),
             target_url: spec.url.to_string(),
+            push_url: None,
+            push_config: None,
             labels: spec.labels.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
             health_status: String::new(),
             last_scrape: None,

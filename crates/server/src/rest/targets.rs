@@ -33,7 +33,11 @@ impl Rest {
             return url.clone();
         }
         let registration = Registration::read(&target.spec.request, false, &AddressPolicy::allow_all());
-        let url = registration.map_or_else(|_| target.spec.target_url.clone(), |r| r.scrape.url.url.to_string());
+        let url = match registration.map(|r| r.scrape) {
+            Ok(Some(scrape)) => scrape.url.url.to_string(),
+            Ok(None) => format!("{}{}", self.base_url, target.spec.target_url),
+            Err(_) => target.spec.target_url.clone(),
+        };
         if target.is_live() {
             self.urls.lock().insert(target_id.clone(), (target.version, url.clone()));
         }
@@ -118,7 +122,7 @@ impl ListRequest {
 )]
 pub async fn list(State(rest): State<Rest>, Query(params): Query) -> Result<Response, Problem> {
     let request = ListRequest::read(&params)?;
-    let statuses = rest.collector.statuses();
+    let statuses = rest.statuses();
     let by_id: HashMap<&str, &TargetStatus> = statuses.iter().map(|s| (s.target_id.as_str(), s)).collect();
     let past = |id: &str| request.after.as_deref().is_none_or(|after| id > after);
     let mut shown: Vec<MetricTarget> = Vec::new();
@@ -174,7 +178,7 @@ fn name_next_page(response: &mut Response, params: &Params, cursor: &str) {
 )]
 pub async fn get_one(State(rest): State<Rest>, Path(target_id): Path<String>) -> Result<Response, Problem> {
     if let Some(target) = rest.catalog.get(&target_id).filter(|t| t.spec.origin == "api") {
-        let shown = rest.show(&target, rest.collector.status(&target_id).as_ref());
+        let shown = rest.show(&target, rest.status_of(&target_id).as_ref());
         return Ok(with_etag(Json(shown).into_response(), target.version));
     }
     match rest.discovered(&target_id) {

@@ -39,14 +39,18 @@ pub struct MetricCollectionRequest {
     source_id: String,
     /// `[A-Za-z0-9._:-]{1,100}`; derived when absent.
     target_id: Option<String>,
-    /// PULL_SCRAPING; the other methods are not built yet.
+    /// PULL_SCRAPING, PUSH_GATEWAY, STREAMING or BATCH_UPLOAD.
     collection_method: String,
     /// MetricSource; APPLICATION when absent.
     source_type: Option<String>,
     /// Labels of all series.
     labels: Option<std::collections::BTreeMap<String, String>>,
-    /// How to scrape.
-    scrape_config: ScrapeConfig,
+    /// How to scrape; for PULL_SCRAPING, and for no other method.
+    scrape_config: Option<ScrapeConfig>,
+    /// `{"expected_interval": "1m", "ttl": "5m"}` of a source that pushes. Without a push for the time to live it is
+    /// `degraded`, and its pushed groups end; 0 is for ever. 5 intervals when absent.
+    #[schema(value_type = Option<Object>)]
+    push_config: Option<Value>,
     /// Not built yet: must be empty.
     #[schema(value_type = Option<Vec<Object>>)]
     filters: Option<Vec<Value>>,
@@ -210,19 +214,19 @@ impl Rest {
             }
             None => self.catalog.insert(new, self.now_ms()).await?,
             Some(old) if old.damage.is_none() && old.spec.request == new.request => {
-                let shown = self.show(old, self.collector.status(target_id).as_ref());
+                let shown = self.show(old, self.status_of(target_id).as_ref());
                 return Ok(with_etag(Json(shown).into_response(), old.version));
             }
             Some(old) if !request.replace && !request.has_if_match => return Err(conflict(old, &new.request)),
             Some(_) => self.catalog.replace(new, request.version, self.now_ms()).await?,
         };
-        self.collector.upsert(spec);
+        self.put_in_force(registration, spec, target.health);
         drop(changing);
         let first = match request.wait && registration.enabled {
             true => self.collector.scrape_now(target_id).await,
             false => None,
         };
-        let mut shown = self.show(&target, self.collector.status(target_id).as_ref());
+        let mut shown = self.show(&target, self.status_of(target_id).as_ref());
         shown.first_scrape = first.as_ref().map(ScrapeReport::from);
         if existing.is_some() {
             return Ok(with_etag(Json(shown).into_response(), target.version));
@@ -286,10 +290,12 @@ pub async fn dry_run(
 }
 
 async fn dry_run_of(rest: &Rest, registration: &Registration) -> Result<Response, Problem> {
-    let spec = registration.to_spec(&rest.address_policy)?;
+    let Some(spec) = registration.to_spec(&rest.address_policy)? else {
+        return Ok(Json(dry_push(rest, registration)).into_response());
+    };
+    let url = spec.url.to_string();
     let outcome: ScrapeOutcome = rest.collector.dry_run(spec).await;
     let target = Target::new(registration.to_new_target(), rest.now_ms());
-    let url = registration.scrape.url.url.to_string();
     let mut shown = MetricTarget::registered(&target, None, url, &rest.node);
     let health = if outcome.ok { Health::Healthy } else { Health::Unhealthy };
     shown.health_status = health.as_str().to_owned();
@@ -302,6 +308,17 @@ async fn dry_run_of(rest: &Rest, registration: &Registration) -> Result<Response
     shown.version = 0;
     shown.dry_run = true;
     Ok(Json(shown).into_response())
+}
+
+/// Shows what a source that pushes would be registered as.
+fn dry_push(rest: &Rest, registration: &Registration) -> MetricTarget {
+    let target = Target::new(registration.to_new_target(), rest.now_ms());
+    let mut shown = rest.show(&target, None);
+    shown.created_at = None;
+    shown.updated_at = None;
+    shown.version = 0;
+    shown.dry_run = true;
+    shown
 }
 
 /// Changes parts of a target.
@@ -365,7 +382,7 @@ impl Rest {
         let spec = registration.to_spec(&self.address_policy)?;
         let new = registration.to_new_target();
         if new.request == old.spec.request && version.is_none() {
-            let shown = self.show(&old, self.collector.status(target_id).as_ref());
+            let shown = self.show(&old, self.status_of(target_id).as_ref());
             return Ok(with_etag(Json(shown).into_response(), old.version));
         }
         let patch = TargetPatch {
@@ -379,8 +396,8 @@ impl Rest {
             scrape_config: Some(new.scrape_config),
         };
         let target = self.catalog.patch(target_id, &patch, version, self.now_ms()).await?;
-        self.collector.upsert(spec);
-        let shown = self.show(&target, self.collector.status(target_id).as_ref());
+        self.put_in_force(&registration, spec, target.health);
+        let shown = self.show(&target, self.status_of(target_id).as_ref());
         Ok(with_etag(Json(shown).into_response(), target.version))
     }
 
@@ -430,6 +447,10 @@ impl Rest {
     )
 )]
 pub async fn scrape(State(rest): State<Rest>, Path(target_id): Path<String>) -> Result<Response, Problem> {
+    if rest.observer.push_targets().status(&target_id, 0).is_some() {
+        let detail = format!("target {target_id:?} sends by itself and is not scraped");
+        return Err(Problem::new(StatusCode::CONFLICT, "not_scraped", detail));
+    }
     let Some(status) = rest.collector.status(&target_id) else { return Err(no_target(&target_id)) };
     if status.health == Health::Disabled {
         let detail = format!("target {target_id:?} is switched off");
@@ -496,7 +517,8 @@ impl Rest {
         if purge {
             self.schedule_purge(target_id, undo_until_ms).await?;
         }
-        let stale = self.collector.remove(target_id).await;
+        let pushes = self.observer.push_targets().remove(target_id);
+        let stale = if pushes { 0 } else { self.collector.remove(target_id).await };
         self.catalog.forget(target_id);
         self.urls.lock().remove(target_id);
         let result = DeletionResult {
@@ -574,8 +596,9 @@ impl Rest {
         let _changing = self.changing.lock().await;
         let target: Arc<Target> = self.catalog.restore(target_id, self.now_ms()).await?;
         let registration = Registration::read(&target.spec.request, false, &self.address_policy)?;
-        self.collector.upsert(registration.to_spec(&self.address_policy)?);
-        let shown = self.show(&target, self.collector.status(target_id).as_ref());
+        let spec = registration.to_spec(&self.address_policy)?;
+        self.put_in_force(&registration, spec, target.health);
+        let shown = self.show(&target, self.status_of(target_id).as_ref());
         Ok(with_etag(Json(shown).into_response(), target.version))
     }
 }

@@ -137,6 +137,7 @@ impl World {
                     Ok(())
                 })
             },
+            base_url: "http://q:1".into(),
             address_policy: AddressPolicy::strict(true),
             body_bytes_max: 100_000,
             stop,
@@ -545,7 +546,7 @@ async fn wrong_paths_and_methods_are_problems_too() {
     let world = World::new().await;
     world.get("/api/v1/metrics/nothing").await.expect(404);
     world.get("/api/v1/metrics").await.expect(404);
-    world.get("/api/v1/metrics/uploads").await.expect(501);
+    world.get("/api/v1/metrics/integrity").await.expect(501);
     world.send("PUT", "/api/v1/metrics/stats", &[], Body::empty()).await.expect(405);
     world.send("DELETE", TARGETS, &[], Body::empty()).await.expect(405);
     world.post(NODE_1, &Value::Null).await.expect(405);
@@ -573,4 +574,42 @@ proptest! {
         let by_reason: u64 = result["rejections"].as_array().unwrap().iter().map(|r| r["count"].as_u64().unwrap()).sum();
         prop_assert_eq!(by_reason, number("rejected"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_pushes_is_a_target_and_its_health_is_that_of_its_pushes() {
+    let world = World::new().await;
+    let push = json!({"source_id": "nightly", "target_id": "nightly-1", "collection_method": "BATCH_UPLOAD",
+                      "push_config": {"expected_interval": "1m"}});
+    let made = world.post(TARGETS, &push).await.expect(201);
+    assert_eq!(made.body["push_url"], "http://q:1/api/v1/metrics/uploads?source_id=nightly");
+    assert_eq!((&made.body["health_status"], &made.body["first_scrape"]), (&json!("unknown"), &Value::Null));
+    assert_eq!(made.body["push_config"]["ttl"], "5m");
+    world.post(TARGETS, &push).await.expect(200);
+    let one = format!("{TARGETS}/nightly-1");
+    world.post(&format!("{one}/scrape"), &Value::Null).await.expect(409);
+
+    let metrics = json!([{"name": "done", "metric_type": "GAUGE", "value": 1}]);
+    world.post("/api/v1/metrics/custom?source_id=nightly", &metrics).await.expect(200);
+    let health = async |world: &World| world.get(&one).await.expect(200).body["health_status"].clone();
+    assert_eq!(health(&world).await, "healthy");
+    let reports = world.rest.events.stats().published;
+    assert_eq!(reports, 1, "the push is an event like any other");
+    world.clock.fetch_add(300_001, Ordering::Relaxed);
+    assert_eq!(health(&world).await, "degraded");
+    world.rest.tidy(5).await;
+    assert_eq!(world.get("/api/v1/metrics/sd").await.body, json!([]), "there is nothing to scrape");
+
+    let world = world.restart().await;
+    assert_eq!(health(&world).await, "degraded");
+    let listed = world.get(&format!("{TARGETS}?health=degraded")).await.expect(200);
+    assert_eq!(listed.body[0]["target_id"], "nightly-1");
+    let patch = [("content-type", "application/merge-patch+json")];
+    world.send("PATCH", &one, &patch, r#"{"enabled": false}"#).await.expect(200);
+    assert_eq!(health(&world).await, "disabled");
+    world.send("DELETE", &one, &[], Body::empty()).await.expect(200);
+    world.get(&one).await.expect(404);
+    world.post(&format!("{one}/restore"), &Value::Null).await.expect(200);
+    let dry = world.post(&format!("{TARGETS}?dry_run=true"), &push).await.expect(200);
+    assert_eq!(dry.body["dry_run"], true);
 }

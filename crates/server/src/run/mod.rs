@@ -75,9 +75,20 @@ pub enum RunError {
     /// The store.
     #[error("{0}")]
     Store(#[from] store::OpenError),
+    /// A line protocol.
+    #[error("{0}")]
+    Lines(#[from] crate::lines::ListenError),
     /// The pushed groups.
     #[error("cannot open the pushed groups in {dir}: {error}")]
     Push {
+        /// Their folder.
+        dir: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The uploads.
+    #[error("cannot open the uploads in {dir}: {error}")]
+    Uploads {
         /// Their folder.
         dir: PathBuf,
         /// What the system said.

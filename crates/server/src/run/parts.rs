@@ -11,7 +11,7 @@ use catalog::Catalog;
 use collect::report::BatchIds;
 use collect::{AddressPolicy, Collector};
 use events::EventLog;
-use model::Append;
+use model::{Append, Counts, SeriesId, StreamMark};
 use parking_lot::Mutex;
 use store::{Recovery, Store, StoreConfig, StoreStats};
 use sys::{Clock, RealClock, RealFs};
@@ -27,6 +27,7 @@ use super::unpublished::{Noting, Unpublished};
 use super::{Options, RunError};
 use crate::alerting::{Groups, HostParts, Notifier, StoreHost};
 use crate::config::{Config, Settings};
+use crate::lines::{Influx, Lines, LinesParts};
 use crate::memory::{Memory, MemoryPlan};
 use crate::net::NetStats;
 use crate::observe::Observer;
@@ -36,9 +37,12 @@ use crate::prom::api::Pushed;
 use crate::prom::{PromApi, PromParts, QueryLimits, QueryService, RuntimeInfo, WriteLimits};
 use crate::push::{Folder, Gateway, GatewayParts, Group, PushLimits};
 use crate::rejections::{Noted, Rejections};
+use crate::rest::push_targets::Attributed;
 use crate::rest::{Rest, RestParts};
+use crate::stream::{Positions, StreamParts, Streams, Tap, Tapped};
 use crate::telemetry::own::{Own, OwnParts};
 use crate::telemetry::{HttpMetrics, Intake, Metered};
+use crate::upload::{MARK_PREFIX, Uploads, UploadsParts};
 
 /// Scrapes under way get this long when the server stops.
 pub const SCRAPES_GRACE: Duration = Duration::from_secs(3);
@@ -73,6 +77,8 @@ pub struct Parts {
     store: Arc<Store>,
     prom: PromApi,
     rule_groups: Arc<Groups>,
+    lines: Lines,
+    positions: Arc<Positions>,
     clock: Arc<dyn Clock>,
 }
 
@@ -87,10 +93,13 @@ impl Opening {
         let started_at_ms = now();
         let memory = Memory::new(MemoryPlan::of(&self.settings.limits));
         let dir = self.settings.data_dir.clone();
-        let (store, recovery) = self.open_store(clock.clone(), memory.plan()).await?;
+        let (store, mut recovery) = self.open_store(clock.clone(), memory.plan()).await?;
         let corruptions = Arc::new(AtomicU64::new(recovery.damaged.len() as u64));
         // The store's lock is held: nobody else writes in the directory from here on.
+        let marks = std::mem::take(&mut recovery.marks);
+        let (upload_marks, marks) = marks.into_iter().partition(|(mark, _)| mark.stream_id.starts_with(MARK_PREFIX));
         let events = self.open_events(&dir, recovery).await?;
+        let positions = self.open_positions(&dir, marks, started_at_ms).await?;
         let (folder, groups) = self.open_push(&dir).await?;
         self.gate.progress("opening the catalog of targets");
         let catalog = Arc::new(Catalog::open(&dir.join("catalog.db")).await?);
@@ -99,13 +108,12 @@ impl Opening {
         let intake = Arc::new(Intake::default());
         let observer = Arc::new(Observer::new(catalog.clone(), events.clone()));
         let noting = Arc::new(Noting::new(store.clone(), observer.unpublished().clone()));
-        let metered: Arc<dyn Append> = Arc::new(Metered::new(noting, intake.clone()));
+        let tap = Arc::new(Tap::default());
+        let tapped: Arc<dyn Append> = Arc::new(Tapped::new(noting, tap.clone()));
+        let metered: Arc<dyn Append> = Arc::new(Metered::new(tapped, intake.clone()));
         let rejections = Arc::new(Rejections::new(Some(store.clone())));
         let append: Arc<dyn Append> = Arc::new(Noted::new(metered, rejections.clone(), clock.clone()));
-        {
-            let (events, unpublished) = (events.clone(), observer.unpublished().clone());
-            store.before_cut(move || secure_events(&events, &unpublished));
-        }
+        let append: Arc<dyn Append> = Arc::new(Attributed::new(append, observer.push_targets().clone()));
         let batch_ids = Arc::new(BatchIds::new(self.settings.node.clone()));
         let pushed: Pushed = {
             let observer = observer.clone();
@@ -130,6 +138,7 @@ impl Opening {
                 let keeper = keeper.clone();
                 Arc::new(move |target_id: &str, at_ms| keeper.lock().schedule_purge(target_id, at_ms))
             },
+            base_url: format!("http://{}", self.external_host()),
             address_policy: AddressPolicy::strict(self.address.ip().is_loopback()),
             body_bytes_max: self.settings.limits.body_bytes_max,
             stop: self.stop.clone(),
@@ -172,7 +181,12 @@ impl Opening {
             folder,
             groups,
             limits: self.push_limits(),
+            ttl_ms: {
+                let targets = observer.push_targets().clone();
+                Arc::new(move |source_id: &str| targets.ttl_ms(source_id))
+            },
         });
+        let (line_append, line_ids, line_pushed) = (append.clone(), batch_ids.clone(), pushed.clone());
         let prom = PromApi::new(PromParts {
             append,
             select: store.clone(),
@@ -212,6 +226,27 @@ impl Opening {
             rules: source(&rule_groups, |groups| groups.views()),
             alertmanagers: source(&notifier, |notifier| notifier.alertmanagers()),
         });
+        let influx = Influx::new(prom.writer.clone(), store.clone());
+        let lines = Lines::new(LinesParts {
+            append: line_append,
+            select: store.clone(),
+            batch_ids: line_ids,
+            pushed: line_pushed,
+            now: now.clone(),
+            stop: self.stop.clone(),
+        });
+        lines.listen(&self.settings.lines).await?;
+        let uploads = self.open_uploads(&dir, rest.clone(), upload_marks).await?;
+        let streams = Streams::new(StreamParts {
+            rest: rest.clone(),
+            select: store.clone(),
+            positions: positions.clone(),
+            tap,
+            labels: {
+                let store = store.clone();
+                Arc::new(move |ids: &[SeriesId]| store.labels_of(ids))
+            },
+        });
         let otlp = Otlp::new(prom.writer.clone(), otlp_options);
 
         self.gate.progress("loading targets");
@@ -235,6 +270,10 @@ impl Opening {
             otlp: otlp.clone(),
             memory: memory.clone(),
             rejections,
+            influx: influx.clone(),
+            lines: lines.clone(),
+            streams: streams.clone(),
+            uploads: uploads.clone(),
             corruptions,
             started_at_ms,
         }));
@@ -244,7 +283,14 @@ impl Opening {
         tokio::spawn(jobs.follow(self.stop.clone()));
         tokio::spawn(notifier.run(self.stop.clone()));
         let unpublished = observer.unpublished().clone();
-        tokio::spawn(upkeep(store.clone(), events.clone(), unpublished, keeper, clock.clone(), self.stop.clone()));
+        tokio::spawn(uploads.clone().work(self.stop.clone()));
+        let tables = Tables { positions: positions.clone(), uploads: uploads.clone() };
+        {
+            let (events, unpublished, tables) = (events.clone(), unpublished.clone(), tables.clone());
+            store.before_cut(move || secure_events(&events, &unpublished).and_then(|()| tables.save()));
+        }
+        let written = Written { events: events.clone(), unpublished, tables };
+        tokio::spawn(upkeep(store.clone(), written, keeper, clock.clone(), self.stop.clone()));
         tokio::spawn(merging(store.clone(), self.stop.clone()));
         let (reloading, collecting) = (reloader.clone(), collector.clone());
         tokio::spawn(memory.clone().watch(store.clone(), self.stop.clone()));
@@ -253,6 +299,9 @@ impl Opening {
             prom: prom.clone(),
             gateway,
             otlp: otlp.clone(),
+            influx,
+            streams,
+            uploads,
             reloader: reloading,
             own,
             collector: collecting,
@@ -260,7 +309,7 @@ impl Opening {
             store: store.clone(),
         };
         self.gate.open(routes::router(app, http, &self.settings.limits));
-        Ok(Parts { reloader, otlp, collector, catalog, events, store, prom, rule_groups, clock })
+        Ok(Parts { reloader, otlp, collector, catalog, events, store, prom, rule_groups, lines, positions, clock })
     }
 
     /// Replays the log on a thread that may block.
@@ -318,6 +367,39 @@ impl Opening {
             tracing::error!("damage found: {damage}");
         }
         Ok((folder, groups))
+    }
+
+    /// Reads the uploads of earlier lives.
+    async fn open_uploads(
+        &self,
+        dir: &Path,
+        rest: Rest,
+        marks: Vec<(StreamMark, Counts)>,
+    ) -> Result<Uploads, RunError> {
+        let dir = dir.join("uploads");
+        let parts = UploadsParts { rest, fs: Arc::new(RealFs), dir: dir.clone(), marks };
+        let opened = tokio::task::spawn_blocking(move || Uploads::open(parts)).await.map_err(|_| RunError::Bug)?;
+        let (uploads, damaged) = opened.map_err(|error| RunError::Uploads { dir, error })?;
+        for damage in &damaged {
+            tracing::error!("damage found: {damage}");
+        }
+        Ok(uploads)
+    }
+
+    /// Reads how far streams have come.
+    async fn open_positions(
+        &self,
+        dir: &Path,
+        marks: Vec<(StreamMark, Counts)>,
+        now_ms: i64,
+    ) -> Result<Arc<Positions>, RunError> {
+        let dir = dir.to_owned();
+        let opened = tokio::task::spawn_blocking(move || Positions::open(Arc::new(RealFs), &dir, marks, now_ms));
+        let (positions, trouble) = opened.await.map_err(|_| RunError::Bug)?;
+        if let Some(trouble) = trouble {
+            tracing::error!("damage found: {trouble}");
+        }
+        Ok(Arc::new(positions))
     }
 
     /// Opens the event log; collections that the store knows and the log does not are published now.
@@ -410,7 +492,12 @@ impl Parts {
 
     /// Writes the last reports, then closes event log, catalog and store.
     pub async fn close(self) {
+        self.lines.finish().await;
         self.prom.writer.report();
+        let positions = self.positions.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || positions.save()).await {
+            tracing::error!("how far streams have come: {error}; the store's log has it");
+        }
         let events = self.events.clone();
         let synced = tokio::task::spawn_blocking(move || events.sync()).await;
         if let Ok(Err(error)) = synced {
@@ -426,6 +513,27 @@ impl Parts {
     }
 }
 
+/// Tables that have what the log may lose to a cut.
+#[derive(Clone)]
+struct Tables {
+    positions: Arc<Positions>,
+    uploads: Uploads,
+}
+
+impl Tables {
+    fn save(&self) -> Result<(), String> {
+        self.positions.save().and_then(|()| self.uploads.save_all()).map_err(|e| e.to_string())
+    }
+}
+
+/// What must be on disk before the store's log is cut.
+#[derive(Clone)]
+struct Written {
+    events: EventLog,
+    unpublished: Arc<Unpublished>,
+    tables: Tables,
+}
+
 /// Makes the events of everything that the store has taken durable: the store's log may be cut afterwards.
 fn secure_events(events: &EventLog, unpublished: &Unpublished) -> Result<(), String> {
     let settled = unpublished.settle(PUBLISH_WAIT, |report| events.publish(report));
@@ -437,8 +545,7 @@ fn secure_events(events: &EventLog, unpublished: &Unpublished) -> Result<(), Str
 /// retention.
 async fn upkeep(
     store: Arc<Store>,
-    events: EventLog,
-    unpublished: Arc<Unpublished>,
+    written: Written,
     keeper: Arc<Mutex<Keeper>>,
     clock: Arc<dyn Clock>,
     mut stop: watch::Receiver<bool>,
@@ -454,12 +561,15 @@ async fn upkeep(
         let refused = store.admission().refused_total();
         // Ended series hold the room that others wait for.
         let relieve = refused > refused_before && relieved_at.is_none_or(|at| at.elapsed() >= RELIEVE_EVERY);
-        let (store, events, keeper, clock) = (store.clone(), events.clone(), keeper.clone(), clock.clone());
-        let unpublished = unpublished.clone();
+        let (store, written) = (store.clone(), written.clone());
+        let (keeper, clock) = (keeper.clone(), clock.clone());
         let round = tokio::task::spawn_blocking(move || {
             // What is still under way now keeps the store from cutting its log, but from nothing else.
-            if let Err(error) = secure_events(&events, &unpublished) {
+            if let Err(error) = secure_events(&written.events, &written.unpublished) {
                 tracing::warn!("events: {error}");
+            }
+            if let Err(error) = written.tables.save() {
+                tracing::warn!("how far streams and uploads are: {error}");
             }
             keeper.lock().tick(clock.now_ms())?;
             let done = store.maintain_windows().map_err(|e| e.to_string())?;

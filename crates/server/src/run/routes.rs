@@ -19,15 +19,18 @@ use super::inflight::{self, Inflight};
 use super::landing;
 use super::reload::Reloader;
 use crate::config::settings::LimitSettings;
+use crate::lines::{self, Influx};
 use crate::memory::Memory;
 use crate::otlp::{self, Otlp};
 use crate::prom::{self, BuildInfo, PromApi};
 use crate::push::{self, Gateway};
 use crate::rest::problem::Problem;
 use crate::rest::{self, Rest};
+use crate::stream::{self, Streams};
 use crate::telemetry::HttpMetrics;
 use crate::telemetry::http::count;
 use crate::telemetry::own::Own;
+use crate::upload::{self, Uploads};
 
 /// The state of all routes. Cheap to clone.
 #[derive(Clone)]
@@ -36,6 +39,9 @@ pub struct App {
     pub prom: PromApi,
     pub gateway: Gateway,
     pub otlp: Otlp,
+    pub influx: Influx,
+    pub streams: Streams,
+    pub uploads: Uploads,
     pub reloader: Arc<Reloader>,
     pub own: Arc<Own>,
     pub collector: Arc<Collector>,
@@ -61,6 +67,24 @@ impl FromRef<App> for Otlp {
     }
 }
 
+impl FromRef<App> for Influx {
+    fn from_ref(app: &App) -> Influx {
+        app.influx.clone()
+    }
+}
+
+impl FromRef<App> for Streams {
+    fn from_ref(app: &App) -> Streams {
+        app.streams.clone()
+    }
+}
+
+impl FromRef<App> for Uploads {
+    fn from_ref(app: &App) -> Uploads {
+        app.uploads.clone()
+    }
+}
+
 impl FromRef<App> for PromApi {
     fn from_ref(app: &App) -> PromApi {
         app.prom.clone()
@@ -79,10 +103,13 @@ pub fn router(app: App, http: Arc<HttpMetrics>, limits: &LimitSettings) -> Route
         .merge(prom::router::<App>())
         .merge(push::router::<App>())
         .merge(otlp::router::<App>())
+        .merge(lines::router::<App>())
         .fallback(no_such_path)
         .layer(from_fn_with_state(inflight, inflight::bound))
         .layer(CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| broken(&|| own.count_panic(), &*panic)))
         .layer(CompressionLayer::new())
+        // Streams and uploads bound their own bodies, and each line must leave at once.
+        .merge(stream::router::<App>().merge(upload::router::<App>()).layer(CatchPanicLayer::custom(stream_broken)))
         .layer(map_response(no_sniffing))
         .layer(from_fn_with_state(http, count))
         .with_state(app)
@@ -132,6 +159,11 @@ async fn no_sniffing(mut response: Response) -> Response {
     let name = header::X_CONTENT_TYPE_OPTIONS;
     response.headers_mut().entry(name).or_insert(header::HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Panics of streams' handlers; what runs behind them is apart.
+fn stream_broken(panic: Box<dyn Any + Send>) -> Response<Body> {
+    broken(&|| (), &*panic)
 }
 
 /// A panic costs its request alone.

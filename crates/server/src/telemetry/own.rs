@@ -18,6 +18,7 @@ use super::http::HttpMetrics;
 use super::intake::Intake;
 use super::process;
 use crate::alerting::{Groups, Notifier};
+use crate::lines::{Influx, Lines};
 use crate::memory::Memory;
 use crate::net::NetStats;
 use crate::otlp::Otlp;
@@ -25,6 +26,8 @@ use crate::prom::PromApi;
 use crate::push::Gateway;
 use crate::rejections::Rejections;
 use crate::run::{Jobs, Reloader};
+use crate::stream::Streams;
+use crate::upload::Uploads;
 
 /// The figures of the store may be this many times as old as counting them took.
 const STORE_SHARE: u32 = 50;
@@ -61,6 +64,14 @@ pub struct OwnParts {
     pub memory: Memory,
     /// Who was refused what.
     pub rejections: Arc<Rejections>,
+    /// InfluxDB's line protocol.
+    pub influx: Influx,
+    /// StatsD and Graphite.
+    pub lines: Lines,
+    /// Streams.
+    pub streams: Streams,
+    /// Uploads.
+    pub uploads: Uploads,
     /// Damaged records and files found.
     pub corruptions: Arc<AtomicU64>,
     /// When the process started; milliseconds since 1970.
@@ -107,6 +118,12 @@ impl Own {
         parts.notifier.render(&mut page);
         parts.gateway.render(&mut page);
         parts.otlp.render(&mut page);
+        parts.influx.render(&mut page);
+        parts.lines.render(&mut page);
+        parts.streams.render(&mut page);
+        parts.uploads.render(&mut page);
+        let [statsd, graphite] = parts.lines.stats();
+        crate::lines::render_lines(&mut page, &[("influx", parts.influx.lines()), statsd, graphite]);
         parts.http.render(&mut page);
         self.connections(&mut page);
         self.configuration(&mut page);

@@ -6,8 +6,8 @@
 
 use model::histogram::Histogram;
 use model::{
-    Batch, CollectionMethod, CollectionReport, Counts, Family, Health, Labels, MetricType, Origin, Refusal, TypeCounts,
-    Verdict,
+    Batch, CollectionMethod, CollectionReport, Counts, Family, Health, Labels, MetricType, Origin, Refusal, StreamMark,
+    TypeCounts, Verdict,
 };
 
 use crate::coding::{Cursor, Malformed, put_bytes, put_signed, put_varint};
@@ -25,6 +25,7 @@ const STARTS: u8 = 6;
 const EXEMPLARS: u8 = 7;
 const REPORT: u8 = 8;
 const HISTOGRAMS: u8 = 9;
+const MARK: u8 = 12;
 
 const TIMES_DIFFER: u8 = 0;
 const TIMES_ALL_EQUAL: u8 = 1;
@@ -77,6 +78,7 @@ pub struct Record {
     pub starts: Vec<(u32, i64)>,
     pub exemplars: Vec<RecordExemplar>,
     pub report: Option<CollectionReport>,
+    pub mark: Option<StreamMark>,
 }
 
 /// Appends the payload of a batch, with those of its families that are news. Samples that are not `Pending` leave only
@@ -119,6 +121,12 @@ pub fn encode(batch: &Batch, definitions: &[Definition], families: &[&Family], o
     }
     if let Some(report) = &batch.report {
         section(out, REPORT, |out| put_report(out, report));
+    }
+    if let Some(mark) = &batch.mark {
+        section(out, MARK, |out| {
+            put_bytes(out, mark.stream_id.as_bytes());
+            put_varint(out, mark.seq);
+        });
     }
 }
 
@@ -386,6 +394,7 @@ fn get_section(tag: u8, body: &mut Cursor, record: &mut Record) -> Result<(), Ma
             }
         }
         REPORT => record.report = Some(get_report(body)?),
+        MARK => record.mark = Some(StreamMark { stream_id: body.string()?, seq: body.varint()? }),
         _ => {}
     }
     Ok(())
@@ -415,6 +424,7 @@ mod tests {
             let labels = Labels::from_pairs([("trace_id", "x")]);
             batch.exemplars.push(BatchExemplar { series: SeriesIndex(2), labels: labels.clone(), ts_ms: 3, value: -0.0 });
             batch.report = Some(CollectionReport { event_id, error, health: Health::Degraded, duration_ms: 12, ..CollectionReport::default() });
+            batch.mark = (!same_time).then(|| StreamMark { stream_id: text.clone(), seq: u64::MAX });
             let definitions = vec![Definition { id: 1000, metric_type: MetricType::Counter, labels }];
             let histogram = Histogram { count: 3.0, sum: -0.0, ..Histogram::default() };
             if with_histogram {
@@ -432,6 +442,7 @@ mod tests {
             prop_assert_eq!(back.starts, vec![(2000, 99)]);
             prop_assert_eq!(back.exemplars[0].value.to_bits(), (-0.0f64).to_bits());
             prop_assert_eq!(&back.report, &batch.report);
+            prop_assert_eq!(&back.mark, &batch.mark);
             let want: Vec<_> = batch.samples.iter().zip(&batch.verdicts).filter(|(_, v)| **v == Verdict::Pending)
                 .map(|(s, _)| ((s.series.0 + 1) * 1000, s.ts_ms, s.value.to_bits())).collect();
             let got: Vec<_> = back.samples.iter().map(|s| (s.id, s.ts_ms, s.value.to_bits())).collect();

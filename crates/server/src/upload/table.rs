@@ -1,0 +1,92 @@
+//! Parquet files.
+
+use columns::{TableColumn, TableReader, TableRows};
+use model::LabelsBuf;
+use wire::csv::{Plan, Role};
+
+use super::lines::{Cell, add_row};
+use super::rows::{Failure, Rows, Sink};
+use super::work::BodyFile;
+
+/// The rows of a file.
+pub struct Table {
+    reader: TableReader,
+    plan: Plan,
+    rows: Option<(TableRows, usize)>,
+    number: u64,
+    labels: LabelsBuf,
+}
+
+impl Table {
+    /// Reads the footer and makes the plan.
+    pub fn open(body: BodyFile, columns: &str) -> Result<Table, Failure> {
+        let reader = TableReader::open(body.at_any_place()).map_err(|e| Failure::Content(e.to_string()))?;
+        let plan = Plan::new(columns, reader.names()).map_err(|why| Failure::Content(format!("columns: {why}")))?;
+        Ok(Table { reader, plan, rows: None, number: 0, labels: LabelsBuf::default() })
+    }
+
+    fn add(&mut self, rows: &TableRows, row: usize, sink: &mut Sink<'_>) {
+        let cell = |column: &'_ TableColumn| -> Option<OwnedCell> {
+            Some(match column {
+                TableColumn::Times(all) => OwnedCell::Time((*all.get(row)?)?),
+                TableColumn::Numbers(all) => OwnedCell::Number((*all.get(row)?)?),
+                TableColumn::Texts(all) => OwnedCell::Text(all.get(row)?.clone()?),
+                TableColumn::Pairs(all) => OwnedCell::Pairs(all.get(row)?.clone()),
+                TableColumn::Other => return None,
+            })
+        };
+        let cells: Vec<(&Role, OwnedCell)> = self
+            .plan
+            .roles
+            .iter()
+            .zip(&rows.columns)
+            .filter_map(|(role, column)| Some((role, cell(column)?)))
+            .collect();
+        let named = cells.iter().any(|(role, _)| matches!(role, Role::Name | Role::Metric(_)));
+        let added = match named {
+            true => add_row(cells.iter().map(|(role, cell)| (*role, cell.borrow())), &mut self.labels, sink),
+            false => Err("the metric's name is missing".to_owned()),
+        };
+        if let Err(why) = added {
+            sink.bad(self.number, why);
+        }
+    }
+}
+
+enum OwnedCell {
+    Time(i64),
+    Number(f64),
+    Text(String),
+    Pairs(Vec<(String, String)>),
+}
+
+impl OwnedCell {
+    fn borrow(&self) -> Cell<'_> {
+        match self {
+            OwnedCell::Time(ms) => Cell::Time(*ms),
+            OwnedCell::Number(n) => Cell::Number(*n),
+            OwnedCell::Text(text) => Cell::Text(text),
+            OwnedCell::Pairs(pairs) => Cell::Pairs(pairs),
+        }
+    }
+}
+
+impl Rows for Table {
+    fn fill(&mut self, sink: &mut Sink<'_>) -> Result<bool, Failure> {
+        while !sink.is_full() {
+            let (rows, at) = match self.rows.take() {
+                Some(rows) => rows,
+                None => match self.reader.next() {
+                    None => return Ok(false),
+                    Some(rows) => (rows.map_err(|e| Failure::Content(e.to_string()))?, 0),
+                },
+            };
+            if at < rows.rows {
+                self.number += 1;
+                self.add(&rows, at, sink);
+                self.rows = Some((rows, at + 1));
+            }
+        }
+        Ok(true)
+    }
+}
