@@ -108,7 +108,7 @@ impl Rejections {
     }
 
     /// Counts the targets that have records.
-    pub fn len(&self) -> usize {
+    pub fn targets(&self) -> usize {
         self.kept.lock().len()
     }
 
@@ -382,11 +382,11 @@ mod tests {
             assert!(batch.advice.is_some_and(|a| a.contains("no room for new series")));
         }
         assert_eq!(
-            (rejections.len(), rejections.of("t4").is_none(), rejections.of("t5").is_some()),
+            (rejections.targets(), rejections.of("t4").is_none(), rejections.of("t5").is_some()),
             (RECORDS_MAX, true, true)
         );
         let mut batch = Batch::default();
         rejections.note(&mut batch, &Counts { received: 1, stored: 1, ..Counts::default() }, 1);
-        assert_eq!((batch.advice, rejections.len()), (None, RECORDS_MAX));
+        assert_eq!((batch.advice, rejections.targets()), (None, RECORDS_MAX));
     }
 }

@@ -1,5 +1,7 @@
 //! Whoever is in goes on, whoever is new waits for room.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::sync::Arc;
@@ -117,13 +119,13 @@ fn families_come_in_whole_and_what_a_target_says_of_itself_always() {
     // With `up` five of six are taken: there is room for the counter, not for a part of the histogram or summary.
     assert_eq!(stored(&verdicts), [true, false, false, true, false, false, false]);
     append(&store, &[(5, START_MS, 1.0), (6, START_MS, 1.0)]).1.unwrap();
-    assert_eq!(stored(&send(&store, START_MS + 1, 1))[0], true);
+    assert!(stored(&send(&store, START_MS + 1, 1))[0]);
     let full = store.admission();
     drop(store);
     // Replay refuses nothing, and counts the same.
     let (store, _) = open(&fs, &clock, StoreConfig { series_max: 1, ..limited }).unwrap();
     assert_eq!((store.admission().series, store.admission().bytes), (full.series, full.bytes));
-    assert_eq!(stored(&send(&store, START_MS + 2, 0))[0], true);
+    assert!(stored(&send(&store, START_MS + 2, 0))[0]);
 }
 
 #[test]

@@ -130,6 +130,9 @@ struct Series2 {
     samples: Vec<remote::Sample>,
 }
 
+/// What it is, method, path, headers, body, and the status that answers it.
+type Case<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)], Vec<u8>, u16);
+
 fn many_texts(series: usize, value_bytes: usize) -> Vec<u8> {
     let symbols = ["", "__name__", "m", "long", &"x".repeat(value_bytes)].map(str::to_owned).to_vec();
     let one =
@@ -152,7 +155,7 @@ fn requests_that_become_much_more_than_they_are_take_no_memory() {
         ("x-prometheus-remote-write-version", "2.0.0"),
     ];
     let form = [("content-type", "application/x-www-form-urlencoded")];
-    let cases: [(&str, &str, &str, &[(&str, &str)], Vec<u8>, u16); 6] = [
+    let cases: [Case<'_>; 6] = [
         ("two million parameters", "POST", "/api/v1/query", &form, b"a=1&".repeat(2_000_000), 413),
         ("400,000 metrics", "POST", CUSTOM, &[JSON], metrics, 413),
         ("700,000 series", "POST", "/api/v1/write", &remote::HEADERS, remote::body(vec![one; 700_000]), 413),

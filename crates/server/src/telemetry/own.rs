@@ -208,7 +208,7 @@ impl Own {
         for (full, n) in Full::ALL.iter().zip(room.refused) {
             page.sample(&[("limit", full.as_str())], n as f64);
         }
-        let refused = self.parts.rejections.len() as f64;
+        let refused = self.parts.rejections.targets() as f64;
         page.gauge("quiver_rejections_targets", "Targets and sources of which samples were refused.", refused);
     }
 
