@@ -311,7 +311,7 @@ impl<'a> Intake<'a> {
         self.taken.samples += 1;
         let (ts_ms, tracked) = self.time_of(reading);
         let seen = self.draft.series(entry);
-        if seen.is_none() && !fresh && self.is_withdrawn(entry) {
+        if kind == Kind::Kept && seen.is_none() && !fresh && self.is_withdrawn(entry) {
             return Placed { series: UP, ts_ms, verdict: Verdict::Refused(Refusal::SampleLimit), created };
         }
         let series = match seen {
