@@ -17,7 +17,8 @@ use sys::{Clock, RealClock, RealFs};
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const BATCH_SAMPLES: usize = 5_000;
+const BATCH_SAMPLES: usize = 10_000;
+const SUBMITTERS: usize = 4;
 /// So short that a hundred of them lie in a window that is not over yet.
 const STEP_MS: i64 = 4_000;
 
@@ -76,38 +77,53 @@ fn open(dir: &Path) -> Result<(Arc<Store>, store::Recovery), Box<dyn Error>> {
     Ok(Store::open(Arc::new(RealFs), Arc::new(RealClock::default()), config)?)
 }
 
-fn fill(dir: &Path, series: usize, rounds: usize) -> Result<(), Box<dyn Error>> {
-    let started = Instant::now();
-    let (store, _) = open(dir)?;
-    let start_ms = RealClock::default().now_ms() - rounds as i64 * STEP_MS;
-    let mut batch = Batch::new(Origin { target_id: "t".into(), source_id: "bench".into(), ..Origin::default() });
-    let mut ids: Vec<SeriesId> = Vec::with_capacity(series);
-    let (mut cpu, mut since) = (cpu_seconds(), Instant::now());
-    for round in 0..rounds {
-        for first in (0..series).step_by(BATCH_SAMPLES) {
+/// Sends one round of all series from several threads; by known ids if there are any. Gives the ids.
+fn send(store: &Store, series: usize, round: usize, ts_ms: i64, ids: &[SeriesId]) -> Result<Vec<SeriesId>, String> {
+    let share = series.div_ceil(SUBMITTERS);
+    let submit = |part: std::ops::Range<usize>| -> Result<Vec<SeriesId>, String> {
+        let mut batch = Batch::new(Origin { target_id: "t".into(), source_id: "bench".into(), ..Origin::default() });
+        let mut found = Vec::new();
+        for first in part.clone().step_by(BATCH_SAMPLES) {
             batch.clear();
-            let part = first..(first + BATCH_SAMPLES).min(series);
+            let part = first..(first + BATCH_SAMPLES).min(part.end);
             for n in part.clone() {
                 let index = match ids.get(n) {
                     Some(id) => batch.push_known(*id, NO_FAMILY),
                     None => batch.push_labels(&labels(n), NO_FAMILY),
                 };
-                batch.push_sample(index, start_ms + round as i64 * STEP_MS, value(n, round));
+                batch.push_sample(index, ts_ms, value(n, round));
             }
             batch.generation = store.generation();
             let (back, result) = store.append(batch);
             batch = back;
-            if result?.counts.stored != part.len() as u64 {
-                return Err("not all was stored".into());
+            match result {
+                Ok(appended) if appended.counts.stored == part.len() as u64 => {}
+                other => return Err(format!("not all was stored: {other:?}")),
             }
-            if round == 0 {
-                ids.extend(batch.series.iter().map(|s| s.id));
-            }
+            found.extend(batch.series.iter().map(|s| s.id));
         }
-        if round == 0 {
-            report("new series", started, series);
-            (cpu, since) = (cpu_seconds(), Instant::now());
+        Ok(found)
+    };
+    std::thread::scope(|scope| {
+        let parts = (0..SUBMITTERS).map(|t| (t * share).min(series)..((t + 1) * share).min(series));
+        let threads: Vec<_> = parts.map(|part| scope.spawn(|| submit(part))).collect();
+        let mut all = Vec::with_capacity(series);
+        for thread in threads {
+            all.extend(thread.join().map_err(|_| "a submitter panicked".to_owned())??);
         }
+        Ok(all)
+    })
+}
+
+fn fill(dir: &Path, series: usize, rounds: usize) -> Result<(), Box<dyn Error>> {
+    let started = Instant::now();
+    let (store, _) = open(dir)?;
+    let start_ms = RealClock::default().now_ms() - rounds as i64 * STEP_MS;
+    let ids = send(&store, series, 0, start_ms, &[])?;
+    report("new series", started, series);
+    let (cpu, since) = (cpu_seconds(), Instant::now());
+    for round in 1..rounds {
+        send(&store, series, round, start_ms + round as i64 * STEP_MS, &ids)?;
     }
     let samples = series * rounds.saturating_sub(1);
     println!(
@@ -115,7 +131,7 @@ fn fill(dir: &Path, series: usize, rounds: usize) -> Result<(), Box<dyn Error>> 
         samples as f64 / since.elapsed().as_secs_f64(),
         (cpu_seconds() - cpu) * 1e6 / samples.max(1) as f64
     );
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(8));
     report("running", started, series);
     println!("{}", store.memory());
     let stats = store.stats();
