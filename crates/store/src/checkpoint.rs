@@ -50,6 +50,11 @@ impl Checkpoints {
         }
     }
 
+    /// Tells the rest of the store how large the files are.
+    pub fn note_bytes(&self) {
+        self.look_ups.set_bytes(self.manifest.files.iter().map(|f| f.bytes).sum());
+    }
+
     /// A manifest may be on disk once or not at all: what it names stays until the next one is there twice. The next
     /// checkpoint writes everything again, to other files.
     fn not_stored(&mut self, revision: u64, old: Vec<FileInfo>, growing: Vec<FileInfo>, lasting: Vec<FileInfo>) {
@@ -133,6 +138,7 @@ impl Core {
             return Err(failed("write the manifest of the chunk files")(error));
         }
         (state.manifest, state.uneven, state.growing) = (next, false, growing.files);
+        state.note_bytes();
         self.head.move_to_files(lasting.placed);
         self.remove_chunk_files(&old);
         Ok(state.manifest.seq)
@@ -195,6 +201,7 @@ impl Core {
         state.uneven = stored.is_err();
         stored?;
         state.manifest = next;
+        state.note_bytes();
         state.growing.retain(|f| covered.iter().all(|c| c.number != f.number));
         if let Some(sealed) = state.sealed.as_mut() {
             sealed.roll();

@@ -100,7 +100,7 @@ impl Store {
         report.blocks_dropped = blocks.drop_before(self.core.retention_start_ms()).map_err(MaintenanceError::Blocks)?;
         if let Some(bytes_max) = config.retention_bytes {
             let wal_bytes = self.pipeline.with_segments(|segments| segments.iter().map(|s| s.bytes).sum::<u64>());
-            let bytes_max = bytes_max.saturating_sub(wal_bytes);
+            let bytes_max = bytes_max.saturating_sub(wal_bytes + self.core.look_ups.bytes());
             report.blocks_dropped += blocks.shrink_to(bytes_max).map_err(MaintenanceError::Blocks)?;
         }
         blocks.clean(now_ms).map_err(MaintenanceError::Blocks)?;

@@ -129,7 +129,11 @@ pub fn recover(
 
     let mut files = chunks.manifest.files;
     recovery.damaged.extend(restore::restore(&*fs, &chunk_dir, &mut files, &old_ledger, &core.head, &look_ups)?);
-    core.checkpoints.lock().manifest.files = files;
+    {
+        let mut state = core.checkpoints.lock();
+        state.manifest.files = files;
+        state.note_bytes();
+    }
     let exemplars_seq = load_exemplars(&core, &mut recovery);
     let base = Base { ledger: old_ledger, checkpoint_seq: chunks.manifest.seq, exemplars_seq };
 

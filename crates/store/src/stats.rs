@@ -30,7 +30,9 @@ pub struct StoreStats {
     pub head_min_ms: Option<i64>,
     /// Last sample time in the head.
     pub head_max_ms: Option<i64>,
-    /// Reads of chunk files, which hold what the head has no room for, that met damage.
+    /// Bytes of the chunk files, which hold the head's chunks until they are in blocks.
+    pub chunk_file_bytes: u64,
+    /// Reads of chunk files that met damage, since the start.
     pub chunks_damaged: u64,
     /// Bytes of the write-ahead log.
     pub wal_bytes: u64,
@@ -102,6 +104,7 @@ impl Store {
             max_ms: span.map(|s| s.1).into_iter().chain(blocks.max_ms).max(),
             head_min_ms: span.map(|s| s.0),
             head_max_ms: span.map(|s| s.1),
+            chunk_file_bytes: core.look_ups.bytes(),
             chunks_damaged: core.look_ups.damaged(),
             wal_bytes,
             wal_segments,

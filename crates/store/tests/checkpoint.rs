@@ -123,6 +123,7 @@ fn a_checkpoint_leaves_next_to_no_log_and_a_start_finds_all_without_it() {
     let found = contents(&store);
     assert_eq!(store.stats().head_samples, before.head_samples + 1);
     assert!(store.stats().head_chunks >= before.head_chunks);
+    assert!(store.stats().chunk_file_bytes > 0 && store.memory().sealed_chunks == 0, "{}", store.memory());
     fs.kill();
     drop(store);
     let (store, recovery) = open(&fs, &clock, config()).unwrap();
@@ -131,6 +132,7 @@ fn a_checkpoint_leaves_next_to_no_log_and_a_start_finds_all_without_it() {
     assert_eq!(store.checkpoint().unwrap(), 0, "nothing has come since");
     store.flush_to_blocks().unwrap();
     assert_eq!(contents(&store), found);
+    assert_eq!((store.stats().chunk_file_bytes, store.stats().chunks_damaged), (0, 0));
     let left = fs.list(std::path::Path::new("/data/chunks")).unwrap();
     assert!(left.iter().all(|n| n.starts_with("manifest")), "what is in blocks needs no chunk file: {left:?}");
 }

@@ -154,6 +154,8 @@ impl Own {
         page.gauge("quiver_wal_segments", "Files of the write-ahead log.", stats.wal_segments as f64);
         page.counter("quiver_wal_fsyncs_total", "Calls of fdatasync on the write-ahead log.", stats.fsyncs);
         page.counter("quiver_wal_records_total", "Records applied, replayed ones included.", stats.records);
+        page.gauge("quiver_chunk_file_bytes", "Bytes of the chunk files.", stats.chunk_file_bytes as f64);
+        page.counter("quiver_chunks_damaged_total", "Reads of chunk files that met damage.", stats.chunks_damaged);
         page.gauge("quiver_blocks", "Blocks on disk.", stats.blocks.blocks as f64);
         page.gauge("quiver_block_bytes", "Bytes of the blocks.", stats.blocks.bytes as f64);
         page.gauge("quiver_block_samples", "Samples in the blocks.", stats.blocks.samples as f64);

@@ -22,11 +22,12 @@ pub const SUM_BYTES: usize = 8;
 /// Enough for a batch that is sent again; the next one brings its own.
 const LOOK_UP_BYTES_MAX: usize = 8 << 20;
 
-/// Chunks that were read to decide about samples, and what damage was met.
+/// Chunks that were read to decide about samples, and what is known of all files together.
 #[derive(Default)]
 pub struct LookUps {
     kept: Mutex<Kept>,
     damaged: AtomicU64,
+    bytes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -36,6 +37,16 @@ struct Kept {
 }
 
 impl LookUps {
+    /// Gives the bytes of all files in use.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes the bytes of all files in use.
+    pub fn set_bytes(&self, bytes: u64) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
     /// Counts the reads that met damage since the start.
     pub fn damaged(&self) -> u64 {
         self.damaged.load(Ordering::Relaxed)
