@@ -48,6 +48,10 @@ pub enum Command {
     Restore(RestoreArgs),
     /// Bring a file of samples, or a Prometheus, to a running server
     Import(ImportArgs),
+    /// Try the promises on this machine: load, kill -9, torn and damaged files, in a temporary folder
+    Selftest(SelftestArgs),
+    /// Show what came in, what became of it, which scrapes are missing and why
+    Integrity(IntegrityArgs),
     /// Print shell completions
     Completions {
         /// For which shell
@@ -216,6 +220,44 @@ pub struct ImportArgs {
     pub server: ServerArgs,
 }
 
+/// Flags of `selftest`.
+#[derive(Args, Debug)]
+pub struct SelftestArgs {
+    /// Seconds of load; the faults take some more
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// Where to make the temporary folder, such as on the disk that shall hold the data; needs about a gigabyte
+    /// [default: the system's folder for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How to print
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    pub output: Output,
+}
+
+/// Flags of `integrity`.
+#[derive(Args, Debug)]
+pub struct IntegrityArgs {
+    /// What to do instead of showing the ledger
+    #[command(subcommand)]
+    pub command: Option<IntegrityCommand>,
+    /// Start: Unix seconds, RFC 3339, or a duration before now such as 1h [default: a day before the end]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub from: Option<String>,
+    /// End [default: now]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub to: Option<String>,
+    /// Only this target
+    #[arg(long, value_name = "ID")]
+    pub target_id: Option<String>,
+    /// Only this source
+    #[arg(long, value_name = "ID")]
+    pub source_id: Option<String>,
+    /// Where to ask
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
 /// What else can be imported.
 #[derive(Subcommand, Debug)]
 pub enum ImportCommand {
@@ -224,6 +266,13 @@ pub enum ImportCommand {
         /// Its data directory, a snapshot of it, or one block
         dir: PathBuf,
     },
+}
+
+/// What can be done about integrity.
+#[derive(Subcommand, Debug)]
+pub enum IntegrityCommand {
+    /// Read all blocks again now and compare them with their checksums
+    Scrub,
 }
 
 /// Flags of `targets`.

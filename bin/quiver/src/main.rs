@@ -7,9 +7,11 @@ mod blocks;
 mod check;
 mod client;
 mod import;
+mod integrity;
 mod progress;
 mod query;
 mod rules;
+mod selftest;
 mod serve;
 mod table;
 mod targets;
@@ -63,6 +65,8 @@ fn main() -> ExitCode {
         Command::Snapshot(args) => blocks::snapshot(&args),
         Command::Restore(args) => blocks::restore(&args),
         Command::Import(args) => import::run(&args),
+        Command::Selftest(args) => selftest::run(&args),
+        Command::Integrity(args) => integrity::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "quiver", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -99,7 +99,7 @@ fn time(value: &Value) -> String {
 }
 
 /// Reads Unix seconds, RFC 3339, `now`, or a duration before now; gives milliseconds.
-fn time_ms(text: &str, now_ms: i64) -> Result<i64, Failure> {
+pub fn time_ms(text: &str, now_ms: i64) -> Result<i64, Failure> {
     let bare = text.strip_prefix('-').unwrap_or(text);
     if text == "now" {
         return Ok(now_ms);
@@ -134,7 +134,8 @@ fn duration_ms(text: &str) -> Option<i64> {
     number.checked_mul(unit)
 }
 
-fn seconds(ms: i64) -> String {
+/// Writes milliseconds as Unix seconds.
+pub fn seconds(ms: i64) -> String {
     format!("{}{}.{:03}", if ms < 0 { "-" } else { "" }, ms.unsigned_abs() / 1000, ms.unsigned_abs() % 1000)
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{AppendError, Batch};
+use model::{AppendError, Batch, ScrapeSlot, SlotOutcome};
 
 use crate::scrape::{Shop, origin, submit};
 use crate::slot::Slot;
@@ -22,6 +22,8 @@ pub(crate) async fn retire(shop: Arc<Shop>, slot: Arc<Slot>, now_ms: i64) -> u64
     for _ in 0..RETIRE_TRIES {
         let mut batch = Batch::new(origin(&spec, shop.clock.now_ms()));
         batch.generation = shop.append.generation();
+        let (planned_ms, interval_ms) = (now_ms, spec.interval_ms);
+        batch.slot = Some(ScrapeSlot { planned_ms, interval_ms, outcome: SlotOutcome::Ended, ..ScrapeSlot::default() });
         let scraper = &mut *scraping;
         let mut draft = scraper.cache.begin(&spec, None, batch.generation);
         scraper.cache.fail(&mut draft);

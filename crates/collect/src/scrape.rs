@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use model::{
     Append, AppendError, Appended, Batch, CollectionMethod, CollectionReport, Health, LedgerPosition, MetricType,
-    Origin, Refusal, Verdict,
+    Origin, Refusal, ScrapeSlot, SlotOutcome, Verdict,
 };
 use sys::Clock;
 use tokio::sync::{OwnedMutexGuard, oneshot};
@@ -66,6 +66,8 @@ struct Run {
     /// When the last byte of the body was there, or the fetch failed.
     fetched_at: Instant,
     asked: bool,
+    /// The place in the schedule, for a scrape that has one.
+    place: Option<ScrapeSlot>,
     outcome: ScrapeOutcome,
 }
 
@@ -103,10 +105,10 @@ pub(crate) async fn collect(
     };
     scraping.follow(&spec);
     let started = Instant::now();
-    let scrape_ms = scrape_time(&shop, &slot, &scraping, occasion);
+    let (scrape_ms, place) = scrape_time(&shop, &slot, &mut scraping, occasion);
     let asked = matches!(occasion, Occasion::Asked);
     let outcome = ScrapeOutcome { scrape_ms, ..ScrapeOutcome::default() };
-    let mut run = Run { shop: shop.clone(), spec, started, fetched_at: started, asked, outcome };
+    let mut run = Run { shop: shop.clone(), spec, started, fetched_at: started, asked, place, outcome };
     let fetched = tokio::select! {
         fetched = run.fetch(&mut scraping) => fetched,
         () = cancel.cancelled() => return Some(cancelled(run.outcome)),
@@ -126,7 +128,7 @@ pub(crate) async fn dry_run(shop: Arc<Shop>, spec: TargetSpec) -> ScrapeOutcome 
     let outcome = ScrapeOutcome { scrape_ms: shop.clock.now_ms(), ..ScrapeOutcome::default() };
     let mut scraper = Scraper::default();
     let Ok(_memory) = shop.gates.memory_for(0).await else { return cancelled(outcome) };
-    let mut run = Run { shop: shop.clone(), spec, started, fetched_at: started, asked: true, outcome };
+    let mut run = Run { shop: shop.clone(), spec, started, fetched_at: started, asked: true, place: None, outcome };
     let fetched = tokio::select! {
         fetched = run.fetch(&mut scraper) => fetched,
         () = shop.abort.cancelled() => return cancelled(run.outcome),
@@ -176,10 +178,10 @@ pub(crate) fn origin(spec: &TargetSpec, received_at_ms: i64) -> Origin {
     }
 }
 
-/// Decides which time the samples get.
-fn scrape_time(shop: &Shop, slot: &Slot, scraper: &Scraper, occasion: Occasion) -> i64 {
+/// Decides which time the samples get, and says which place in the schedule the scrape takes.
+fn scrape_time(shop: &Shop, slot: &Slot, scraper: &mut Scraper, occasion: Occasion) -> (i64, Option<ScrapeSlot>) {
     let now_ms = shop.clock.now_ms();
-    let mut at_ms = now_ms;
+    let (mut at_ms, mut place) = (now_ms, None);
     if let Occasion::Tick(tick) = occasion {
         let late_ms = tick.due.elapsed().as_millis() as i64;
         let mut shared = slot.shared.lock();
@@ -188,10 +190,19 @@ fn scrape_time(shop: &Shop, slot: &Slot, scraper: &Scraper, occasion: Occasion) 
         if drift_ms != 0 {
             follow_drift(&mut shared, tick.epoch, drift_ms);
         }
+        scraper.missed_now = shared.status.missed_ticks;
+        let skipped = scraper.missed_now.saturating_sub(scraper.missed_told);
+        place = Some(ScrapeSlot {
+            planned_ms: tick.planned_ms.saturating_add(drift_ms),
+            interval_ms: shared.spec.interval_ms,
+            outcome: SlotOutcome::Stored,
+            skipped: u32::try_from(skipped).unwrap_or(u32::MAX),
+            refused: scraper.refused,
+        });
     }
     match scraper.last_ms {
-        Some(last) if at_ms <= last && last - at_ms < CLOSE_MS => last + 1,
-        _ => at_ms,
+        Some(last) if at_ms <= last && last - at_ms < CLOSE_MS => (last + 1, place),
+        _ => (at_ms, place),
     }
 }
 
@@ -374,6 +385,7 @@ impl Run {
             None if slow || taken.refused > 0 => Health::Degraded,
             None => Health::Healthy,
         };
+        batch.slot = self.place.map(|place| ScrapeSlot { outcome: slot_outcome(error.as_ref()), ..place });
         let finished_at_ms = self.shop.clock.now_ms();
         batch.report = Some(CollectionReport {
             event_id: event_id(finished_at_ms),
@@ -388,6 +400,16 @@ impl Run {
             error: error.as_ref().map(|e| e.message.clone()),
         });
         outcome.error = error;
+    }
+}
+
+fn slot_outcome(error: Option<&ScrapeError>) -> SlotOutcome {
+    use ScrapeErrorKind::{BodyTooLarge, LabelLimit, SampleLimit, Store};
+    match error.map(|e| e.kind) {
+        None => SlotOutcome::Stored,
+        // `Store` stands here for a body that was too large for it.
+        Some(BodyTooLarge | LabelLimit | SampleLimit | Store) => SlotOutcome::Limit,
+        Some(_) => SlotOutcome::TargetDown,
     }
 }
 
@@ -416,7 +438,11 @@ fn settle_scraper(
         scraper.report.commit(spec, batch);
         scraper.cache.commit(draft, batch);
         scraper.last_ms = Some(scrape_ms);
+        if batch.slot.is_some() {
+            (scraper.missed_told, scraper.refused) = (scraper.missed_now, 0);
+        }
     } else {
+        scraper.refused = scraper.refused.saturating_add(u32::from(batch.slot.is_some()));
         scraper.cache.roll_back(&draft);
     }
 }

@@ -44,6 +44,11 @@ pub(crate) struct Scraper {
     pub(crate) report: ReportSeries,
     /// The time that the last stored scrape had.
     pub(crate) last_ms: Option<i64>,
+    /// The target's missed ticks as of the last stored scrape, and as of the one that runs.
+    pub(crate) missed_told: u64,
+    pub(crate) missed_now: u64,
+    /// Scheduled scrapes that the store did not take since the last one that it took.
+    pub(crate) refused: u32,
     /// Size of the last body, as a guess for the next.
     pub(crate) body_bytes: u64,
 }

@@ -13,6 +13,7 @@ use crate::labels::{Labels, LabelsBuf, SeriesId};
 use crate::mark::StreamMark;
 use crate::refusal::{Counts, Refusal, Verdict};
 use crate::report::{CollectionReport, Origin};
+use crate::slot::ScrapeSlot;
 
 /// A series without metadata.
 pub const NO_FAMILY: u32 = u32::MAX;
@@ -84,6 +85,8 @@ pub struct Batch {
     pub advice: Option<String>,
     /// Where the batch brings its stream to; `None` for whatever is no stream.
     pub mark: Option<StreamMark>,
+    /// The scrape's place in its target's schedule; `None` for pushes and for scrapes that somebody asked for.
+    pub slot: Option<ScrapeSlot>,
     /// The store generation that the given series ids belong to; see [`crate::Append::generation`].
     pub generation: u64,
     /// Metadata that came along.
@@ -116,6 +119,7 @@ impl Batch {
         self.examples.clear();
         self.advice = None;
         self.mark = None;
+        self.slot = None;
         self.families.clear();
         self.series.clear();
         self.samples.clear();

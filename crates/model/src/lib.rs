@@ -15,6 +15,7 @@ mod refusal;
 pub mod relabel;
 mod report;
 mod sample;
+mod slot;
 mod target;
 
 pub use batch::{Batch, BatchExemplar, BatchHistogram, BatchSample, BatchSeries, NO_FAMILY, SeriesIndex};
@@ -31,4 +32,5 @@ pub use matcher::{MatchOp, Matcher, MatcherError, compile_anchored};
 pub use refusal::{Counts, Refusal, Verdict};
 pub use report::{CollectionMethod, CollectionReport, Health, Origin, TypeCounts};
 pub use sample::{STALE_NAN_BITS, Sample, Samples, is_stale, stale_nan};
+pub use slot::{ScrapeSlot, SlotOutcome};
 pub use target::TargetGroup;

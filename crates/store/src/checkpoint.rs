@@ -1,7 +1,7 @@
 //! The checkpoint: what the head has and no chunk file has yet goes to chunk files, then the log is cut.
 //!
 //! It goes: capture (begun under the apply lock, so that it falls between two records) → chunks durable → series log,
-//! metadata and exemplars durable → manifest durable → the head keeps only the places of sealed chunks → the files of
+//! metadata, exemplars and accounts durable → manifest durable → the head keeps only the places of sealed chunks → the files of
 //! what was still growing last time removed → segments cut. A crash between any two leaves a log that holds more than
 //! it needs, never less. What still grows is written anew each time; a start reads it as chunks that grow no more.
 //! Fails how: the disk is full or a file fails: what was written is taken back, head and log keep everything, the next
@@ -119,6 +119,7 @@ impl Core {
             self.secure_side_files()?;
             let path = self.config.dir.join("exemplars");
             write_sealed(&*self.fs, &path, &exemplars).map_err(failed("write the exemplars"))?;
+            self.store_accounts()?;
             Ok(synced)
         };
         let written = write();

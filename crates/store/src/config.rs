@@ -74,6 +74,8 @@ pub struct StoreConfig {
     pub block_cache_bytes_max: usize,
     /// How often a thread of the store does its slow work; 0 leaves it to whoever calls [`crate::Store::maintain`].
     pub maintain_every_ms: u64,
+    /// What the scrubber reads of blocks in a second at most; 0 is no scrubber. [`crate::Store::scrub`] works all the same.
+    pub scrub_bytes_per_second: u64,
 }
 
 impl Default for StoreConfig {
@@ -103,6 +105,7 @@ impl Default for StoreConfig {
             exemplars_max: 100_000,
             block_cache_bytes_max: 256 << 20,
             maintain_every_ms: 5_000,
+            scrub_bytes_per_second: 0,
         }
     }
 }

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use model::{AppendError, Appended, Batch, Counts, LedgerPosition, Origin, Verdict};
+use model::{AppendError, Appended, Batch, Counts, LedgerPosition, Origin, ScrapeSlot, Verdict};
 use parking_lot::{Mutex, RwLock};
 use sys::{Clock, Fs};
 
+use crate::accounts::Accounts;
 use crate::attrs::AttrsTable;
 use crate::blocks::{BlockSet, RetentionRules};
 use crate::checkpoint::Checkpoints;
@@ -30,6 +31,8 @@ pub struct Applied {
     pub seq: u64,
     /// Counts of all records up to `seq`, since the directory was made.
     pub totals: Counts,
+    /// The same by target and source; counts the same records.
+    pub accounts: Accounts,
     pub records: u64,
     pub series_log: Option<SeriesLog>,
 }
@@ -53,6 +56,19 @@ impl Base {
     /// Gives the last record whose counts are in the totals of a file.
     pub fn counted_seq(&self) -> u64 {
         self.ledger.seq.max(self.checkpoint_seq)
+    }
+}
+
+impl Applied {
+    /// Counts a record that was not counted before.
+    fn count(&mut self, origin: &Origin, slot: Option<&ScrapeSlot>, counts: &Counts, epoch: u64) {
+        self.totals.merge(counts);
+        self.accounts.add(origin, slot, counts, epoch);
+    }
+
+    /// Gives the accounts as they stand, with the place up to which they count.
+    pub fn accounts(&self) -> Accounts {
+        self.accounts.as_of(self.seq)
     }
 }
 
@@ -133,7 +149,7 @@ impl Core {
         self.keep_extras(batch);
         applied.seq = seq;
         applied.records += 1;
-        applied.totals.merge(&counts);
+        applied.count(&batch.origin, batch.slot.as_ref(), &counts, self.epoch);
         if let Some(report) = batch.report.as_mut() {
             report.counts = counts;
         }
@@ -170,7 +186,9 @@ impl Core {
     }
 
     /// Brings a record of an earlier life into the head; gives its counts, and how many samples had no series.
-    pub fn apply_record(&self, record: &Record, seq: u64, base: &Base) -> (Counts, u64) {
+    ///
+    /// **Takes** the start of the store that wrote the record.
+    pub fn apply_record(&self, record: &Record, seq: u64, epoch: u64, base: &Base) -> (Counts, u64) {
         let mut applied = self.applied.lock();
         self.define(&mut applied, &record.origin, &record.definitions);
         let wanted = record.samples.iter().filter(|s| !base.covers(seq, s.ts_ms)).map(|s| (s.id, s.ts_ms, s.value));
@@ -193,8 +211,8 @@ impl Core {
         }
         applied.seq = applied.seq.max(seq);
         applied.records += 1;
-        if seq > base.counted_seq() {
-            applied.totals.merge(&counts);
+        if seq > applied.accounts.seq {
+            applied.count(&record.origin, record.slot.as_ref(), &counts, epoch);
         }
         (counts, orphans)
     }

@@ -4,6 +4,7 @@
 //! waits → `core.rs` brings it into the head → `maintain.rs` turns windows that are over into blocks and cuts the log.
 //! `recover.rs` goes the same way at a start. `docs/format/` draws the bytes.
 
+mod accounts;
 mod admin;
 mod admission;
 mod attrs;
@@ -17,6 +18,7 @@ mod core;
 mod exemplars;
 mod head;
 mod index;
+mod integrity;
 mod ledger;
 mod maintain;
 mod maintainer;
@@ -29,12 +31,14 @@ mod recover;
 mod registry;
 mod relief;
 mod restore;
+mod scrub;
 mod select;
 mod series_log;
 mod stats;
 mod store;
 mod wal;
 
+pub use accounts::{AccountReport, Durability, HOLES_MAX, Hole, HoleCause, SlotCounts};
 pub use admin::Doomed;
 pub use admission::{AdmissionLimits, AdmissionStats, Full, OwnerStats};
 pub use attrs::SeriesAttrs;
@@ -45,8 +49,10 @@ pub use blocks::{
 };
 pub use config::{LabelLimits, OpenError, StoreConfig};
 pub use exemplars::Exemplar;
+pub use integrity::Integrity;
 pub use maintain::{MaintenanceError, MaintenanceReport};
 pub use memory::MemoryParts;
 pub use recover::Recovery;
+pub use scrub::ScrubState;
 pub use stats::StoreStats;
 pub use store::Store;

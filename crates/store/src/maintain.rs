@@ -1,7 +1,7 @@
 //! The store's slow work: windows into blocks, cutting the log, retention, forgetting idle series.
 //!
 //! Closing windows goes: freeze (under the apply lock, so that it falls between two records) → blocks durable and
-//! published → series log and metadata durable → ledger durable → frozen chunks dropped → chunk files
+//! published → series log and metadata durable → accounts durable → ledger durable → frozen chunks dropped → chunk files
 //! without other chunks removed → the reports in the segments durable elsewhere ([`Store::before_cut`]) → segments cut. A crash
 //! between any two leaves a log that holds more than it needs, never less.
 
@@ -136,9 +136,10 @@ impl Store {
         let core = &self.core;
         let mut report = MaintenanceReport::default();
         let (seq, totals) = {
-            let applied = core.applied.lock();
+            let mut applied = core.applied.lock();
             core.head.freeze(before_ms);
             core.checkpoints.lock().frozen_seq = applied.seq;
+            applied.accounts.forget(core.retention_start_ms());
             (applied.seq, applied.totals)
         };
         let mut frozen = core.head.frozen();
@@ -146,6 +147,7 @@ impl Store {
         report.blocks_written = self.write_blocks(&frozen)?;
         drop(frozen);
         core.secure_side_files()?;
+        core.store_accounts()?;
         {
             let mut ledger = core.ledger.lock();
             let mut next = *ledger;
@@ -234,7 +236,9 @@ impl Store {
                     None
                 })
             });
-            core.blocks.write(range, &mut inputs).map_err(MaintenanceError::Blocks)?;
+            let written = core.blocks.write(range, &mut inputs);
+            // Head and log keep what did not get there; the next round tries again.
+            written.inspect_err(|_| core.transfer_failed()).map_err(MaintenanceError::Blocks)?;
             // What is in the block now is left out of it when the round is done again.
             unanswered.map_or(Ok(()), Err).map_err(failed("read chunk files"))?;
         }
@@ -250,6 +254,17 @@ impl Store {
 }
 
 impl Core {
+    /// Makes the accounts durable as they are now; before a ledger or manifest that lets the log be cut. Newer ones do no
+    /// harm, for records that are counted are not counted again; older ones could not count what is gone from the log.
+    pub fn store_accounts(&self) -> Result<(), MaintenanceError> {
+        let accounts = self.applied.lock().accounts();
+        accounts.store(&*self.fs, &self.config.dir).map_err(failed("write the accounts"))
+    }
+
+    fn transfer_failed(&self) {
+        self.applied.lock().accounts.durability.transfers_failed += 1;
+    }
+
     /// Gives what a series has in a window. Damaged chunks are told and left out.
     ///
     /// **Errors** when the disk does not answer: then nothing may be taken for damaged, and the round is done again.
@@ -263,6 +278,7 @@ impl Core {
             };
             let (chunks, histograms) = (sound(chunks)?, sound(histograms)?);
             tracing::error!("{error}; what else there is of {} goes into the block", series.labels);
+            self.transfer_failed();
             samples = Samples::default();
             // They are in memory now.
             Snapshot::of_chunks(chunks, histograms).read(range, &mut samples).map_err(io::Error::other)?;

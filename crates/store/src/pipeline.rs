@@ -137,6 +137,11 @@ impl Pipeline {
         self.shared.queue.lock().refusal()
     }
 
+    /// Tells whether a write or sync of the log has failed.
+    pub fn has_failed(&self) -> bool {
+        self.shared.queue.lock().failed.is_some()
+    }
+
     /// Queues an item, waiting for room; answers it itself when there is none.
     pub fn enqueue(&self, item: Item, wait: Duration) {
         let bytes = item.framed.len() as u64;

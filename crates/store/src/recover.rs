@@ -11,6 +11,7 @@ use model::{CollectionReport, Counts, StreamMark};
 use parking_lot::{Mutex, RwLock};
 use sys::{Clock, Fs};
 
+use crate::accounts::Accounts;
 use crate::admission::AdmissionLimits;
 use crate::attrs::AttrsTable;
 use crate::blocks::{BlockSet, RetentionRules};
@@ -46,6 +47,14 @@ pub struct Recovery {
     pub samples: u64,
     /// Whole sentences: which file, where, what was kept aside.
     pub damaged: Vec<String>,
+    /// Torn ends of the log that were cut off.
+    pub records_torn: u64,
+    /// Damaged stretches of the log.
+    pub records_damaged: u64,
+    /// Records with samples whose series' definition is lost.
+    pub records_orphaned: u64,
+    /// Those samples.
+    pub samples_orphaned: u64,
     /// How long it took.
     pub duration_ms: u64,
 }
@@ -84,6 +93,8 @@ pub fn recover(
 
     let old_ledger = ledger;
     let totals = if chunks.manifest.seq > ledger.seq { chunks.manifest.totals } else { ledger.totals };
+    let counted_seq = ledger.seq.max(chunks.manifest.seq);
+    let accounts = load_accounts(&*fs, &dir, (counted_seq, totals), &mut recovery)?;
     ledger.next_id = ledger.next_id.max(chunks.manifest.next_id);
     let numbers = segment_numbers(&*fs, &wal_dir)?;
     ledger.epoch = ledger.epoch.max(newest_epoch(&*fs, &wal_dir, &numbers)) + 1;
@@ -101,7 +112,14 @@ pub fn recover(
         index: IndexCell::unmade(),
         metadata: RwLock::new(metadata),
         exemplars: RwLock::new(Exemplars::new(config.exemplars_max)),
-        applied: Mutex::new(Applied { seq: ledger.seq.max(chunks.manifest.seq), totals, records: 0, series_log: None }),
+        applied: Mutex::new(Applied {
+            // No place that is counted is given again, whatever became of its record.
+            seq: counted_seq.max(accounts.seq),
+            totals: accounts.totals(),
+            accounts,
+            records: 0,
+            series_log: None,
+        }),
         look_ups: look_ups.clone(),
         checkpoints: Mutex::new(Checkpoints::new(
             chunks.manifest.clone(),
@@ -149,6 +167,7 @@ pub fn recover(
     forget_empty(&core);
     tend_series_log(&core, &dir, &mut recovery);
     core.index.begin();
+    count_damage(&core, &recovery);
     store_epoch(&core, &dir, &mut recovery)?;
 
     let seq = core.applied.lock().seq;
@@ -237,10 +256,45 @@ fn tend_series_log(core: &Core, dir: &Path, recovery: &mut Recovery) {
     }
 }
 
+/// Reads the accounts, or begins them with what ledger and manifest say: the counts of all records up to a place.
+fn load_accounts(
+    fs: &dyn Fs,
+    dir: &Path,
+    (counted_seq, totals): (u64, Counts),
+    recovery: &mut Recovery,
+) -> Result<Accounts, OpenError> {
+    let (found, damaged) = Accounts::load(fs, dir).map_err(io("read the accounts in", dir))?;
+    let lost = found.is_none() && !damaged.is_empty();
+    recovery.damaged.extend(damaged);
+    // Older ones have not seen what is in blocks or chunk files by now: it cannot be made up.
+    if let Some(accounts) = found.filter(|a| a.seq >= counted_seq) {
+        return Ok(accounts);
+    }
+    if lost {
+        recovery.damaged.push(format!(
+            "{}: both copies of the accounts are damaged: what each target delivered is counted anew from here, the totals are kept",
+            dir.display()
+        ));
+    }
+    Ok(Accounts::since(counted_seq, totals))
+}
+
+/// Notes what this start found, for the report on integrity.
+fn count_damage(core: &Core, recovery: &Recovery) {
+    let mut applied = core.applied.lock();
+    let durability = &mut applied.accounts.durability;
+    durability.records_torn += recovery.records_torn;
+    durability.records_damaged += recovery.records_damaged;
+    durability.samples_orphaned += recovery.samples_orphaned;
+    let of_records = recovery.records_torn + recovery.records_damaged + recovery.records_orphaned;
+    durability.files_damaged += (recovery.damaged.len() as u64).saturating_sub(of_records);
+}
+
 fn store_epoch(core: &Core, dir: &Path, recovery: &mut Recovery) -> Result<(), OpenError> {
     let mut ledger = core.ledger.lock();
     ledger.next_id = core.registry.next_id();
-    match ledger.store(&*core.fs, dir) {
+    let accounts = core.applied.lock().accounts();
+    match accounts.store(&*core.fs, dir).and_then(|()| ledger.store(&*core.fs, dir)) {
         Ok(()) => Ok(()),
         Err(error) if is_no_space(&error) => {
             recovery.damaged.push(format!("{}: the disk is full, the ledger could not be renewed", dir.display()));
@@ -263,7 +317,7 @@ impl Replay<'_> {
         let name = crate::wal::segment::file_name(number);
         let path = self.wal_dir.join(&name);
         let bytes = self.core.fs.read(&path).map_err(io("read", &path))?;
-        let Some((_, pieces)) = scan(&bytes) else {
+        let Some((header, pieces)) = scan(&bytes) else {
             return self.headless(&name, &bytes).map(|()| None);
         };
         let mut info = SegmentInfo { number, bytes: bytes.len() as u64, last_seq: 0, max_ts_ms: i64::MIN };
@@ -271,7 +325,7 @@ impl Replay<'_> {
             match piece {
                 Piece::Record { seq, payload } => {
                     let payload = bytes.get(payload).unwrap_or_default();
-                    self.record(&name, seq, payload, &mut info);
+                    self.record(&name, (seq, header.epoch), payload, &mut info);
                 }
                 Piece::Broken { range, why, at_end } => {
                     let broken = bytes.get(range.clone()).unwrap_or_default();
@@ -297,16 +351,19 @@ impl Replay<'_> {
         synced.and_then(|()| self.core.fs.sync_dir(self.wal_dir)).map_err(io("sync", &path))
     }
 
-    fn record(&mut self, name: &str, seq: u64, payload: &[u8], info: &mut SegmentInfo) {
+    fn record(&mut self, name: &str, (seq, epoch): (u64, u64), payload: &[u8], info: &mut SegmentInfo) {
         let Ok(record) = record::decode(payload) else {
+            self.recovery.records_damaged += 1;
             self.recovery.damaged.push(format!("wal segment {name}: record {seq} checks but does not decode"));
             return;
         };
         info.last_seq = info.last_seq.max(seq);
         let times = record.samples.iter().map(|s| s.ts_ms).chain(record.histograms.iter().map(|h| h.ts_ms));
         info.max_ts_ms = times.fold(info.max_ts_ms, i64::max);
-        let (counts, orphans) = self.core.apply_record(&record, seq, &self.base);
+        let (counts, orphans) = self.core.apply_record(&record, seq, epoch, &self.base);
         if orphans > 0 {
+            self.recovery.records_orphaned += 1;
+            self.recovery.samples_orphaned += orphans;
             self.recovery.damaged.push(format!(
                 "wal segment {name}: record {seq}: {orphans} samples belong to series whose definition is lost"
             ));
@@ -336,6 +393,7 @@ impl Replay<'_> {
 
     fn broken(&mut self, name: &str, at: u64, bytes: &[u8], why: &str, torn: bool) -> Result<(), OpenError> {
         let len = bytes.len();
+        *if torn { &mut self.recovery.records_torn } else { &mut self.recovery.records_damaged } += 1;
         let aside = self.keep_aside(&format!("{name}-at-{at}.bin"), bytes);
         let what = if torn { "torn tail, cut off" } else { "skipped" };
         self.recovery.damaged.push(format!("wal segment {name}: {len} bytes at byte {at}: {why}: {what}; {aside}"));

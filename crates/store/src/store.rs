@@ -25,6 +25,7 @@ use crate::newcomers::{self, NewSeries, RefusedSeries};
 use crate::pipeline::{Item, Pipeline, Waiting};
 use crate::preload;
 use crate::recover::{self, Recovery};
+use crate::scrub::Scrubber;
 use crate::wal::frame::{FRAME_BYTES, Frame};
 use crate::wal::record::{self, Definition};
 
@@ -45,6 +46,7 @@ pub struct Store {
     pub(crate) before_cut: OnceLock<BeforeCut>,
     maintainer: Maintainer,
     indexer: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) scrubber: Scrubber,
     lock: Mutex<Option<Lock>>,
     closed: AtomicBool,
 }
@@ -84,11 +86,13 @@ impl Store {
     ) -> Result<(Arc<Store>, Recovery), OpenError> {
         let (dir, maintain_every_ms) = (config.dir.clone(), config.maintain_every_ms);
         let pace = Arc::new(Pace::new(config.compaction_bytes_per_second));
+        let scrub_bytes_per_second = config.scrub_bytes_per_second;
         prepare_dir(&*fs, &dir)?;
         let lock = take_lock(&*fs, &dir)?;
         let blocks_dir = dir.join("blocks");
         let (blocks, damaged) = open_blocks(fs.clone(), &blocks_dir).map_err(OpenError::Blocks)?;
         let mut opened = recover::recover(fs, clock, config, blocks)?;
+        opened.core.applied.lock().accounts.durability.files_damaged += damaged.len() as u64;
         opened.recovery.damaged.splice(0..0, damaged);
         let pipeline = Pipeline::start(opened.core.clone(), opened.writer, opened.segments, opened.seq)
             .map_err(|error| OpenError::Io { verb: "start the threads for", path: dir.display().to_string(), error })?;
@@ -102,11 +106,13 @@ impl Store {
             before_cut: OnceLock::new(),
             maintainer: Maintainer::default(),
             indexer: Mutex::new(Some(indexer)),
+            scrubber: Scrubber::default(),
             lock: Mutex::new(Some(lock)),
             closed: AtomicBool::new(false),
         };
         let store = Arc::new(store);
         store.maintainer.start(&store, maintain_every_ms).map_err(io_error("start the threads for", &dir))?;
+        store.scrubber.start(&store, scrub_bytes_per_second).map_err(io_error("start the threads for", &dir))?;
         Ok((store, opened.recovery))
     }
 
@@ -126,6 +132,7 @@ impl Store {
         }
         self.pace.stop();
         self.maintainer.stop();
+        self.scrubber.stop();
         self.pipeline.close();
         if self.indexer.lock().take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread that made the index panicked");

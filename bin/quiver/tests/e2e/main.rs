@@ -19,6 +19,7 @@ mod readme;
 mod remote;
 mod remote_v2;
 mod rules;
+mod selftest;
 mod streams;
 mod support;
 mod uploads;

@@ -12,6 +12,8 @@ const EXEMPLARS_MAX: usize = 10_000_000;
 const DAY_MS: i64 = 86_400_000;
 /// Less holds the server and nothing else.
 pub const MEMORY_BYTES_MIN: u64 = 256 << 20;
+/// Reads a terabyte in three days, and hardly shows beside a server's other reading.
+const SCRUB_BYTES_PER_SECOND: u64 = 4 << 20;
 
 /// The settings of this server.
 #[derive(Clone, PartialEq, Debug)]
@@ -32,6 +34,8 @@ pub struct Settings {
     pub compaction_bytes_per_second: u64,
     /// Whether samples can be deleted and copied over `/api/v1/admin/tsdb`.
     pub admin_api: bool,
+    /// What the scrubber reads of blocks in a second at most; 0 is no scrubber.
+    pub scrub_bytes_per_second: u64,
     /// Exemplars kept, over all series.
     pub exemplars_max: usize,
     /// How often the samples of pushed groups are written again, in milliseconds.
@@ -102,6 +106,7 @@ impl Default for Settings {
             retention_bytes: None,
             compaction_bytes_per_second: 32 << 20,
             admin_api: false,
+            scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
             exemplars_max: 100_000,
             push_restate_ms: 15_000,
             lines: LineSettings::default(),
@@ -150,6 +155,8 @@ pub struct SettingsText {
     pub compaction_bytes_per_second: Option<u64>,
     /// `admin_api`
     pub admin_api: Option<bool>,
+    /// `storage.scrub_bytes_per_second`
+    pub scrub_bytes_per_second: Option<u64>,
     /// Prometheus' `storage.exemplars.max_exemplars`
     pub exemplars_max: Option<u64>,
     /// `push_restate_interval`
@@ -200,6 +207,7 @@ impl Settings {
                 .compaction_bytes_per_second
                 .unwrap_or(defaults.compaction_bytes_per_second),
             admin_api: flags.admin_api || text.admin_api.unwrap_or(defaults.admin_api),
+            scrub_bytes_per_second: text.scrub_bytes_per_second.unwrap_or(defaults.scrub_bytes_per_second),
             exemplars_max: text
                 .exemplars_max
                 .map_or(defaults.exemplars_max, |n| usize::try_from(n).unwrap_or(EXEMPLARS_MAX).min(EXEMPLARS_MAX)),
@@ -270,6 +278,11 @@ pub fn read(node: &Node, problems: &mut Problems) -> SettingsText {
     }
     if text.push_restate_ms == Some(0) {
         problems.error(fields.place_of("push_restate_interval"), "push_restate_interval must be longer than 0");
+    }
+    if let Some(node) = fields.get("storage") {
+        let mut storage = Fields::open(node, "quiver.storage", problems);
+        text.scrub_bytes_per_second = storage.size_bytes("scrub_bytes_per_second", problems);
+        storage.finish(problems);
     }
     if let Some(node) = fields.get("query") {
         read_query(node, &mut text.query, problems);

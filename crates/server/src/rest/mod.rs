@@ -8,9 +8,11 @@
 
 pub mod address;
 pub mod body;
+pub mod completeness;
 pub mod custom;
 pub mod events_api;
 pub mod fields;
+pub mod integrity;
 pub mod metric;
 pub mod openapi;
 pub mod problem;
@@ -79,6 +81,8 @@ pub struct RestParts {
     pub rejections: Arc<Rejections>,
     /// Gives the ledger since the data directory was made.
     pub totals: Arc<dyn Fn() -> Counts + Send + Sync>,
+    /// The ledger by target and over time.
+    pub ledger: Arc<dyn integrity::Ledger>,
     /// Gives the time, in milliseconds since 1970.
     pub now: Arc<dyn Fn() -> i64 + Send + Sync>,
     /// Answers PromQL.
@@ -295,6 +299,8 @@ where
         .route(&path("/custom"), post(custom::custom))
         .route(&path("/query"), get(query::query).post(query::query))
         .route(&path("/stats"), get(stats::stats))
+        .route(&path("/integrity"), get(integrity::integrity))
+        .route(&path("/integrity/scrub"), post(integrity::scrub))
         .route(&path("/events"), get(events_api::stream))
         .route(&path("/sd"), get(sd::sd))
         .route(BASE, axum::routing::any(no_such_path))
@@ -307,11 +313,6 @@ where
 
 async fn no_such_path(uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(200).collect();
-    for (known, what) in [("/integrity", "the integrity report is")] {
-        if path.starts_with(&format!("/api/v1/metrics{known}")) {
-            return Problem::not_yet("", format!("{what} not built yet"));
-        }
-    }
     Problem::not_found(format!("there is nothing at {path}; see /openapi"))
 }
 

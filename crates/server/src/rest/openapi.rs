@@ -5,7 +5,9 @@ use axum::response::{Html, IntoResponse, Response};
 use http::{HeaderValue, header};
 use utoipa::OpenApi;
 
-use super::{custom, events_api, problem, query, rejections, sd, stats, target_json, targets, targets_change};
+use super::{
+    custom, events_api, integrity, problem, query, rejections, sd, stats, target_json, targets, targets_change,
+};
 
 /// The document of the REST API.
 #[derive(OpenApi)]
@@ -29,6 +31,8 @@ use super::{custom, events_api, problem, query, rejections, sd, stats, target_js
         custom::custom,
         query::query,
         stats::stats,
+        integrity::integrity,
+        integrity::scrub,
         events_api::stream,
         sd::sd,
         crate::stream::to_here,
@@ -49,6 +53,8 @@ use super::{custom, events_api, problem, query, rejections, sd, stats, target_js
         custom::Metric,
         custom::IngestionResult,
         stats::CollectionStats,
+        integrity::IntegrityReport,
+        integrity::ScrubJson,
         events_api::MetricsCollectedEvent,
         problem::ProblemBody,
         problem::FieldError,
@@ -60,6 +66,7 @@ use super::{custom, events_api, problem, query, rejections, sd, stats, target_js
         (name = "ingestion", description = "Pushing metrics"),
         (name = "query", description = "Asking"),
         (name = "stats", description = "How it goes"),
+        (name = "integrity", description = "What is missing, and why"),
         (name = "events", description = "Hearing of every collection"),
     ),
 )]

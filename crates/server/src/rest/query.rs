@@ -7,8 +7,8 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 
-use super::Rest;
 use super::problem::Problem;
+use super::{Rest, completeness};
 use crate::prom::error::{ApiError, ErrorKind};
 use crate::prom::params::Params;
 
@@ -38,7 +38,7 @@ pub trait Ask: Send + Sync {
         ("lookback_delta" = Option<String>, Query, description = "How far back a sample counts as current; 5m when absent"),
     ),
     responses(
-        (status = 200, description = "MetricQueryResult: Prometheus' success envelope", body = Object),
+        (status = 200, description = "MetricQueryResult: Prometheus' success envelope, and `completeness`: the share of scheduled scrapes that are stored", body = Object),
         (status = 400, description = "A parameter or the query is wrong", body = crate::rest::problem::ProblemBody),
         (status = 422, description = "The query cannot be executed", body = crate::rest::problem::ProblemBody),
         (status = 503, description = "The query took too long", body = crate::rest::problem::ProblemBody),
@@ -60,7 +60,8 @@ pub async fn query(State(rest): State<Rest>, params: Params) -> Result<Response,
         return Err(Problem::parameter("time", detail));
     }
     if range == 0 {
-        return rest.ask.instant(params).await.map_err(problem_of);
+        let answer = rest.ask.instant(params.clone()).await.map_err(problem_of)?;
+        return Ok(completeness::add(rest, &params, answer).await);
     }
     for name in ["start", "end", "step"] {
         if params.get(name).is_empty() {
@@ -68,7 +69,8 @@ pub async fn query(State(rest): State<Rest>, params: Params) -> Result<Response,
             return Err(Problem::at(StatusCode::BAD_REQUEST, "missing_field", format!("?{name}"), detail));
         }
     }
-    rest.ask.range(params).await.map_err(problem_of)
+    let answer = rest.ask.range(params.clone()).await.map_err(problem_of)?;
+    Ok(completeness::add(rest, &params, answer).await)
 }
 
 fn problem_of(error: ApiError) -> Problem {

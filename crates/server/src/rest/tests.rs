@@ -36,6 +36,8 @@ struct MemoryStore {
     samples: Mutex<HashMap<(Vec<u8>, i64), u64>>,
     totals: Mutex<(Counts, u64)>,
     fail: Mutex<Option<AppendError>>,
+    /// The scrubber is at work.
+    scrubbing: Mutex<bool>,
     /// Answers wait here while it is set.
     held: Mutex<Option<Vec<Held>>>,
 }
@@ -74,6 +76,33 @@ impl Append for MemoryStore {
 
     fn generation(&self) -> u64 {
         1
+    }
+}
+
+impl integrity::Ledger for MemoryStore {
+    fn integrity(&self, range: model::TimeRange, wanted: &dyn Fn(&str, &str) -> bool) -> store::Integrity {
+        let totals = self.totals.lock().0;
+        let account = store::AccountReport {
+            target_id: "web".to_owned(),
+            source_id: "shop".to_owned(),
+            method: model::CollectionMethod::PullScraping,
+            totals,
+            counts: totals,
+            slots: store::SlotCounts { expected: 10, stored: 10, ..Default::default() },
+            last_slot: Some((NOW - 90_000, 15_000)),
+            holes: Vec::new(),
+            span: range,
+        };
+        let accounts = if wanted("web", "shop") { vec![account] } else { Vec::new() };
+        store::Integrity { totals, balanced: true, accounts, ..Default::default() }
+    }
+
+    fn scrub(&self) -> std::io::Result<Option<store::ScrubState>> {
+        Ok(Some(self.scrub_state()))
+    }
+
+    fn scrub_state(&self) -> store::ScrubState {
+        store::ScrubState { running: *self.scrubbing.lock(), bytes: 7, ..Default::default() }
     }
 }
 
@@ -128,6 +157,7 @@ impl World {
             observer,
             rejections: Arc::new(crate::rejections::Rejections::new(None)),
             totals: Arc::new(move || counted.totals.lock().0),
+            ledger: Arc::clone(&store) as Arc<dyn integrity::Ledger>,
             now: Arc::new(move || now.load(Ordering::Relaxed)),
             ask: Arc::new(Echo),
             purge: {
@@ -612,4 +642,25 @@ async fn a_source_that_pushes_is_a_target_and_its_health_is_that_of_its_pushes()
     world.post(&format!("{one}/restore"), &Value::Null).await.expect(200);
     let dry = world.post(&format!("{TARGETS}?dry_run=true"), &push).await.expect(200);
     assert_eq!(dry.body["dry_run"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_integrity_report_counts_samples_scrapes_and_holes() {
+    const INTEGRITY: &str = "/api/v1/metrics/integrity";
+    let world = World::new().await;
+    let metric = json!([{"name": "a", "metric_type": "GAUGE", "value": 1, "source": "APPLICATION"}]);
+    world.post("/api/v1/metrics/custom", &metric).await.expect(200);
+    let body = world.get(INTEGRITY).await.expect(200).body;
+    assert_eq!((&body["balanced"], &body["samples"]["accepted"]), (&json!(true), &json!(1)), "{body}");
+    assert_eq!(body["targets"][0]["scrapes"]["expected"], 10, "no target runs: nothing more is expected");
+    assert_eq!((&body["integrity_percent"], &body["promised_percent"]), (&json!(100.0), &json!(99.99)));
+    let one = world.get(&format!("{INTEGRITY}?target_id=web&from=1&to=2")).await.expect(200).body;
+    assert_eq!((&one["from"], &one["targets"][0]["source_id"]), (&json!("1970-01-01T00:00:01.000Z"), &json!("shop")));
+    for (query, status) in [("?from=soon", 400), ("?from=3&to=2", 400), ("?target_id=nobody", 404)] {
+        world.get(&format!("{INTEGRITY}{query}")).await.expect(status);
+    }
+    let scrub = format!("{INTEGRITY}/scrub");
+    world.post(&scrub, &json!(null)).await.expect(202);
+    *world.store.scrubbing.lock() = true;
+    world.post(&scrub, &json!(null)).await.expect(409);
 }

@@ -132,6 +132,7 @@ impl Opening {
             observer: observer.clone(),
             rejections: rejections.clone(),
             totals: source(&store, |store| store.totals().0),
+            ledger: store.clone(),
             now: now.clone(),
             ask: Arc::new(queries.clone()),
             purge: {
@@ -327,6 +328,7 @@ impl Opening {
             // See `upkeep`.
             maintain_every_ms: 0,
             scrape_patience_ms: SCRAPE_PATIENCE_MS,
+            scrub_bytes_per_second: self.settings.scrub_bytes_per_second,
             ..StoreConfig::default()
         };
         let wal_bytes = folder_bytes(&dir.join("wal"));

@@ -110,6 +110,7 @@ impl Own {
         parts.intake.render(&mut page);
         self.store(&mut page);
         self.room(&mut page);
+        self.integrity(&mut page);
         self.targets(&mut page);
         self.discovery(&mut page);
         self.events(&mut page);
@@ -212,6 +213,38 @@ impl Own {
         }
         let refused = self.parts.rejections.targets() as f64;
         page.gauge("quiver_rejections_targets", "Targets and sources of which samples were refused.", refused);
+    }
+
+    /// What would be bad news.
+    fn integrity(&self, page: &mut Exposition) {
+        let nothing = model::TimeRange { start_ms: 0, end_ms: 0 };
+        let integrity = self.parts.store.integrity(nothing, |_, _| false);
+        let (found, scrub) = (integrity.durability, self.parts.store.scrub_state());
+        page.family(
+            "quiver_integrity_troubles_total",
+            "counter",
+            "Damage and failures since the data directory was made, by kind; any growth deserves a look.",
+        );
+        for (kind, n) in [
+            ("wal_record_torn", found.records_torn),
+            ("wal_record_damaged", found.records_damaged),
+            ("sample_orphaned", found.samples_orphaned),
+            ("file_damaged", found.files_damaged),
+            ("fsync_failure", found.fsync_failures),
+            ("transfer_failed", found.transfers_failed),
+            ("stretch_damaged", found.stretches_damaged),
+        ] {
+            page.sample(&[("kind", kind)], n as f64);
+        }
+        page.gauge(
+            "quiver_integrity_balanced",
+            "Whether the ledger adds up, by target and in total.",
+            if integrity.balanced { 1.0 } else { 0.0 },
+        );
+        page.gauge("quiver_integrity_kept_aside", "Damaged pieces that are kept aside.", integrity.kept_aside as f64);
+        page.counter("quiver_scrub_bytes_total", "Bytes of blocks read again and compared.", scrub.bytes);
+        let repaired = scrub.files_repaired;
+        page.counter("quiver_scrub_files_repaired_total", "Files made whole from their second copy.", repaired);
     }
 
     fn targets(&self, page: &mut Exposition) {

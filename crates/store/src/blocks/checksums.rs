@@ -52,6 +52,15 @@ impl FileSums {
     }
 }
 
+impl FileSums {
+    /// Tells whether these are the bytes that were summed.
+    pub fn fit(&self, bytes: &[u8]) -> bool {
+        let mut stretches = bytes.chunks((self.stretch as usize).max(1)).enumerate();
+        bytes.len() as u64 == self.bytes
+            && stretches.all(|(number, part)| self.xxh3.get(number) == Some(&sum(part, number)))
+    }
+}
+
 fn sum(stretch: &[u8], number: usize) -> u64 {
     xxh3_64_with_seed(stretch, number as u64)
 }

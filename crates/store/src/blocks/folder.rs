@@ -25,6 +25,7 @@ use super::cursor::{Cursor, LeftOut, leave_out};
 use super::deletions::{self, DELETIONS_MAX, Deletion};
 use super::manifest::{Balance, Manifest};
 use super::masks::{Masks, RetentionRules, RowMask};
+use super::merge::verify;
 use super::pace::Pace;
 use super::reader::BlockReader;
 use super::removal::Leaving;
@@ -326,7 +327,10 @@ impl BlockSet for BlockFolder {
             writer.add(&input)?;
         }
         if !writer.is_empty() {
-            writer.finish()?;
+            // Read back from the disk, every sample of it, before the head may forget them.
+            let checked = writer.finish().and_then(|block| verify(&block));
+            self.shared.cache.forget(id);
+            checked.inspect_err(|why| self.shared.report(why))?;
             let block = writer.publish()?;
             let mut blocks = self.list().to_vec();
             blocks.push(Arc::new(block));

@@ -142,6 +142,14 @@ impl Manifest {
         Ok(())
     }
 
+    /// Gives the names of a copy that checks and of one that does not; `None` when there are not both.
+    pub fn sound_and_damaged(fs: &dyn Fs, dir: &Path) -> Option<(&'static str, &'static str)> {
+        let sound = |name: &&str| fs.read(&dir.join(name)).is_ok_and(|bytes| decode(&bytes).is_ok());
+        let good = COPIES.into_iter().find(|name| sound(name))?;
+        let bad = COPIES.into_iter().find(|name| !sound(name))?;
+        Some((good, bad))
+    }
+
     /// Reads the first copy that checks; the sentences tell of the copies before it and why.
     pub fn load(fs: &dyn Fs, dir: &Path) -> (Option<Manifest>, Vec<String>) {
         let (mut found, mut damaged) = (None, Vec::new());

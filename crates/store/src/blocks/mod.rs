@@ -24,6 +24,7 @@ mod reader;
 mod removal;
 mod rolling;
 mod rollup;
+mod verify;
 mod view;
 mod writer;
 
@@ -37,6 +38,8 @@ pub use manifest::{Balance, Manifest};
 pub use masks::{RetentionRules, RollupRule, SelectorRule, TargetRule};
 pub use offline::{Imported, export_blocks, import_block, list_blocks, restore, verify_block};
 pub use pace::Pace;
+pub use verify::{Verified, scrub_block};
+pub use writer::parse_folder_name;
 
 use crate::admin::Doomed;
 use crate::attrs::SeriesAttrs;

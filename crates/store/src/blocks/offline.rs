@@ -60,7 +60,8 @@ pub fn list_blocks(fs: &dyn Fs, data_dir: &Path) -> Result<(Vec<BlockInfo>, Vec<
     Ok((found, damaged))
 }
 
-fn open(fs: &Arc<dyn Fs>, info: &BlockInfo) -> Arc<Block> {
+/// Opens a block beside its folder.
+pub fn open(fs: &Arc<dyn Fs>, info: &BlockInfo) -> Arc<Block> {
     let shared = Shared {
         fs: fs.clone(),
         cache: Arc::new(Cache::new(CACHE_BYTES)),

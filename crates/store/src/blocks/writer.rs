@@ -24,7 +24,7 @@ use super::postings::PostingsWriter;
 /// How the names of folders begin that are not finished.
 pub const UNFINISHED: &str = "tmp-";
 /// Measured on node exporter data: higher levels gain little and cost much.
-const ZSTD_LEVEL: i32 = 3;
+pub const ZSTD_LEVEL: i32 = 3;
 /// A block's number stands above this many bits of its series' numbers.
 const SERIES_BITS: u32 = 32;
 

@@ -6,8 +6,8 @@
 
 use model::histogram::Histogram;
 use model::{
-    Batch, CollectionMethod, CollectionReport, Counts, Family, Health, Labels, MetricType, Origin, Refusal, StreamMark,
-    TypeCounts, Verdict,
+    Batch, CollectionMethod, CollectionReport, Counts, Family, Health, Labels, MetricType, Origin, Refusal, ScrapeSlot,
+    SlotOutcome, StreamMark, TypeCounts, Verdict,
 };
 
 use crate::coding::{Cursor, Malformed, put_bytes, put_signed, put_varint};
@@ -26,6 +26,7 @@ const EXEMPLARS: u8 = 7;
 const REPORT: u8 = 8;
 const HISTOGRAMS: u8 = 9;
 const MARK: u8 = 12;
+const SLOT: u8 = 11;
 
 const TIMES_DIFFER: u8 = 0;
 const TIMES_ALL_EQUAL: u8 = 1;
@@ -79,6 +80,7 @@ pub struct Record {
     pub exemplars: Vec<RecordExemplar>,
     pub report: Option<CollectionReport>,
     pub mark: Option<StreamMark>,
+    pub slot: Option<ScrapeSlot>,
 }
 
 /// Appends the payload of a batch, with those of its families that are news. Samples that are not `Pending` leave only
@@ -127,6 +129,9 @@ pub fn encode(batch: &Batch, definitions: &[Definition], families: &[&Family], o
             put_bytes(out, mark.stream_id.as_bytes());
             put_varint(out, mark.seq);
         });
+    }
+    if let Some(slot) = &batch.slot {
+        section(out, SLOT, |out| put_slot(out, slot));
     }
 }
 
@@ -307,6 +312,25 @@ fn put_report(out: &mut Vec<u8>, report: &CollectionReport) {
     put_bytes(out, report.error.as_deref().unwrap_or("").as_bytes());
 }
 
+fn put_slot(out: &mut Vec<u8>, slot: &ScrapeSlot) {
+    put_signed(out, slot.planned_ms);
+    put_varint(out, slot.interval_ms);
+    out.push(slot.outcome as u8);
+    put_varint(out, u64::from(slot.skipped));
+    put_varint(out, u64::from(slot.refused));
+}
+
+fn get_slot(cursor: &mut Cursor) -> Result<ScrapeSlot, Malformed> {
+    let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    Ok(ScrapeSlot {
+        planned_ms: cursor.signed()?,
+        interval_ms: cursor.varint()?,
+        outcome: SlotOutcome::ALL.get(usize::from(cursor.u8()?)).copied().unwrap_or_default(),
+        skipped: small(cursor.varint()?),
+        refused: small(cursor.varint()?),
+    })
+}
+
 fn get_report(cursor: &mut Cursor) -> Result<CollectionReport, Malformed> {
     let event_id = cursor.take(16)?.try_into().map_err(|_| Malformed)?;
     let batch_id = cursor.string()?;
@@ -395,6 +419,7 @@ fn get_section(tag: u8, body: &mut Cursor, record: &mut Record) -> Result<(), Ma
         }
         REPORT => record.report = Some(get_report(body)?),
         MARK => record.mark = Some(StreamMark { stream_id: body.string()?, seq: body.varint()? }),
+        SLOT => record.slot = Some(get_slot(body)?),
         _ => {}
     }
     Ok(())
@@ -425,6 +450,8 @@ mod tests {
             batch.exemplars.push(BatchExemplar { series: SeriesIndex(2), labels: labels.clone(), ts_ms: 3, value: -0.0 });
             batch.report = Some(CollectionReport { event_id, error, health: Health::Degraded, duration_ms: 12, ..CollectionReport::default() });
             batch.mark = (!same_time).then(|| StreamMark { stream_id: text.clone(), seq: u64::MAX });
+            let outcome = SlotOutcome::ALL[event_id[0] as usize % 4];
+            batch.slot = with_histogram.then_some(ScrapeSlot { planned_ms: -1, interval_ms: 15_000, outcome, skipped: 2, refused: u32::MAX });
             let definitions = vec![Definition { id: 1000, metric_type: MetricType::Counter, labels }];
             let histogram = Histogram { count: 3.0, sum: -0.0, ..Histogram::default() };
             if with_histogram {
@@ -443,6 +470,7 @@ mod tests {
             prop_assert_eq!(back.exemplars[0].value.to_bits(), (-0.0f64).to_bits());
             prop_assert_eq!(&back.report, &batch.report);
             prop_assert_eq!(&back.mark, &batch.mark);
+            prop_assert_eq!(back.slot, batch.slot);
             let want: Vec<_> = batch.samples.iter().zip(&batch.verdicts).filter(|(_, v)| **v == Verdict::Pending)
                 .map(|(s, _)| ((s.series.0 + 1) * 1000, s.ts_ms, s.value.to_bits())).collect();
             let got: Vec<_> = back.samples.iter().map(|s| (s.id, s.ts_ms, s.value.to_bits())).collect();
