@@ -9,7 +9,7 @@ fuzz_target!(|input: (u8, &[u8])| {
     for piece in bytes.chunks(usize::from(piece).max(1)) {
         frames.push(piece);
         loop {
-            match frames.next() {
+            match frames.next_event() {
                 Ok(Some(Event::Message(message))) => assert!(message.len() <= 1000),
                 Ok(Some(_)) => {}
                 Ok(None) => break,

@@ -1,7 +1,5 @@
 //! Whatever parses is evaluated without a panic and within its limits.
 
-#[allow(dead_code)]
-#[allow(dead_code)]
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};

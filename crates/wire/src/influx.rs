@@ -232,9 +232,7 @@ impl<'a> Iterator for Lines<'a> {
                 let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
                 LineError::new(line, place.min(end), message, &rest[..end])
             });
-            if item.is_err() {
-                self.skip_line();
-            } else if self.at < self.body.len() {
+            if item.is_err() || self.at < self.body.len() {
                 self.skip_line();
             }
             return Some(item);

@@ -55,7 +55,7 @@ impl Frames {
     }
 
     /// Gives what is whole; `None` when more bytes are needed.
-    pub fn next(&mut self) -> Result<Option<Event>, Fault> {
+    pub fn next_event(&mut self) -> Result<Option<Event>, Fault> {
         loop {
             let Some((head, payload)) = self.frame()? else { return Ok(None) };
             match head & 0x0f {
@@ -233,7 +233,7 @@ mod tests {
         for piece in bytes.chunks(piece) {
             frames.push(piece);
             loop {
-                match frames.next() {
+                match frames.next_event() {
                     Ok(Some(event)) => events.push(event),
                     Ok(None) => break,
                     Err(fault) => return (events, Some(fault)),

@@ -118,7 +118,7 @@ fn put_buckets(side: &mut BTreeMap<i32, f64>, spans: &[BucketSpan], counts: &[f6
 
 /// Gives the bucket of a schema coarser by `shift` that a bucket lies in.
 fn coarser(index: i32, shift: u32) -> i32 {
-    ((i64::from(index) - 1 >> shift.min(62)) + 1) as i32
+    (((i64::from(index) - 1) >> shift.min(62)) + 1) as i32
 }
 
 /// Gives the upper bound of an exponential bucket: the base to the power of its index.

@@ -119,7 +119,7 @@ pub async fn rules(State(api): State<PromApi>, params: Params) -> Result<Respons
 /// `/api/v1/alerts`
 pub async fn alerts(State(api): State<PromApi>) -> Response {
     let views = (api.rules)();
-    let active = views.iter().flat_map(|group| &group.rules).flat_map(|state| active(state));
+    let active = views.iter().flat_map(|group| &group.rules).flat_map(active);
     success(|out| {
         out.extend_from_slice(b"{\"alerts\":");
         json::list(out, active, write_alert);

@@ -307,13 +307,11 @@ fn read_request(body: &Value, issues: &mut Issues, policy: &AddressPolicy) -> Op
                 f.issue(Severity::Refused, "push_config", "not_applicable", detail);
             }
         }
-        Some(method) => {
-            if config.is_some() {
-                let detail = format!("scrape_config must be absent for {}", method.as_str());
-                f.issue(Severity::Refused, "scrape_config", "not_applicable", detail);
-            }
+        Some(method) if config.is_some() => {
+            let detail = format!("scrape_config must be absent for {}", method.as_str());
+            f.issue(Severity::Refused, "scrape_config", "not_applicable", detail);
         }
-        None => {}
+        _ => {}
     }
     let push = PushSettings::read(&mut f);
     f.finish();

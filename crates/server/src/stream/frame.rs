@@ -55,7 +55,7 @@ pub fn read_rows(line: &[u8], origin: &Origin, now_ms: i64) -> Result<MetricRows
 fn rows_of(mut value: Value, origin: &Origin, now_ms: i64, strict: bool) -> Result<MetricRows, Problem> {
     let mut issues = Issues::new(strict);
     let mut rows = MetricRows::new(Batch::new(origin.clone()), &origin.source_id, now_ms);
-    if let Some(seq) = value.get("seq").filter(|seq| !seq.as_u64().is_some_and(|n| n > 0)) {
+    if let Some(seq) = value.get("seq").filter(|seq| seq.as_u64().is_none_or(|n| n == 0)) {
         let detail = format!("seq is a whole number from 1 on, not {}", crate::rest::fields::kind(seq));
         issues.add(Severity::Malformed, "/seq", "wrong_type", detail);
     }

@@ -161,7 +161,7 @@ pub fn from_here(upgrade: Upgrade, mut lines: mpsc::Receiver<String>) -> Respons
 /// Answers what a listener says; an error ends it.
 async fn listen(frames: &mut Frames, out: &mut Out) -> io::Result<()> {
     loop {
-        match frames.next() {
+        match frames.next_event() {
             Ok(None) => return Ok(()),
             Ok(Some(Event::Ping(payload))) => out.pong(&payload).await?,
             // What else a listener says is nothing to us.
@@ -221,7 +221,7 @@ impl Messages {
     /// Takes all whole messages out of the frames.
     fn sort(&mut self) -> Result<(), LineFault> {
         loop {
-            match self.frames.next() {
+            match self.frames.next_event() {
                 Ok(None) => return Ok(()),
                 Ok(Some(Event::Message(message))) => {
                     let message = Bytes::from(message);

@@ -331,7 +331,10 @@ mod tests {
     use super::*;
     use model::{Batch, SeriesIndex, TypeCounts};
 
-    fn all(mut rows: impl Rows) -> (Vec<(String, i64, f64)>, Vec<(u64, String)>, Option<String>) {
+    /// What was read, what was bad, and why it ended.
+    type All = (Vec<(String, i64, f64)>, Vec<(u64, String)>, Option<String>);
+
+    fn all(mut rows: impl Rows) -> All {
         let (mut batch, mut points, mut bad) = (Batch::default(), TypeCounts::default(), Vec::new());
         let mut failure = None;
         loop {

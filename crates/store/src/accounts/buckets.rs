@@ -169,8 +169,7 @@ impl Buckets {
 
     /// Moves what has grown old into larger buckets; the last level forgets what is out of reach.
     fn age(&mut self) {
-        for level in 0..LEVELS.len() {
-            let (_, reach_ms) = LEVELS[level];
+        for (level, (_, reach_ms)) in LEVELS.into_iter().enumerate() {
             let edge_ms = self.newest_ms.saturating_sub(reach_ms);
             while self.levels[level].front().is_some_and(|b| b.start_ms < edge_ms) {
                 let Some(old) = self.levels[level].pop_front() else { break };
