@@ -26,7 +26,7 @@ fn the_first_five_minutes_work_as_pasted() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let server = support::quiver(dir.path(), &[]);
     let blocks = blocks();
-    assert_eq!(blocks.len(), 5, "{blocks:?}");
+    assert_eq!(blocks.len(), 6, "{blocks:?}");
 
     let registered = paste(&blocks[0], server.port);
     assert!(registered.contains("\"health_status\":\"healthy\""), "{registered}");
@@ -39,6 +39,8 @@ fn the_first_five_minutes_work_as_pasted() {
     assert!(events.contains("metrics_collected") && events.contains("collection_rate_per_second"), "{events}");
     let deleted = paste(&blocks[4], server.port);
     assert!(deleted.contains("\"DELETED\""), "{deleted}");
+    let integrity = paste(&blocks[5], server.port);
+    assert!(integrity.contains("\"received\""), "{integrity}");
     let left = server.client.get(&format!("/api/v1/query?query={}", encode("count({job=\"quiver\"})"))).json();
     assert_eq!(left["data"]["result"], serde_json::json!([]), "stale after the delete");
 }

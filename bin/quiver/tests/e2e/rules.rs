@@ -125,7 +125,7 @@ fn rules_make_series_and_alerts_that_reach_alertmanager() {
     assert_eq!(server.client.get("/api/v1/rules").expect(200).json()["data"]["groups"], serde_json::json!([]));
     write(dir.path(), "rules.yml", "groups:\n- name: a\n  rules:\n  - record: x\n    expr: sum(\n");
     let refused = server.client.send("POST", "/-/reload", &[], b"").expect(500);
-    assert!(refused.body.contains("rules.yml:5:11: could not parse expression"), "{}", refused.body);
+    assert!(refused.body.contains("rules.yml:5:5: could not parse expression"), "{}", refused.body);
 }
 
 #[test]

@@ -134,7 +134,7 @@ mod tests {
         );
         let (selectors, range) = asked(&params, 0).unwrap();
         let names: Vec<Vec<&str>> = selectors.iter().map(|s| s.iter().map(Matcher::name).collect()).collect();
-        assert_eq!(names, [vec!["__name__", "job"], vec!["__name__"]]);
+        assert_eq!(names, [vec!["job", "__name__"], vec!["__name__"]]);
         assert_eq!(range, TimeRange { start_ms: 100_000_000 - 7_500_000, end_ms: 100_000_000 });
         assert!(asked(&Params::parse("query=sum("), 0).is_none());
     }

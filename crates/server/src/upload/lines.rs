@@ -336,11 +336,16 @@ mod tests {
 
     fn all(mut rows: impl Rows) -> All {
         let (mut batch, mut points, mut bad) = (Batch::default(), TypeCounts::default(), Vec::new());
-        let mut failure = None;
+        let (mut failure, mut read) = (None, Vec::new());
+        let mut take = |batch: &mut Batch| {
+            let labels = |s: SeriesIndex| batch.labels(s).unwrap_or_default().to_string();
+            read.extend(batch.samples.iter().map(|s| (labels(s.series), s.ts_ms, s.value)));
+            batch.clear();
+        };
         loop {
             let mut sink = Sink { batch: &mut batch, points: &mut points, bad: &mut bad, source_id: "up", now_ms: 9 };
             match rows.fill(&mut sink) {
-                Ok(true) => {}
+                Ok(true) => take(&mut batch),
                 Ok(false) => break,
                 Err(Failure::Content(text)) => {
                     failure = Some(text);
@@ -349,8 +354,8 @@ mod tests {
                 Err(Failure::Disk(e)) => panic!("{e}"),
             }
         }
-        let labels = |s: SeriesIndex| batch.labels(s).unwrap_or_default().to_string();
-        (batch.samples.iter().map(|s| (labels(s.series), s.ts_ms, s.value)).collect(), bad, failure)
+        take(&mut batch);
+        (read, bad, failure)
     }
 
     fn file(text: &str) -> Box<dyn Read + Send> {
