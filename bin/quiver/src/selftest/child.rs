@@ -89,6 +89,12 @@ impl Child {
         self.send(Method::POST, path)?.json()
     }
 
+    /// Posts JSON.
+    pub fn post_json(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let body = Some(("application/json", body.to_string().into_bytes()));
+        client::send(Method::POST, &format!("http://127.0.0.1:{}", self.port), path, body)?.success()?.json()
+    }
+
     /// Asks an instant query; gives `data.result`.
     pub fn query(&self, expr: &str, at_ms: i64) -> Result<Value, Failure> {
         let time = format!("{}.{:03}", at_ms / 1000, at_ms % 1000);
