@@ -8,6 +8,11 @@ use parking_lot::RwLock;
 
 use crate::admission::{Held, Owner, OwnerStats};
 
+/// Sets that are told apart. Senders choose their names, so that there must be an end: later ones share one owner, [`OTHERS`].
+const SETS_MAX: usize = 1 << 18;
+/// Source and target of all that come after [`SETS_MAX`] sets.
+pub const OTHERS: &str = "others";
+
 /// Attributes of a series; no part of its identity.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SeriesAttrs {
@@ -39,12 +44,20 @@ struct Inner {
 }
 
 impl AttrsTable {
-    /// Finds or adds a set.
+    /// Finds or adds a set; when there are too many, gives the one of [`OTHERS`].
     pub fn intern(&self, attrs: SeriesAttrs) -> AttrsId {
+        self.intern_within(attrs, SETS_MAX)
+    }
+
+    fn intern_within(&self, mut attrs: SeriesAttrs, sets_max: usize) -> AttrsId {
         if let Some(id) = self.inner.read().ids.get(&attrs) {
             return AttrsId(*id);
         }
         let mut inner = self.inner.write();
+        if !inner.ids.contains_key(&attrs) && inner.all.len() >= sets_max {
+            // One for each type: no more than there are types.
+            attrs = SeriesAttrs { source: Arc::from(OTHERS), target_id: Arc::from(OTHERS), ..attrs };
+        }
         if let Some(id) = inner.ids.get(&attrs) {
             return AttrsId(*id);
         }
@@ -87,5 +100,28 @@ impl Inner {
         let of_source = self.sources.entry(source.clone()).or_default().clone();
         let make = || Arc::new(Owner::new(target_id.clone(), source.clone(), of_source));
         self.owners.entry((source.clone(), target_id.clone())).or_insert_with(make).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_the_limit_all_owners_are_one() {
+        let table = AttrsTable::default();
+        let set = |n: u32| SeriesAttrs {
+            metric_type: MetricType::Gauge,
+            source: Arc::from(format!("s{n}")),
+            target_id: Arc::from("t"),
+        };
+        let first = table.intern_within(set(0), 2);
+        table.intern_within(set(1), 2);
+        let ids: Vec<u32> = (2..100).map(|n| table.intern_within(set(n), 2).0).collect();
+        assert!(ids.iter().all(|id| *id == 2), "{ids:?}");
+        assert_eq!(table.get(AttrsId(2)).map(|a| a.source.to_string()), Some(OTHERS.to_owned()));
+        // Who is known stays known.
+        assert_eq!(table.intern_within(set(0), 2), first);
+        assert_eq!(table.owners().len(), 3);
     }
 }
