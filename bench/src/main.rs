@@ -5,6 +5,7 @@
 //! so that a server which dropped its load cannot look fast.
 
 mod measure;
+mod message;
 mod payload;
 mod remote_write;
 mod report;

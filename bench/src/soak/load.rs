@@ -9,40 +9,11 @@ use std::time::Duration;
 use prost::Message;
 
 use crate::book::{Book, POSITIONS_PER_BATCH, Progress, SERIES, STEP_MS, Way, value_of};
+use crate::message::{Label, Sample, TimeSeries, WriteRequest};
 use crate::server::Server;
 
 /// A writer rests so long between two batches: what is sent has to be checked again and again.
 const REST: Duration = Duration::from_millis(20);
-
-#[derive(Clone, PartialEq, Message)]
-struct WriteRequest {
-    #[prost(message, repeated, tag = "1")]
-    timeseries: Vec<TimeSeries>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TimeSeries {
-    #[prost(message, repeated, tag = "1")]
-    labels: Vec<Label>,
-    #[prost(message, repeated, tag = "2")]
-    samples: Vec<Sample>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Label {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "2")]
-    value: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Sample {
-    #[prost(double, tag = "1")]
-    value: f64,
-    #[prost(int64, tag = "2")]
-    timestamp: i64,
-}
 
 /// What happened beside the writers.
 #[derive(Default)]

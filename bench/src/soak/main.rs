@@ -7,6 +7,8 @@
 mod book;
 mod full;
 mod load;
+#[path = "../message.rs"]
+mod message;
 mod report;
 mod server;
 
