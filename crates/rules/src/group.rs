@@ -17,6 +17,9 @@ use crate::template::{QuerySample, Surroundings};
 /// How an alert's state is written into `ALERTS` and found again.
 pub const FOR_STATE: &str = "ALERTS_FOR_STATE";
 
+/// After this round alerts are taken up from an earlier run.
+const RESTORING_ROUND: u32 = 2;
+
 /// Times of alerts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AlertTimes {
@@ -76,6 +79,7 @@ pub struct Group {
     /// How long that took, in seconds.
     pub seconds: f64,
     dependent: Vec<bool>,
+    rounds: u32,
 }
 
 /// What a round gave.
@@ -103,6 +107,7 @@ impl Group {
             definition,
             evaluated_at_ms: None,
             seconds: 0.0,
+            rounds: 0,
         }
     }
 
@@ -169,9 +174,10 @@ impl Group {
             }
         }
         self.settle(&mut waiting, &mut round);
-        let first = self.evaluated_at_ms.is_none();
         self.evaluated_at_ms = Some(now_ms);
-        if first {
+        self.rounds = self.rounds.saturating_add(1);
+        // Not after the first round, as in Prometheus: it may come before anything has been scraped anew.
+        if self.rounds == RESTORING_ROUND {
             self.restore(now_ms, host, times);
         }
         self.seconds = begin.elapsed().as_secs_f64();
@@ -236,8 +242,9 @@ impl Group {
             let selector = format!("{FOR_STATE}{{alertname={}}}", promql::go_text::quote(name));
             let found = host.history(&selector, now_ms - times.outage_max_ms, now_ms).unwrap_or_default();
             let last = found.into_iter().filter_map(|(labels, samples)| {
-                let at = samples.values.iter().rposition(|value| !model::is_stale(*value))?;
-                Some(((labels, samples.values[at]), samples.ts_ms[at]))
+                let (value, ts_ms) = (*samples.values.last()?, *samples.ts_ms.last()?);
+                // A series that has ended is an alert that was over.
+                (!model::is_stale(value)).then_some(((labels, value), ts_ms))
             });
             alert::restore(&mut state.alerts, &last.collect::<Vec<_>>(), *for_ms, now_ms, times.grace_ms);
         }
@@ -311,4 +318,53 @@ fn due(rule: &Rule, state: &mut RuleState, now_ms: i64, interval_ms: i64, times:
         out.push(alert.clone());
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use promql::testing::parse_series;
+
+    use super::*;
+    use crate::unit::{Room, UnitTest};
+
+    const HOUR_MS: i64 = 3_600_000;
+
+    /// Evaluates an alert of `for: 2h` at minutes 60 and 61, after a run that stored the given values of its state; gives
+    /// since when it is active, after each round.
+    fn restored(states: &str) -> Vec<i64> {
+        let series = |text: &str| parse_series(text).unwrap();
+        let test = UnitTest {
+            interval_ms: 60_000,
+            series: vec![
+                series("up{job=\"a\"} _x60 1x10"),
+                series(&format!("ALERTS_FOR_STATE{{alertname=\"Waiting\",job=\"a\"}} {states}")),
+            ],
+            ..UnitTest::default()
+        };
+        let kind =
+            Kind::Alert { name: "Waiting".into(), for_ms: 2 * HOUR_MS, keep_firing_for_ms: 0, annotations: Vec::new() };
+        let rule = Rule { kind, expr: promql::parse("up").unwrap(), labels: Vec::new() };
+        let definition = GroupDefinition {
+            file: "f".into(),
+            name: "g".into(),
+            interval_ms: 60_000,
+            query_offset_ms: 0,
+            limit: 0,
+            rules: vec![rule],
+        };
+        let (host, mut group) = (Room::load(&test), Group::new(definition, true));
+        let mut round = |at_ms| {
+            group.evaluate(at_ms, &host, &AlertTimes::default(), &|| false);
+            group.rules[0].alerts.values().next().map_or(-1, |alert| alert.active_at_ms)
+        };
+        vec![round(HOUR_MS + 60_000), round(HOUR_MS + 120_000)]
+    }
+
+    #[test]
+    fn an_alert_is_taken_up_after_the_second_round_unless_it_was_over() {
+        // Active since minute 10; last heard of at minute 30, so that the 32 minutes down do not count.
+        assert_eq!(restored("_x9 600x20"), [HOUR_MS + 60_000, 600_000 + 32 * 60_000 + 60_000]);
+        assert_eq!(restored("_x9 600x20 stale"), [HOUR_MS + 60_000; 2]);
+        assert_eq!(restored("_"), [HOUR_MS + 60_000; 2]);
+    }
 }

@@ -203,14 +203,14 @@ fn same_histogram(a: &Histogram, b: &Histogram) -> bool {
 }
 
 /// A store in memory with the surroundings of a test.
-struct Room {
+pub(crate) struct Room {
     memory: Arc<RwLock<Memory>>,
     external_labels: Vec<(String, String)>,
     external_url: String,
 }
 
 impl Room {
-    fn load(test: &UnitTest) -> Room {
+    pub(crate) fn load(test: &UnitTest) -> Room {
         let mut memory = Memory::default();
         for (labels, slots) in &test.series {
             for (step, slot) in slots.iter().enumerate() {

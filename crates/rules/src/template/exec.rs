@@ -13,10 +13,12 @@ pub const OUTPUT_BYTES_MAX: usize = 64 << 10;
 pub const STEPS_MAX: usize = 100_000;
 /// Templates that may call one another.
 pub const CALLS_MAX: usize = 32;
+/// Blocks, brackets and templates that may lie in one another while they run: what fits the stack of a thread.
+const DEPTH_MAX: usize = 150;
 
 /// Runs a tree over its data.
 pub fn run(tree: &Tree, data: Value, around: &Surroundings<'_>) -> Result<String, TemplateError> {
-    let mut run = Run { tree, around, out: String::new(), steps: 0, calls: 0, line: 1 };
+    let mut run = Run { tree, around, out: String::new(), steps: 0, calls: 0, depth: 0, line: 1 };
     let mut scope = Scope { variables: vec![("", data.clone())] };
     run.nodes(&tree.main, &data, &mut scope)?;
     Ok(run.out)
@@ -43,6 +45,7 @@ pub struct Run<'r, 's> {
     out: String,
     steps: usize,
     calls: usize,
+    depth: usize,
     line: usize,
 }
 
@@ -67,7 +70,27 @@ impl<'r> Run<'r, '_> {
         Ok(())
     }
 
+    /// Counts one level more; whoever calls it says [`Run::leave`] when all went well.
+    fn enter(&mut self) -> Result<(), TemplateError> {
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return Err(self.fail("blocks, brackets and templates lie too deep in one another"));
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self) {
+        self.depth -= 1;
+    }
+
     fn nodes(&mut self, nodes: &'r [Node], dot: &Value, scope: &mut Scope<'r>) -> Result<Flow, TemplateError> {
+        self.enter()?;
+        let flow = self.each_node(nodes, dot, scope)?;
+        self.leave();
+        Ok(flow)
+    }
+
+    fn each_node(&mut self, nodes: &'r [Node], dot: &Value, scope: &mut Scope<'r>) -> Result<Flow, TemplateError> {
         for node in nodes {
             self.step()?;
             let flow = match node {
@@ -162,7 +185,7 @@ impl<'r> Run<'r, '_> {
             Value::Labels(pairs) => {
                 pairs.iter().map(|(n, v)| (Value::text(n.as_str()), Value::text(v.as_str()))).collect()
             }
-            Value::Map(entries) => entries.iter().map(|(n, v)| (Value::text(n.as_str()), v.clone())).collect(),
+            Value::Map(entries, _) => entries.iter().map(|(n, v)| (Value::text(n.as_str()), v.clone())).collect(),
             Value::Int(n) => (0..n.clamp(0, STEPS_MAX as i64 + 1)).map(|i| (Value::Int(i), Value::Int(i))).collect(),
             Value::Nil => Vec::new(),
             other => return Err(self.fail(format!("range can't iterate over {}", other.kind()))),
@@ -274,7 +297,9 @@ impl<'r> Run<'r, '_> {
                 self.fields(value, fields)
             }
             Operand::Nested(pipeline, fields) => {
+                self.enter()?;
                 let value = self.pipeline(pipeline, dot, scope)?;
+                self.leave();
                 self.fields(value, fields)
             }
             Operand::Function(name) => {

@@ -10,6 +10,8 @@ use super::humanize;
 use super::printf::printf;
 use super::value::Value;
 
+/// How deep `args` may lie in one another.
+const ARGS_DEPTH_MAX: usize = 32;
 /// Bytes that a compiled expression may take.
 const REGEX_BYTES_MAX: usize = 1 << 20;
 
@@ -82,10 +84,14 @@ pub fn call(name: &str, args: &[Value], run: &mut Run<'_, '_>) -> Result<Value, 
         ("eq" | "ne" | "lt" | "le" | "gt" | "ge", args) => compare(name, args),
         ("not", [value]) => Ok(Value::Bool(!value.holds())),
         ("args", values) => {
+            let depth = 1 + values.iter().map(Value::depth).max().unwrap_or(0);
+            if depth > ARGS_DEPTH_MAX {
+                return Err(format!("more than {ARGS_DEPTH_MAX} args lie in one another"));
+            }
             let named = values.iter().enumerate().map(|(i, value)| (format!("arg{i}"), value.clone()));
-            Ok(Value::Map(Arc::new(named.collect())))
+            Ok(Value::Map(Arc::new(named.collect()), depth))
         }
-        ("print" | "println", values) => Ok(Value::text(print(values, name == "println"))),
+        ("print" | "println", values) => bounded(print(values, name == "println")),
         ("printf", [Value::Text(format), values @ ..]) => bounded(printf(format, values)),
         ("len" | "index" | "slice", args) => of_collections(name, args),
         ("first" | "label" | "value" | "strvalue" | "sortByLabel", args) => of_samples(name, args),
@@ -157,7 +163,7 @@ fn of_collections(name: &str, args: &[Value]) -> Result<Value, String> {
         ("len", [Value::Text(text)]) => Ok(Value::Int(text.len() as i64)),
         ("len", [Value::List(items)]) => Ok(Value::Int(items.len() as i64)),
         ("len", [Value::Labels(pairs)]) => Ok(Value::Int(pairs.len() as i64)),
-        ("len", [Value::Map(entries)]) => Ok(Value::Int(entries.len() as i64)),
+        ("len", [Value::Map(entries, _)]) => Ok(Value::Int(entries.len() as i64)),
         ("index", [value, keys @ ..]) => {
             let mut value = value.clone();
             for key in keys {
@@ -166,7 +172,7 @@ fn of_collections(name: &str, args: &[Value]) -> Result<Value, String> {
                         let at = usize::try_from(*at).ok().filter(|at| *at < items.len());
                         items.get(at.ok_or("error calling index: index out of range")?).cloned().unwrap_or(Value::Nil)
                     }
-                    (Value::Labels(_) | Value::Map(_), Value::Text(name)) => value.field(name)?,
+                    (Value::Labels(_) | Value::Map(..), Value::Text(name)) => value.field(name)?,
                     _ => return Err(format!("can't index item of type {}", value.kind())),
                 };
             }
@@ -235,6 +241,22 @@ fn regex(pattern: &str) -> Result<Regex, String> {
     RegexBuilder::new(pattern).size_limit(REGEX_BYTES_MAX).build().map_err(|e| e.to_string())
 }
 
+/// Replaces what matches; ends with an error as soon as it becomes too much.
+fn replace_all(regex: &Regex, with: &str, text: &str) -> Result<Value, String> {
+    let (mut out, mut behind) = (String::new(), 0);
+    for found in regex.captures_iter(text) {
+        let Some(whole) = found.get(0) else { continue };
+        out.push_str(&text[behind..whole.start()]);
+        found.expand(with, &mut out);
+        behind = whole.end();
+        if out.len() > OUTPUT_BYTES_MAX {
+            break;
+        }
+    }
+    out.push_str(&text[behind..]);
+    bounded(out)
+}
+
 fn of_texts(name: &str, args: &[Value]) -> Result<Value, String> {
     if let "html" | "js" | "urlquery" = name {
         let text = print(args, false);
@@ -251,7 +273,7 @@ fn of_texts(name: &str, args: &[Value]) -> Result<Value, String> {
         ("title", [text]) => bounded(title(text)),
         ("safeHtml", [text]) => Ok(Value::text(*text)),
         ("match", [pattern, text]) => Ok(Value::Bool(regex(pattern)?.is_match(text))),
-        ("reReplaceAll", [pattern, with, text]) => bounded(regex(pattern)?.replace_all(text, *with).into_owned()),
+        ("reReplaceAll", [pattern, with, text]) => replace_all(&regex(pattern)?, with, text),
         ("graphLink" | "tableLink", [expr]) => {
             let tab = u8::from(name == "tableLink");
             bounded(format!("/graph?g0.expr={}&g0.tab={tab}", escape_query(expr)))

@@ -73,11 +73,6 @@ impl Template {
         Ok(Template { tree })
     }
 
-    /// Tells whether there is anything but text.
-    pub fn is_plain(text: &str) -> bool {
-        !text.contains("{{")
-    }
-
     /// Fills in the labels and the value of an alert.
     pub fn expand(&self, labels: &Labels, value: Value, around: &Surroundings<'_>) -> Result<String, TemplateError> {
         let external = around.external_labels.iter().map(|(n, v)| (n.as_str(), v.as_str()));

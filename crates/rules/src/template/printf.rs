@@ -100,7 +100,7 @@ fn one(verb: char, value: &Value, spec: &Spec) -> String {
         },
         ('v', _) => printed(value),
         ('s', Value::Text(text)) => cut(text, spec),
-        ('s', Value::Labels(_) | Value::List(_) | Value::Map(_) | Value::Struct(_)) => printed(value),
+        ('s', Value::Labels(_) | Value::List(_) | Value::Map(..) | Value::Struct(_)) => printed(value),
         ('s', Value::Time(_) | Value::Duration(_)) => printed(value),
         ('q', Value::Text(text)) => promql::go_text::quote(&cut(text, spec)),
         ('q', Value::Int(n)) => {

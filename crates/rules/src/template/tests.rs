@@ -107,6 +107,13 @@ fn what_is_wrong_is_said_with_its_line() {
         ("{{ define \"a\" }}{{ template \"a\" }}{{ end }}{{ template \"a\" }}", "templates call one another"),
         ("{{ range 1000 }}{{ range 1000 }}{{ end }}{{ end }}", "did not end"),
         ("{{ range 90000 }}xxxxxxxxxx{{ end }}", "writes more than"),
+        ("{{ $x := \"aaaaaaaa\" }}{{ range 60 }}{{ $x = print $x $x }}{{ end }}", "makes a text of more than"),
+        ("{{ $x := args 1 }}{{ range 30000 }}{{ $x = args $x }}{{ end }}", "args lie in one another"),
+        ("{{ $x := args 1 }}{{ range 30 }}{{ $x = args $x $x $x }}{{ end }}{{ $x }}", "writes more than"),
+        (
+            "{{ $x := printf \"%900d\" 1 }}{{ $y := print $x $x $x $x $x $x }}{{ reReplaceAll \"\" $y $y }}",
+            "makes a text of more than",
+        ),
         ("{{ .Labels.a.b }}", "can't evaluate field b in type string"),
         ("{{ break }}", "outside {{range}}"),
         ("{{ \"a\" | \"b\" }}", "non executable command"),
@@ -117,6 +124,15 @@ fn what_is_wrong_is_said_with_its_line() {
         let error = expand(text).unwrap_err();
         assert!(error.contains(part), "{text}: {error}");
     }
+    let nested = format!("{}{}", "{{ if true }}".repeat(20), "{{ end }}".repeat(20));
+    let calls: String = (0..20)
+        .map(|i| {
+            let call = format!("{{{{ template \"t{}\" }}}}{{{{ end }}}}", i + 1);
+            format!("{{{{ define \"t{i}\" }}}}{}{{{{ end }}}}", nested.replacen("{{ end }}", &call, 1))
+        })
+        .collect();
+    let error = expand(&format!("{calls}{{{{ define \"t20\" }}}}{{{{ end }}}}{{{{ template \"t0\" }}}}")).unwrap_err();
+    assert!(error.contains("too deep"), "{error}");
     let deep = "{{ if true }}".repeat(1000);
     assert!(expand(&deep).unwrap_err().contains("too deeply"));
     let deep = format!("{{{{ {}1{} }}}}", "(".repeat(1000), ")".repeat(1000));

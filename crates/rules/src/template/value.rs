@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use super::exec::OUTPUT_BYTES_MAX;
+
 /// A value of a template.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Value {
@@ -24,8 +26,8 @@ pub enum Value {
     Labels(Arc<BTreeMap<String, String>>),
     /// Values by name: `args`, or a sample with `Labels` and `Value`.
     Struct(Arc<BTreeMap<&'static str, Value>>),
-    /// Values by a name that was made: `arg0`.
-    Map(Arc<BTreeMap<String, Value>>),
+    /// Values by a name that was made, such as `arg0`, and how deep such values lie in one another.
+    Map(Arc<BTreeMap<String, Value>>, usize),
     /// Seconds since 1970.
     Time(f64),
     /// Nanoseconds.
@@ -58,7 +60,7 @@ impl Value {
             Value::Text(text) => !text.is_empty(),
             Value::List(items) => !items.is_empty(),
             Value::Labels(pairs) => !pairs.is_empty(),
-            Value::Map(entries) => !entries.is_empty(),
+            Value::Map(entries, _) => !entries.is_empty(),
             Value::Struct(_) | Value::Time(_) => true,
         }
     }
@@ -69,7 +71,7 @@ impl Value {
     pub fn field(&self, name: &str) -> Result<Value, String> {
         match self {
             Value::Labels(pairs) => Ok(Value::text(pairs.get(name).map_or("", String::as_str))),
-            Value::Map(entries) => Ok(entries.get(name).cloned().unwrap_or(Value::Nil)),
+            Value::Map(entries, _) => Ok(entries.get(name).cloned().unwrap_or(Value::Nil)),
             Value::Struct(fields) => {
                 fields.get(name).cloned().ok_or_else(|| format!("can't evaluate field {name} in this value"))
             }
@@ -88,7 +90,7 @@ impl Value {
             Value::Text(_) => "string",
             Value::List(_) => "list",
             Value::Labels(_) => "map[string]string",
-            Value::Map(_) => "map[string]interface {}",
+            Value::Map(..) => "map[string]interface {}",
             Value::Struct(_) => "struct",
             Value::Time(_) => "time.Time",
             Value::Duration(_) => "time.Duration",
@@ -130,8 +132,16 @@ impl Value {
         }
     }
 
-    /// Writes it as Go's `%v`.
+    /// Says how deep made values lie in it.
+    pub fn depth(&self) -> usize {
+        if let Value::Map(_, depth) = self { *depth } else { 0 }
+    }
+
+    /// Writes it as Go's `%v`; stops some way behind [`OUTPUT_BYTES_MAX`], which whoever asked has to see.
     pub fn print(&self, out: &mut String) {
+        if out.len() > OUTPUT_BYTES_MAX {
+            return;
+        }
         match self {
             Value::Nil => out.push_str("<no value>"),
             Value::Bool(yes) => out.push_str(if *yes { "true" } else { "false" }),
@@ -143,7 +153,7 @@ impl Value {
                 let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}:{value}")).collect();
                 let _ = write!(out, "map[{}]", pairs.join(" "));
             }
-            Value::Map(entries) => print_entries(out, entries.iter().map(|(name, value)| (name.as_str(), value))),
+            Value::Map(entries, _) => print_entries(out, entries.iter().map(|(name, value)| (name.as_str(), value))),
             Value::Struct(fields) => print_all(out, "{", fields.values(), "}"),
             Value::Time(seconds) => out.push_str(&super::humanize::time_text(*seconds)),
             Value::Duration(ns) => out.push_str(&duration_text(*ns)),
@@ -165,6 +175,9 @@ fn print_all<'v>(out: &mut String, open: &str, values: impl Iterator<Item = &'v 
 fn print_entries<'v>(out: &mut String, entries: impl Iterator<Item = (&'v str, &'v Value)>) {
     out.push_str("map[");
     for (i, (name, value)) in entries.enumerate() {
+        if out.len() > OUTPUT_BYTES_MAX {
+            return;
+        }
         if i > 0 {
             out.push(' ');
         }

@@ -86,7 +86,8 @@ impl Groups {
         for definition in definitions {
             let key = (definition.file.clone(), definition.name.clone());
             let running = match before.remove(&key) {
-                Some(old) if old.definition == definition => old,
+                // One that broke off starts anew.
+                Some(old) if old.definition == definition && !old.task.is_finished() => old,
                 Some(old) => {
                     let mut group = Group::new(definition, false);
                     if let Some(old) = old.end().await {

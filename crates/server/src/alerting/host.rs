@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use model::{Append, Batch, CollectionMethod, Labels, NO_FAMILY, Origin, Samples, Select, TimeRange};
 use promql::ast::Expr;
-use promql::{QueryOptions, Value, VectorSample};
+use promql::{QueryMemory, QueryOptions, Value, VectorSample};
 use rules::{Host, Rows, Stored};
 
 use crate::prom::QueryLimits;
@@ -22,6 +22,8 @@ pub struct HostParts {
     pub append: Arc<dyn Append>,
     /// Limits of one query.
     pub limits: QueryLimits,
+    /// What all queries share.
+    pub memory: Option<Arc<QueryMemory>>,
     /// `external_labels` in force.
     pub external_labels: Source<Vec<(String, String)>>,
     /// Where people reach this server.
@@ -41,6 +43,7 @@ impl StoreHost {
             samples_max: limits.samples_max,
             default_step_ms: limits.default_step_ms,
             experimental: limits.experimental,
+            memory: self.0.memory.clone(),
             deadline: Some(Instant::now() + limits.timeout.max(Duration::from_millis(1))),
             ..QueryOptions::default()
         }

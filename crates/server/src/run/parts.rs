@@ -160,6 +160,7 @@ impl Opening {
                 select: store.clone(),
                 append: append.clone(),
                 limits: self.query_limits(),
+                memory: Some(memory.queries.clone()),
                 external_labels: source(&external_labels, |labels| Vec::clone(&labels.load())),
                 external_url: self.external_url(),
                 now: now.clone(),
