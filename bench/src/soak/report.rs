@@ -40,6 +40,10 @@ impl Summary {
     }
 
     pub fn note_end(&mut self, by_term: bool, ended: &Ended) {
+        if ended.by_itself {
+            self.complain(format!("the server ended by itself with {:?}", ended.code));
+            return;
+        }
         if !by_term {
             self.kills += 1;
             return;
@@ -73,7 +77,7 @@ impl Summary {
     }
 
     pub fn is_good(&self) -> bool {
-        self.lost + self.doubled + self.altered + self.complaints == 0 && self.acknowledged > 0
+        self.lost + self.doubled + self.altered + self.complaints + self.queries_failed == 0 && self.acknowledged > 0
     }
 
     pub fn line(&self) -> String {

@@ -23,6 +23,8 @@ pub struct Ended {
     pub after_ms: f64,
     /// The exit code; none after a signal.
     pub code: Option<i32>,
+    /// Whether it had gone before it was told to.
+    pub by_itself: bool,
 }
 
 pub fn now_ms() -> i64 {
@@ -132,11 +134,11 @@ impl Server {
     pub fn end(&self, by_term: bool) -> Ended {
         let begin = Instant::now();
         let signal = if by_term { "-TERM" } else { "-KILL" };
-        // A process that has gone already needs no signal; how it went is told by its code.
+        let by_itself = self.exit_code().is_some();
         let _ = Command::new("kill").args([signal, &self.pid.to_string()]).status();
         loop {
             if let Some(code) = self.exit_code() {
-                return Ended { after_ms: begin.elapsed().as_secs_f64() * 1e3, code };
+                return Ended { after_ms: begin.elapsed().as_secs_f64() * 1e3, code, by_itself };
             }
             if begin.elapsed() > PATIENCE {
                 let mut child = self.child.lock().unwrap_or_else(|e| e.into_inner());

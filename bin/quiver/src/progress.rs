@@ -30,6 +30,11 @@ impl Progress {
         }
     }
 
+    /// Notes how much is done in all.
+    pub fn at(&mut self, done: u64) {
+        self.add(done.saturating_sub(self.done));
+    }
+
     fn draw(&mut self) {
         let mut err = std::io::stderr();
         let _ = write!(err, "\r{}", bar(self.what, self.done, self.total)).and_then(|()| err.flush());

@@ -174,7 +174,9 @@ pub fn number(text: &str) -> Option<f64> {
 /// Reads a time that is a number; RFC 3339 is the caller's.
 pub fn unix_ms(text: &str, kind: TimeKind) -> Option<i64> {
     let text = text.trim();
-    let whole = text.parse::<i64>().ok();
+    // Tools that know no whole numbers write `1700000000000.0`.
+    let plain = text.split_once('.').filter(|(_, zeros)| zeros.bytes().all(|b| b == b'0')).map_or(text, |(n, _)| n);
+    let whole = plain.parse::<i64>().ok();
     let scaled = |per_ms: i64| whole.map(|n| n.div_euclid(per_ms));
     match kind {
         TimeKind::Rfc3339 => None,
@@ -207,6 +209,19 @@ mod tests {
         let mut out = Vec::new();
         fields(text, ',', &mut out).unwrap();
         out
+    }
+
+    #[test]
+    fn times_keep_their_size_when_a_tool_writes_them_as_doubles() {
+        for (text, kind, ms) in [
+            ("1700000000000.0", TimeKind::Any, Some(1_700_000_000_000)),
+            ("1700000000.000", TimeKind::Any, Some(1_700_000_000_000)),
+            ("1700000000000.0", TimeKind::Millis, Some(1_700_000_000_000)),
+            ("1700000000000.5", TimeKind::Millis, None),
+            ("1700000000.25", TimeKind::Any, Some(1_700_000_000_250)),
+        ] {
+            assert_eq!(unix_ms(text, kind), ms, "{text}");
+        }
     }
 
     #[test]

@@ -78,8 +78,10 @@ type Fault = (usize, &'static str);
 fn read(bytes: &[u8]) -> Result<Metric<'_>, Fault> {
     let text = std::str::from_utf8(bytes).map_err(|e| (e.valid_up_to(), "it is not UTF-8"))?;
     let bar = text.find('|').ok_or((text.len(), "there is no type"))?;
-    // A name may hold colons only within its tags; the values begin at the first colon behind them.
-    let colon = text[..bar].find(':').ok_or((bar, "there is no value"))?;
+    // The values begin at the first colon. Behind tags in the name there is one value only, for their values may hold colons.
+    let first = text[..bar].find(':').ok_or((bar, "there is no value"))?;
+    let tagged = text[..first].contains([',', ';']);
+    let colon = if tagged { text[..bar].rfind(':').unwrap_or(first) } else { first };
     let (head, values) = (&text[..colon], &text[colon + 1..bar]);
     let mut metric =
         Metric { name: head, kind: Kind::Counter, values: Vec::new(), rate: 1.0, tags: Vec::new(), ts_ms: None };

@@ -9,10 +9,10 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::Value;
 
-use super::progress::Progress;
 use crate::Failure;
 use crate::args::{ImportArgs, Output};
 use crate::client::{self, Answer};
+use crate::progress::Progress;
 
 const PIECE_BYTES: u64 = 8 << 20;
 /// How often a piece is tried before the command gives up.
@@ -85,37 +85,36 @@ fn send(file: &mut File, length: u64, id: &str, args: &ImportArgs) -> Result<(),
     // An empty file still has to say that it is complete.
     while offset < length || (length == 0 && tries == 0) {
         let bytes = piece(file, offset).map_err(|e| Failure::failed(format!("the file cannot be read: {e}")))?;
+        if bytes.is_empty() && length > 0 {
+            return Err(Failure::failed("the file has become shorter while it was sent"));
+        }
         let headers = [("upload-offset", offset.to_string())];
-        match client::send_with(Method::PATCH, &args.server.server, &path, &headers, bytes) {
+        let failed = match client::send_with(Method::PATCH, &args.server.server, &path, &headers, bytes) {
             Ok(answer) if answer.status.is_success() => {
                 offset = offset_of(&answer)?;
                 tries = u32::from(length == 0);
+                progress.at(offset);
+                continue;
             }
-            Ok(answer) if answer.status.is_client_error() && answer.status != 408 && answer.status != 429 => {
+            // 409: more of the file has come than we know of.
+            Ok(answer) if answer.status.is_client_error() && !matches!(answer.status.as_u16(), 408 | 409 | 429) => {
                 answer.success()?;
+                continue;
             }
-            Ok(answer) => {
-                tries += 1;
-                if tries >= TRIES {
-                    answer.success()?;
-                }
-                std::thread::sleep(PAUSE);
-            }
-            Err(failure) => {
-                tries += 1;
-                if tries >= TRIES {
-                    return Err(failure);
-                }
-                std::thread::sleep(PAUSE);
-                // What came of the piece is kept: go on from there.
-                if let Ok(answer) = client::send(Method::GET, &args.server.server, &path, None) {
-                    offset = offset_of(&answer.success()?)?;
-                }
-            }
+            Ok(answer) => answer.success().map(drop),
+            Err(failure) => Err(failure),
+        };
+        tries += 1;
+        if tries >= TRIES {
+            return failed;
         }
-        progress.at(offset);
+        std::thread::sleep(PAUSE);
+        // What came of the piece is kept: go on from there, as soon as somebody says where that is.
+        if let Ok(answer) = client::send(Method::GET, &args.server.server, &path, None).and_then(Answer::success) {
+            offset = offset_of(&answer)?;
+        }
     }
-    progress.end();
+    drop(progress);
     Ok(())
 }
 
@@ -137,7 +136,7 @@ fn follow(id: &str, length: u64, args: &ImportArgs) -> Result<Value, Failure> {
     loop {
         let status = client::send(Method::GET, &args.server.server, &path, None)?.success()?.json()?;
         if matches!(status["status"].as_str(), Some("DONE" | "FAILED" | "CANCELLED") | None) {
-            progress.end();
+            drop(progress);
             return Ok(status);
         }
         progress.at(status["processed_bytes"].as_u64().unwrap_or(0));

@@ -1,7 +1,6 @@
 //! `quiver import`: brings samples of the past to a running server.
 
 mod file;
-mod progress;
 mod prometheus;
 
 use std::process::ExitCode;

@@ -14,10 +14,10 @@ use model::{Batch, Labels, NO_FAMILY, Origin};
 use wire::tsdb::{Chunk, Index, decode_chunk};
 use wire::{remote_write, snappy};
 
-use super::progress::Progress;
 use crate::Failure;
 use crate::args::{Output, ServerArgs};
 use crate::client;
+use crate::progress::Progress;
 
 /// Samples of one request.
 const REQUEST_SAMPLES: usize = 20_000;
@@ -112,7 +112,7 @@ fn import(block: &Path, server: &ServerArgs, tally: &mut Tally) -> Result<(), Fa
     if !batch.samples.is_empty() {
         send(&mut batch, server, tally)?;
     }
-    progress.end();
+    drop(progress);
     Ok(())
 }
 

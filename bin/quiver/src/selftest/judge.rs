@@ -130,26 +130,35 @@ fn number(value: &Value) -> Option<u64> {
     value.as_str()?.parse().ok()
 }
 
-/// Waits until the load has gone into blocks, as it does some seconds after a start; goes on without if it does not.
-pub fn wait_for_blocks(server: &Child, samples: u64) -> Result<(), Failure> {
+/// Waits until the load has gone into blocks, as it does some seconds after a start; tells whether it has.
+pub fn wait_for_blocks(server: &Child, samples: u64) -> Result<bool, Failure> {
     let began = Instant::now();
-    while server.metric("quiver_block_samples")? < samples as f64 && began.elapsed() < PATIENCE {
+    while server.metric("quiver_block_samples")? < samples as f64 {
+        if began.elapsed() > PATIENCE {
+            return Ok(false);
+        }
         std::thread::sleep(Duration::from_millis(200));
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Reads all blocks again; gives whether all is well, and a sentence.
 pub fn scrub(server: &Child) -> Result<(bool, String), Failure> {
-    server.post("/api/v1/metrics/integrity/scrub")?;
     let began = Instant::now();
+    let mut before = server.json("/api/v1/metrics/integrity")?["scrub"].take();
+    // One that runs in the background has to be through first.
+    while before["running"] == true && began.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(50));
+        before = server.json("/api/v1/metrics/integrity")?["scrub"].take();
+    }
+    server.post("/api/v1/metrics/integrity/scrub")?;
     loop {
         let report = server.json("/api/v1/metrics/integrity")?;
         let scrub = &report["scrub"];
-        if scrub["running"] == false && !scrub["last_pass"].is_null() {
+        if scrub["running"] == false && !scrub["last_pass"].is_null() && scrub["last_pass"] != before["last_pass"] {
             let damaged = scrub["stretches_damaged"].as_u64().unwrap_or(u64::MAX);
             return Ok((
-                damaged == 0,
+                damaged == 0 && scrub["blocks"].as_u64().is_some_and(|n| n > 0),
                 format!("{} blocks, {} bytes, {damaged} damaged", scrub["blocks"], scrub["bytes"]),
             ));
         }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: of the new series of a family, the parts of one histogram among them, all have their samples undecided or none.
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use model::{LABEL_NAME, LabelsBuf, MetricType, NO_FAMILY, Refusal, SeriesIndex, Verdict};
 
 use super::{Intake, TYPES};
@@ -14,8 +14,8 @@ const EXAMPLES_MAX: usize = 200;
 #[derive(Default)]
 pub(super) struct Room {
     left: Option<u64>,
-    /// Entries of new series that came in, with their families.
-    fresh: Vec<(u64, u32)>,
+    /// Entries of new series that came in, by their families.
+    fresh: HashMap<u64, Vec<u32>>,
     /// Families that found no room.
     full: HashSet<u64>,
 }
@@ -68,7 +68,7 @@ impl Intake<'_> {
     /// Notes a new series that came in.
     pub(super) fn note_fresh(&mut self, entry: u32) {
         if self.room.left.is_some() {
-            self.room.fresh.push((family_of(&self.buf), entry));
+            self.room.fresh.entry(family_of(&self.buf)).or_default().push(entry);
         }
     }
 
@@ -80,11 +80,8 @@ impl Intake<'_> {
     /// Takes the new series of a family out again, and gives their room to those that follow.
     #[cold]
     fn withdraw(&mut self, family: u64) {
-        let entries: HashSet<u32> = self.room.fresh.iter().filter(|f| f.0 == family).map(|f| f.1).collect();
-        self.room.fresh.retain(|f| f.0 != family);
-        if entries.is_empty() {
-            return;
-        }
+        let Some(entries) = self.room.fresh.remove(&family) else { return };
+        let entries: HashSet<u32> = entries.into_iter().collect();
         let series: HashSet<SeriesIndex> = entries.iter().filter_map(|entry| self.draft.series(*entry)).collect();
         let mut freed = 0;
         let samples = self.batch.samples.iter().map(|s| s.series).zip(self.batch.verdicts.iter_mut());

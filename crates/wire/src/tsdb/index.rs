@@ -72,10 +72,8 @@ impl<'a> Index<'a> {
     }
 
     fn series(&mut self) -> Result<Option<Series<'a>>, TsdbError> {
-        self.at = self.at.next_multiple_of(16);
-        if self.at >= self.end {
-            return Ok(None);
-        }
+        let Some(at) = self.at.checked_next_multiple_of(16).filter(|at| *at < self.end) else { return Ok(None) };
+        self.at = at;
         let mut cursor = Cursor { bytes: &self.bytes[..self.end], at: self.at };
         let len = usize::try_from(cursor.uvarint()?).unwrap_or(usize::MAX);
         if len == 0 {
