@@ -4,10 +4,10 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/quiver/target
 export QUIVER_CACHE ?= $(HOME)/.cache/quiver
 
-.PHONY: run test check fmt lint unit compat bench soak deny help
+.PHONY: run test check fmt lint unit compat bench bench-instructions soak deny help
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 run: ## build the server and start it on embedded defaults (127.0.0.1:9740, data in ./data)
 	@scripts/setup build
@@ -31,10 +31,15 @@ unit: ## all Rust tests, end-to-end ones included
 compat: ## stock DuckDB and Polars read a data directory of ours
 	scripts/compat
 
-bench: ## the benchmark beside Prometheus and VictoriaMetrics; minutes, not part of the tests
-	@scripts/setup test
+bench: ## the benchmark beside Prometheus, VictoriaMetrics and InfluxDB; some 40 minutes, not part of the tests; BENCH="--only remote-write" for a part
+	@scripts/setup bench
 	cargo build --release --locked -p quiver -p bench
-	$(CARGO_TARGET_DIR)/release/quiver-bench --quiver $(CARGO_TARGET_DIR)/release/quiver
+	$(CARGO_TARGET_DIR)/release/quiver-bench --quiver $(CARGO_TARGET_DIR)/release/quiver $(BENCH)
+
+bench-instructions: ## instructions per sample of each step of the hot path, counted under callgrind
+	@scripts/setup bench
+	cargo build --release --locked -p wire -p collect -p store --examples
+	scripts/bench-instructions
 
 soak: ## half an hour of kills, full disks, simulated disks and fuzzing; prints a summary
 	@scripts/setup build

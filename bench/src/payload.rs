@@ -1,11 +1,7 @@
-//! Bodies rendered once and patched in place: a sample costs the generator a few nanoseconds.
-
-use prost::Message;
-
-use crate::message::{Label, Sample, TimeSeries, WriteRequest};
+//! The series of the load, and bodies rendered once and patched in place: a sample costs the generator a few nanoseconds.
 
 /// Names as a node exporter has them; the series of one host share all but the last labels.
-const NAMES: [&str; 8] = [
+pub const NAMES: [&str; 8] = [
     "node_cpu_seconds_total",
     "node_network_receive_bytes_total",
     "node_disk_io_time_seconds_total",
@@ -15,12 +11,19 @@ const NAMES: [&str; 8] = [
     "node_schedstat_waiting_seconds_total",
     "node_softnet_processed_total",
 ];
+/// Series of one host.
+pub const HOST_SERIES: usize = 800;
+/// The label whose value changes when a series is replaced by a new one.
+const BOOT: &str = "boot";
+/// Digits of that value.
+const BOOT_DIGITS: usize = 4;
 
 /// Labels of the n-th series of a load, sorted by name; about 150 bytes as text.
 pub fn labels(n: usize) -> Vec<(&'static str, String)> {
-    let host = n / 800;
+    let host = n / HOST_SERIES;
     vec![
         ("__name__", NAMES[n % NAMES.len()].to_owned()),
+        (BOOT, "0".repeat(BOOT_DIGITS)),
         ("cpu", (n / NAMES.len() % 100).to_string()),
         ("datacenter", format!("eu-west-{}", host % 3)),
         ("device", format!("nvme{}n1", n % 4)),
@@ -36,70 +39,39 @@ pub fn value(n: usize, step: u64) -> f64 {
     1000.0 + (n % 1000) as f64 + slope * step as f64 + ((step * 7 + n as u64) % 13) as f64 / 100.0
 }
 
-/// One remote-write request of a range of series with one sample each, ready to be patched.
-pub struct RemoteBody {
-    bytes: Vec<u8>,
-    /// Where the 8 value bytes of each series start, and its number.
-    values: Vec<(usize, usize)>,
-    /// Where each timestamp (6 bytes of varint) starts.
-    timestamps: Vec<usize>,
-    compressed: Vec<u8>,
-}
-
-/// Times between 2004 and 2109 in milliseconds all take six bytes as a varint.
-const VARINT_BYTES: usize = 6;
-
-impl RemoteBody {
-    pub fn new(series: std::ops::Range<usize>, now_ms: i64) -> RemoteBody {
-        let mut body =
-            RemoteBody { bytes: Vec::new(), values: Vec::new(), timestamps: Vec::new(), compressed: Vec::new() };
-        for n in series {
-            let labels = labels(n).into_iter().map(|(name, value)| Label { name: name.to_owned(), value }).collect();
-            let one = TimeSeries { labels, samples: vec![Sample { value: 1.5, timestamp: now_ms }] };
-            let encoded = WriteRequest { timeseries: vec![one] }.encode_to_vec();
-            body.bytes.extend_from_slice(&encoded);
-            // The sample stands last: ... 0x09 value(8) 0x10 varint(6).
-            let end = body.bytes.len();
-            body.timestamps.push(end - VARINT_BYTES);
-            body.values.push((end - VARINT_BYTES - 1 - 8, n));
-        }
-        body
-    }
-
-    pub fn samples(&self) -> usize {
-        self.values.len()
-    }
-
-    /// Sets all times and values and gives the compressed body.
-    pub fn render(&mut self, ts_ms: i64, step: u64) -> &[u8] {
-        let mut varint = [0u8; VARINT_BYTES];
-        let mut rest = ts_ms as u64;
-        for (i, byte) in varint.iter_mut().enumerate() {
-            *byte = (rest & 0x7f) as u8 | if i + 1 < VARINT_BYTES { 0x80 } else { 0 };
-            rest >>= 7;
-        }
-        for at in &self.timestamps {
-            self.bytes[*at..at + VARINT_BYTES].copy_from_slice(&varint);
-        }
-        for (at, n) in &self.values {
-            self.bytes[*at..at + 8].copy_from_slice(&value(*n, step).to_le_bytes());
-        }
-        self.compressed.resize(snap::raw::max_compress_len(self.bytes.len()), 0);
-        let used = snap::raw::Encoder::new().compress(&self.bytes, &mut self.compressed).unwrap_or(0);
-        &self.compressed[..used]
+/// Writes a whole number with leading zeros.
+pub fn write_digits(out: &mut [u8], mut number: u64) {
+    for digit in out.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
     }
 }
 
 /// Writes a number of hundredths with leading zeros; a few nanoseconds.
-fn write_hundredths(out: &mut [u8], mut hundredths: u64) {
+pub fn write_hundredths(out: &mut [u8], hundredths: u64) {
     let point = out.len() - 3;
-    for at in (0..out.len()).rev() {
-        if at == point {
-            out[at] = b'.';
-            continue;
-        }
-        out[at] = b'0' + (hundredths % 10) as u8;
-        hundredths /= 10;
+    write_digits(&mut out[..point], hundredths / 100);
+    out[point] = b'.';
+    write_digits(&mut out[point + 1..], hundredths % 100);
+}
+
+/// Which series are replaced when: each of a load's in turn, so many a second.
+pub struct Churn {
+    per_second: f64,
+    replaced: f64,
+}
+
+impl Churn {
+    /// Starts; `percent_per_hour` of so many series.
+    pub fn new(series: usize, percent_per_hour: f64) -> Churn {
+        Churn { per_second: series as f64 * percent_per_hour / 100.0 / 3600.0, replaced: 0.0 }
+    }
+
+    /// Gives how many more series are to be replaced, so many seconds after the start.
+    pub fn due(&mut self, seconds: f64) -> usize {
+        let due = (self.per_second * seconds - self.replaced).floor().max(0.0);
+        self.replaced += due;
+        due as usize
     }
 }
 
@@ -107,6 +79,9 @@ fn write_hundredths(out: &mut [u8], mut hundredths: u64) {
 pub struct TextBody {
     bytes: Vec<u8>,
     values: Vec<(usize, usize)>,
+    boots: Vec<usize>,
+    next_boot: usize,
+    replaced: u64,
 }
 
 /// Width of a patched number.
@@ -114,33 +89,66 @@ const WIDTH: usize = 14;
 
 impl TextBody {
     pub fn new(target: usize, series: usize) -> TextBody {
-        let mut body = TextBody { bytes: Vec::new(), values: Vec::new() };
+        TextBody::in_format(target, series, "counter", "")
+    }
+
+    /// The same with `# EOF`.
+    pub fn openmetrics(target: usize, series: usize) -> TextBody {
+        TextBody::in_format(target, series, "unknown", "# EOF\n")
+    }
+
+    fn in_format(target: usize, series: usize, metric_type: &str, end: &str) -> TextBody {
+        let (bytes, values, boots) = (Vec::new(), Vec::new(), Vec::new());
+        let mut body = TextBody { bytes, values, boots, next_boot: 0, replaced: 0 };
         let mut order: Vec<usize> = (0..series).map(|i| target * series + i).collect();
         order.sort_by_key(|n| n % NAMES.len());
         let mut last = usize::MAX;
         for n in order {
             let family = n % NAMES.len();
             if family != last {
-                let header = format!("# HELP {0} One of a host's numbers.\n# TYPE {0} counter\n", NAMES[family]);
+                let header = format!("# HELP {0} One of a host's numbers.\n# TYPE {0} {metric_type}\n", NAMES[family]);
                 body.bytes.extend_from_slice(header.as_bytes());
                 last = family;
             }
-            let pairs: Vec<String> = labels(n)
-                .into_iter()
-                .filter(|(name, _)| !matches!(*name, "__name__" | "instance" | "job"))
-                .map(|(name, value)| format!("{name}=\"{value}\""))
-                .chain([format!("slot=\"{n}\"")])
-                .collect();
-            body.bytes.extend_from_slice(format!("{}{{{}}} ", NAMES[family], pairs.join(",")).as_bytes());
-            body.values.push((body.bytes.len(), n));
-            body.bytes.extend_from_slice(&[b'0'; WIDTH]);
-            body.bytes.push(b'\n');
+            body.push_line(n);
         }
+        body.bytes.extend_from_slice(end.as_bytes());
         body
+    }
+
+    fn push_line(&mut self, n: usize) {
+        let pairs: Vec<String> = labels(n)
+            .into_iter()
+            .filter(|(name, _)| !matches!(*name, "__name__" | "instance" | "job"))
+            .map(|(name, value)| format!("{name}=\"{value}\""))
+            .chain([format!("slot=\"{n}\"")])
+            .collect();
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(format!("{}{{{}}} ", NAMES[n % NAMES.len()], pairs.join(",")).as_bytes());
+        let boot = format!("{BOOT}=\"");
+        let found = self.bytes[start..].windows(boot.len()).position(|w| w == boot.as_bytes()).unwrap_or(0);
+        self.boots.push(start + found + boot.len());
+        self.values.push((self.bytes.len(), n));
+        self.bytes.extend_from_slice(&[b'0'; WIDTH]);
+        self.bytes.push(b'\n');
     }
 
     pub fn samples(&self) -> usize {
         self.values.len()
+    }
+
+    /// Lets the next series end and another begin in their place.
+    pub fn replace(&mut self, series: usize) {
+        for _ in 0..series.min(self.boots.len()) {
+            let at = self.boots[self.next_boot];
+            self.next_boot += 1;
+            if self.next_boot == self.boots.len() {
+                self.next_boot = 0;
+            }
+            let number = 1 + self.replaced / self.boots.len() as u64;
+            self.replaced += 1;
+            write_digits(&mut self.bytes[at..at + BOOT_DIGITS], number);
+        }
     }
 
     pub fn render(&mut self, step: u64) -> &[u8] {
@@ -172,15 +180,24 @@ mod tests {
     }
 
     #[test]
-    fn a_request_decodes_to_what_was_patched_in() {
-        let mut body = RemoteBody::new(5..9, 1_700_000_000_000);
-        let bytes = body.render(1_700_000_000_123, 7).to_vec();
-        let plain = snap::raw::decompress_len(&bytes).expect("a length");
-        let mut out = vec![0; plain];
-        snap::raw::Decoder::new().decompress(&bytes, &mut out).expect("snappy");
-        let request = WriteRequest::decode(&out[..]).expect("protobuf");
-        for (n, series) in (5..9).zip(request.timeseries) {
-            assert_eq!(series.samples, [Sample { value: value(n, 7), timestamp: 1_700_000_000_123 }]);
+    fn replaced_series_are_new_ones_each_time() {
+        let mut body = TextBody::new(0, 6);
+        let mut seen = std::collections::HashSet::new();
+        let mut live = 0;
+        for _ in 0..5 {
+            let text = String::from_utf8(body.render(1).to_vec()).expect("text");
+            let names = text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.rsplit_once(' '));
+            let new = names.filter(|(series, _)| seen.insert((*series).to_owned())).count();
+            live = live.max(new);
+            assert_eq!(new, if seen.len() == 6 { 6 } else { 4 });
+            body.replace(4);
         }
+        assert_eq!(seen.len(), 6 + 4 * 4);
+    }
+
+    #[test]
+    fn churn_comes_evenly() {
+        let mut churn = Churn::new(36_000, 10.0);
+        assert_eq!((churn.due(0.5), churn.due(1.0), churn.due(10.0), churn.due(10.0)), (0, 1, 9, 0));
     }
 }

@@ -1,135 +1,183 @@
 //! The remote-write load: each connection sends request after request, as fast as the server answers.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::payload::RemoteBody;
+use crate::measure::{now_ms, p50_p99};
+use crate::payload::Churn;
+use crate::probe::{self, WRITE_HEADERS};
+use crate::progress::Progress;
+use crate::remote_body::RemoteBody;
 use crate::report::Row;
+use crate::restart;
 use crate::server::{Kind, Server};
 use crate::{Options, measure};
 
-/// What one connection did.
+/// InfluxDB 1.6 keeps every series in memory at a cost that a million would not fit here.
+const INFLUX_SERIES_MAX: usize = 100_000;
+/// Where nothing is scraped.
+pub const NO_SCRAPES: &str = "global:\n  scrape_interval: 1h\n";
+
+/// What all connections did.
 #[derive(Default)]
 struct Sent {
     samples: u64,
     refused: u64,
-    latencies_ms: Vec<f64>,
+    waited_ms: Vec<f64>,
 }
 
-pub fn run(options: &Options, kind: Kind) -> Result<Row, String> {
-    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let server = Server::start(kind, options, folder.path(), "global:\n  scrape_interval: 1h\n")?;
-    let cpu_before = server.cpu_seconds()?;
-    let begin = Instant::now();
-    let sent = send_from_all_connections(options, server.port)?;
-    let seconds = begin.elapsed().as_secs_f64();
-    let cpu = server.cpu_seconds()? - cpu_before;
-    let samples: u64 = sent.iter().map(|s| s.samples).sum();
-    let refused: u64 = sent.iter().map(|s| s.refused).sum();
-    let mut latencies: Vec<f64> = sent.into_iter().flat_map(|s| s.latencies_ms).collect();
-    latencies.sort_by(f64::total_cmp);
+/// What the load is.
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub series: usize,
+    pub seconds: u64,
+    /// Whether the server is killed and started again at the end.
+    pub restarts: bool,
+}
+
+/// Puts the load on a fresh server; gives the row, and the row of the start after a kill if that was asked for.
+pub fn run(options: &Options, kind: Kind, load: Load) -> Result<Vec<Row>, String> {
+    let series = if kind == Kind::Influxdb { load.series.min(INFLUX_SERIES_MAX) } else { load.series };
+    let folder = options.folder()?;
+    let mut server = Server::start(kind, options, folder.path(), NO_SCRAPES)?;
+    let mut bodies = bodies(options, series);
+    let progress = Progress::start(format!("remote write, {}, {series} series", kind.name()));
+    // The first round makes the series; what is measured is the steady state behind it.
+    send(options, &server, &mut bodies, series, Duration::ZERO, &progress)?;
+    let (stop, started) = (AtomicBool::new(false), Instant::now());
+    let (cpu_before, own_before) = (server.cpu_seconds()?, measure::own_cpu_seconds());
+    let (sent, delays) = std::thread::scope(|scope| {
+        let watching = scope.spawn(|| probe::by_remote_write(&server, &stop));
+        let sent = send(options, &server, &mut bodies, series, Duration::from_secs(load.seconds), &progress);
+        stop.store(true, Ordering::Relaxed);
+        (sent, watching.join().unwrap_or_else(|_| Err("the probe panicked".to_owned())))
+    });
+    let (sent, delays) = (sent?, delays?);
+    let seconds = started.elapsed().as_secs_f64();
+    let (cpu, own) = (server.cpu_seconds()? - cpu_before, measure::own_cpu_seconds() - own_before);
+    drop(progress);
+    let mut row = Row::new("remote write", kind.name(), kind.version(options));
+    let millions = sent.samples as f64 / 1e6;
+    row.set("series", series as f64);
+    row.set("samples_per_second", sent.samples as f64 / seconds);
+    row.set("cpu_s_per_million", cpu / millions);
+    row.set("generator_cpu_s_per_million", own / millions);
+    let (p50, p99) = p50_p99(sent.waited_ms);
+    row.set("answer_p50_ms", p50);
+    row.set("answer_p99_ms", p99);
+    let seen = !delays.is_empty();
+    let (p50, p99) = p50_p99(delays);
+    if seen {
+        row.set("visible_p50_ms", p50);
+        row.set("visible_p99_ms", p99);
+    }
     // What was acknowledged must be there; some servers show it only after their own delay.
     std::thread::sleep(Duration::from_secs(3));
     let resident = server.resident_bytes();
-    let found = server.number("sum(count_over_time(%7Bjob%3D%22node%22%7D%5B1d%5D))")?;
-    Ok(Row {
-        load: "remote write".to_owned(),
-        server: kind.name().to_owned(),
-        version: kind.version(options),
-        samples_per_second: samples as f64 / seconds,
-        cpu_seconds_per_million: cpu / (samples as f64 / 1e6),
-        p50_ms: measure::quantile(&latencies, 0.5),
-        p99_ms: measure::quantile(&latencies, 0.99),
-        resident_bytes: resident,
-        disk_bytes: measure::disk_bytes(&folder.path().join("data")),
-        sent: samples,
-        refused,
-        found: found as u64,
-    })
+    row.set("rss_mib", resident as f64 / 1_048_576.0);
+    row.set("rss_bytes_per_series", resident as f64 / series as f64);
+    let acknowledged = sent.samples + series as u64;
+    row.set("acknowledged", acknowledged as f64);
+    row.set("refused", sent.refused as f64);
+    row.set("found", server.found("job=\"node\"")? as f64);
+    row.set("disk_bytes_per_sample_now", server.disk_bytes() as f64 / acknowledged as f64);
+    let mut rows = Vec::new();
+    if load.restarts {
+        rows.push(restart::run(options, &mut server, resident, acknowledged)?);
+    }
+    if let Some(bytes) = server.flushed_bytes()? {
+        row.set("disk_bytes_per_sample_flushed", bytes as f64 / acknowledged as f64);
+    }
+    rows.insert(0, row);
+    Ok(rows)
 }
 
-fn send_from_all_connections(options: &Options, port: u16) -> Result<Vec<Sent>, String> {
-    let share = options.series.div_ceil(options.connections);
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..options.connections)
-            .map(|c| {
-                let series = c * share..((c + 1) * share).min(options.series);
-                scope.spawn(move || send(options, port, series))
+/// The requests of each connection.
+fn bodies(options: &Options, series: usize) -> Vec<Vec<RemoteBody>> {
+    let share = series.div_ceil(options.connections.max(1));
+    let now_ms = now_ms();
+    (0..options.connections.max(1))
+        .map(|c| (c * share).min(series)..((c + 1) * share).min(series))
+        .map(|mine| {
+            let starts = mine.clone().step_by(options.request_samples.max(1));
+            starts.map(|at| RemoteBody::new(at..(at + options.request_samples.max(1)).min(mine.end), now_ms)).collect()
+        })
+        .collect()
+}
+
+/// Sends from all connections at once: for a time, or without one each body once.
+fn send(
+    options: &Options,
+    server: &Server,
+    bodies: &mut [Vec<RemoteBody>],
+    series: usize,
+    time: Duration,
+    progress: &Progress,
+) -> Result<Sent, String> {
+    let connections = bodies.len().max(1);
+    let round = AtomicU64::new(0);
+    let all: Result<Vec<Sent>, String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = bodies
+            .iter_mut()
+            .map(|mine| {
+                let churn = Churn::new(series / connections, options.churn);
+                let round = &round;
+                scope.spawn(move || send_on_one(server, mine, churn, time, round, progress))
             })
             .collect();
-        threads.into_iter().map(|t| t.join().map_err(|_| "a sender panicked".to_owned())?).collect()
-    })
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err("a sender panicked".to_owned()))).collect()
+    });
+    Ok(all?.into_iter().fold(Sent::default(), |mut sum, one| {
+        sum.samples += one.samples;
+        sum.refused += one.refused;
+        sum.waited_ms.extend(one.waited_ms);
+        sum
+    }))
 }
 
 /// Sends one sample of each series per round until the time is over.
-fn send(options: &Options, port: u16, series: std::ops::Range<usize>) -> Result<Sent, String> {
-    let now_ms = now_ms();
-    let mut bodies: Vec<RemoteBody> = series
-        .clone()
-        .step_by(options.request_samples)
-        .map(|start| RemoteBody::new(start..(start + options.request_samples).min(series.end), now_ms))
-        .collect();
-    let stream = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
-    stream.set_nodelay(true).map_err(|e| e.to_string())?;
-    let mut reader = BufReader::new(stream.try_clone().map_err(|e| e.to_string())?);
-    let mut writer = stream;
+fn send_on_one(
+    server: &Server,
+    bodies: &mut [RemoteBody],
+    mut churn: Churn,
+    time: Duration,
+    round: &AtomicU64,
+    progress: &Progress,
+) -> Result<Sent, String> {
+    let mut client = server.client()?;
     let mut sent = Sent::default();
-    let deadline = Instant::now() + Duration::from_secs(options.seconds);
-    let (mut step, mut last_ts) = (0u64, 0i64);
-    while Instant::now() < deadline {
-        // Times of a series must rise, and a fast server gets through a round in less than a millisecond.
-        let ts_ms = self::now_ms().max(last_ts + 1);
-        last_ts = ts_ms;
-        for body in &mut bodies {
-            let samples = body.samples() as u64;
-            let bytes = body.render(ts_ms, step);
-            let begin = Instant::now();
-            let status = post(&mut writer, &mut reader, port, bytes).map_err(|e| format!("sending: {e}"))?;
-            sent.latencies_ms.push(begin.elapsed().as_secs_f64() * 1000.0);
-            if (200..300).contains(&status) {
-                sent.samples += samples
-            } else {
-                sent.refused += samples
-            }
-            if Instant::now() >= deadline {
-                break;
-            }
-        }
-        step += 1;
-    }
-    Ok(sent)
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
-}
-
-/// One HTTP/1.1 request on a connection that stays open; gives the status.
-fn post(writer: &mut TcpStream, reader: &mut BufReader<TcpStream>, port: u16, body: &[u8]) -> std::io::Result<u16> {
-    let head = format!(
-        "POST /api/v1/write HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/x-protobuf\r\n\
-         Content-Encoding: snappy\r\nX-Prometheus-Remote-Write-Version: 0.1.0\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    writer.write_all(head.as_bytes())?;
-    writer.write_all(body)?;
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let status = line.split_whitespace().nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-    let mut length = 0usize;
+    let begin = Instant::now();
+    let (mut last_ts, mut next_replaced) = (0i64, 0usize);
     loop {
-        line.clear();
-        if reader.read_line(&mut line)? == 0 || line == "\r\n" {
-            break;
+        // Times of a series must rise, and a fast server gets through a round in less than a millisecond.
+        let ts_ms = now_ms().max(last_ts + 1);
+        last_ts = ts_ms;
+        let step = round.fetch_add(1, Ordering::Relaxed);
+        for at in 0..bodies.len() {
+            if !time.is_zero() && begin.elapsed() >= time {
+                return Ok(sent);
+            }
+            let body = &mut bodies[at];
+            let bytes = body.render(ts_ms, step);
+            let answer = client.request("POST", server.kind.write_path(), WRITE_HEADERS, bytes);
+            let answer = answer.map_err(|e| format!("sending: {e}"))?;
+            sent.waited_ms.push(answer.waited.as_secs_f64() * 1000.0);
+            let samples = body.samples() as u64;
+            if answer.is_good() {
+                sent.samples += samples;
+                progress.add(samples);
+            } else {
+                sent.refused += samples;
+            }
+            let due = churn.due(if time.is_zero() { 0.0 } else { begin.elapsed().as_secs_f64() });
+            if due > 0 {
+                // One request's series are replaced together, as when a host restarts.
+                bodies[next_replaced].replace(due);
+                next_replaced = (next_replaced + 1) % bodies.len();
+            }
         }
-        if let Some((name, value)) = line.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            length = value.trim().parse().unwrap_or(0);
+        if time.is_zero() || bodies.is_empty() {
+            return Ok(sent);
         }
     }
-    let mut rest = vec![0; length];
-    reader.read_exact(&mut rest)?;
-    Ok(status)
 }

@@ -1,6 +1,8 @@
 //! Prints what a sample of a repeated scrape costs from body to batch: parse, cache, batch; and of a first one.
 //!
-//! `cargo run --release -p collect --example scrape_cost`
+//! `cargo run --release -p collect --example scrape_cost [STEP [ROUNDS]]`
+//!
+//! With a step only that one runs, and so many times: for counting its instructions, see `scripts/bench-instructions`.
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -14,59 +16,88 @@ const SERIES: usize = 2_000;
 const ROUNDS: u64 = 1_000;
 const BODIES: u64 = 8;
 
+/// Which rows are wanted, and how often each runs.
+struct Rows {
+    only: Option<String>,
+    rounds: u64,
+}
+
+impl Rows {
+    fn from_arguments() -> Rows {
+        let mut arguments = std::env::args().skip(1);
+        let only = arguments.next();
+        Rows { only, rounds: arguments.next().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS) }
+    }
+
+    fn wants(&self, what: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only == what)
+    }
+}
+
 fn main() {
+    let rows = Rows::from_arguments();
     for format in [Format::Text, Format::OpenMetrics, Format::Protobuf] {
         let bodies: Vec<Vec<u8>> = (0..BODIES).map(|round| body(format, round)).collect();
         let line = bodies[0].len() / SERIES;
         println!("{format:?}: {SERIES} series, {line} bytes a series, values change with every scrape");
-        row("known, same order", format, &bodies);
+        let name = format!("{format:?}").to_ascii_lowercase();
+        rows.known(&format!("{name}-known"), format, &bodies);
         let mut moved = bodies.clone();
         for body in moved.iter_mut().skip(1).step_by(2) {
             body.splice(0..0, one_more(format));
         }
-        row("one series comes and goes", format, &moved);
-        first(format, &bodies[0]);
+        rows.known(&format!("{name}-one-comes-and-goes"), format, &moved);
+        rows.first(&format!("{name}-first"), format, &bodies[0]);
     }
     let bodies: Vec<Vec<u8>> = (0..BODIES).map(native_body).collect();
     let each = bodies[0].len() / SERIES;
     println!("Protobuf: {SERIES} native histograms of 40 buckets, {each} bytes each");
-    row("known, same order", Format::Protobuf, &bodies);
-    first(Format::Protobuf, &bodies[0]);
+    rows.known("native-known", Format::Protobuf, &bodies);
+    rows.first("native-first", Format::Protobuf, &bodies[0]);
 }
 
-/// Measures scrapes whose series are known.
-fn row(what: &str, format: Format, bodies: &[Vec<u8>]) {
-    let mut reader = reader();
-    let (mut best, mut sum) = (f64::INFINITY, 0.0);
-    for round in 0..ROUNDS {
-        let body = &bodies[(round % BODIES) as usize];
-        let start = Instant::now();
-        let mut batch = read(&mut reader, format, body, round);
-        let read_ns = start.elapsed().as_nanos() as f64;
-        give_ids(&mut batch);
-        let start = Instant::now();
-        reader.stored(&mut batch);
-        let nanos = (read_ns + start.elapsed().as_nanos() as f64) / SERIES as f64;
-        if round > 2 * BODIES {
-            best = best.min(nanos);
-            sum += nanos;
+impl Rows {
+    /// Measures scrapes whose series are known.
+    fn known(&self, what: &str, format: Format, bodies: &[Vec<u8>]) {
+        if !self.wants(what) {
+            return;
         }
-    }
-    let mean = sum / (ROUNDS - 2 * BODIES - 1) as f64;
-    println!("  {what:26} best {best:6.1} ns/sample, mean {mean:6.1}");
-}
-
-/// Measures scrapes that nothing is known of.
-fn first(format: Format, body: &[u8]) {
-    let mut best = f64::INFINITY;
-    for round in 0..ROUNDS / 20 {
         let mut reader = reader();
-        let start = Instant::now();
-        let mut batch = read(&mut reader, format, body, round);
-        reader.stored(&mut batch);
-        best = best.min(start.elapsed().as_nanos() as f64 / SERIES as f64);
+        let (mut best, mut sum, mut counted) = (f64::INFINITY, 0.0, 0u32);
+        for round in 0..self.rounds {
+            let body = &bodies[(round % BODIES) as usize];
+            let start = Instant::now();
+            let mut batch = read(&mut reader, format, body, round);
+            let read_ns = start.elapsed().as_nanos() as f64;
+            give_ids(&mut batch);
+            let start = Instant::now();
+            reader.stored(&mut batch);
+            let nanos = (read_ns + start.elapsed().as_nanos() as f64) / SERIES as f64;
+            if round > 2 * BODIES {
+                best = best.min(nanos);
+                sum += nanos;
+                counted += 1;
+            }
+        }
+        println!("  {what:28} best {best:6.1} ns/sample, mean {:6.1}", sum / f64::from(counted.max(1)));
     }
-    println!("  {:26} best {best:6.1} ns/sample", "first scrape");
+
+    /// Measures scrapes that nothing is known of.
+    fn first(&self, what: &str, format: Format, body: &[u8]) {
+        if !self.wants(what) {
+            return;
+        }
+        let rounds = if self.only.is_some() { self.rounds } else { self.rounds / 20 };
+        let mut best = f64::INFINITY;
+        for round in 0..rounds {
+            let mut reader = reader();
+            let start = Instant::now();
+            let mut batch = read(&mut reader, format, body, round);
+            reader.stored(&mut batch);
+            best = best.min(start.elapsed().as_nanos() as f64 / SERIES as f64);
+        }
+        println!("  {what:28} best {best:6.1} ns/sample");
+    }
 }
 
 fn read(reader: &mut BodyReader, format: Format, body: &[u8], round: u64) -> Batch {

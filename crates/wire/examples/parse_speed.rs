@@ -1,7 +1,9 @@
 //! Prints what a sample costs to parse: the long way, the known way of a repeated scrape, with all labels read; and to
 //! read from a remote write request of either version, a protobuf body or an OTLP request.
 //!
-//! `cargo run --release -p wire --example parse_speed`
+//! `cargo run --release -p wire --example parse_speed [STEP [ROUNDS]]`
+//!
+//! With a step only that one runs, and so many times: for counting its instructions, see `scripts/bench-instructions`.
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -16,20 +18,52 @@ mod messages;
 const SERIES: usize = 2_000;
 const ROUNDS: usize = 500;
 
+/// Which rows are wanted, and how often each runs.
+struct Rows {
+    only: Option<String>,
+    rounds: usize,
+}
+
+impl Rows {
+    fn from_arguments() -> Rows {
+        let mut arguments = std::env::args().skip(1);
+        let only = arguments.next();
+        Rows { only, rounds: arguments.next().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS) }
+    }
+
+    fn print(&self, what: &str, mut round: impl FnMut() -> f64) {
+        if self.only.as_ref().is_some_and(|only| only != what) {
+            return;
+        }
+        let mut best = f64::INFINITY;
+        let mut sum = 0.0;
+        for _ in 0..self.rounds {
+            let start = Instant::now();
+            sum += round();
+            best = best.min(start.elapsed().as_nanos() as f64 / SERIES as f64);
+        }
+        println!("  {what:24} {best:6.1} ns/sample (checksum {sum})");
+    }
+}
+
 fn main() {
+    let rows = Rows::from_arguments();
     for (format, body) in [(Format::Text, body("")), (Format::OpenMetrics, body("# EOF\n"))] {
         println!("{format:?}: {} bytes, {} bytes a line", body.len(), body.len() / SERIES);
-        print_row("next", || parse(format, body.as_bytes()));
+        let name = if format == Format::Text { "text" } else { "openmetrics" };
+        rows.print(&format!("{name}-new"), || parse(format, body.as_bytes()));
         let known = series_of(format, body.as_bytes());
-        print_row("next_known", || parse_known(format, body.as_bytes(), &known));
-        print_row("next + labels", || parse_with_labels(format, body.as_bytes()));
+        rows.print(&format!("{name}-known"), || parse_known(format, body.as_bytes(), &known));
+        rows.print(&format!("{name}-labels"), || parse_with_labels(format, body.as_bytes()));
     }
     let body = body("# EOF\n");
-    print_row("validate", || openmetrics::validate(body.as_bytes()).map_or_else(|e| panic!("{e}"), |()| SERIES as f64));
+    rows.print("openmetrics-validate", || {
+        openmetrics::validate(body.as_bytes()).map_or_else(|e| panic!("{e}"), |()| SERIES as f64)
+    });
     let request = encoder_request(body.as_bytes());
     println!("remote write: {} bytes a series of one sample", request.len() / SERIES);
     let mut batch = Batch::default();
-    print_row("decode_v1", || {
+    rows.print("remote-write-1", || {
         batch.clear();
         let stats = remote_write::decode_v1(&request, &mut batch, &remote_write::Limits::default());
         stats.unwrap_or_else(|e| panic!("{e}")).samples as f64
@@ -37,27 +71,27 @@ fn main() {
     let series = label_sets(body.as_bytes());
     let request = messages::write_request_v2(&series);
     println!("remote write 2.0: {} bytes a series of one sample", request.len() / SERIES);
-    print_row("decode_v2", || {
+    rows.print("remote-write-2", || {
         batch.clear();
         let stats = remote_write::decode_v2(&request, &mut batch, &remote_write::Limits::default());
         stats.unwrap_or_else(|e| panic!("{e}")).samples as f64
     });
     let families = messages::families(&series);
     println!("protobuf: {} bytes a sample", families.len() / SERIES);
-    print_row("next", || protobuf(&families, &[]));
+    rows.print("protobuf-new", || protobuf(&families, &[]));
     let known = protobuf_keys(&families);
-    print_row("next_known", || protobuf(&families, &known));
-    print_row("next + labels", || protobuf_with_labels(&families));
+    rows.print("protobuf-known", || protobuf(&families, &known));
+    rows.print("protobuf-labels", || protobuf_with_labels(&families));
     let request = messages::otlp_request(&series);
     println!("OTLP: {} bytes a point", request.len() / SERIES);
-    print_row("decode", || {
+    rows.print("otlp", || {
         batch.clear();
         let stats = otlp::decode(&request, &mut batch, &otlp::Options::default(), &remote_write::Limits::default());
         stats.unwrap_or_else(|e| panic!("{e}")).points as f64
     });
     let request = encoder_request(body.as_bytes());
     let block = snappy::encode_block(&request).unwrap_or_else(|e| panic!("{e}"));
-    print_row("snappy", || snappy::decode_block(&block, request.len()).unwrap_or_else(|e| panic!("{e}")).len() as f64);
+    rows.print("snappy", || snappy::decode_block(&block, request.len()).unwrap_or_else(|e| panic!("{e}")).len() as f64);
 }
 
 fn encoder_request(body: &[u8]) -> Vec<u8> {
@@ -160,17 +194,6 @@ fn body(end: &str) -> String {
         );
     }
     out + end
-}
-
-fn print_row(what: &str, mut round: impl FnMut() -> f64) {
-    let mut best = f64::INFINITY;
-    let mut sum = 0.0;
-    for _ in 0..ROUNDS {
-        let start = Instant::now();
-        sum += round();
-        best = best.min(start.elapsed().as_nanos() as f64 / SERIES as f64);
-    }
-    println!("  {what:14} {best:6.1} ns/sample (checksum {sum})");
 }
 
 fn parse(format: Format, body: &[u8]) -> f64 {
