@@ -46,9 +46,9 @@ mod tests {
             bounds.into_iter().zip(counts).map(line).collect::<String>()
         };
         let (before, after) = (parse(&page([0, 0, 50])), parse(&page([60, 149, 200])));
-        assert_eq!(between(&before, &after), Some((10.0, f64::INFINITY)));
-        let after = parse(&page([60, 149, 199]));
         assert_eq!(between(&before, &after), Some((10.0, 10.0)));
+        let after = parse(&page([60, 140, 200]));
+        assert_eq!(between(&before, &after), Some((10.0, f64::INFINITY)));
         assert_eq!(between(&before, &before), None);
     }
 }

@@ -253,14 +253,21 @@ pub fn put_varint(out: &mut Vec<u8>, mut number: u64) {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use prost::Message;
 
     use super::*;
     use crate::message::{Label, Sample, WriteRequest};
 
+    /// Inflates a block of our own making.
+    pub fn inflated(block: &[u8]) -> Option<Vec<u8>> {
+        let mut plain = vec![0; snap::raw::decompress_len(block).ok()?];
+        snap::raw::Decoder::new().decompress(block, &mut plain).ok()?;
+        Some(plain)
+    }
+
     fn decoded(block: &[u8]) -> WriteRequest {
-        let plain = snap::raw::Decoder::new().decompress_vec(block).expect("snappy");
+        let plain = inflated(block).expect("snappy");
         WriteRequest::decode(&plain[..]).expect("protobuf")
     }
 
@@ -283,7 +290,8 @@ mod tests {
     #[test]
     fn replaced_series_differ_in_their_boot_alone() {
         let mut body = RemoteBody::new(0..10, 1_700_000_000_000);
-        body.replace(13);
+        body.replace(10);
+        body.replace(3);
         let boots: Vec<String> = decoded(body.render(1_700_000_000_000, 0))
             .timeseries
             .iter()

@@ -248,7 +248,7 @@ mod tests {
     fn patches_hit_the_numbers_alone() {
         let bits = |body: &mut dyn Body, step| {
             let bytes = body.render(1_700_000_000_000, step).to_vec();
-            snap::raw::Decoder::new().decompress_vec(&bytes).unwrap_or(bytes)
+            crate::remote_body::tests::inflated(&bytes).unwrap_or(bytes)
         };
         let bodies: [Box<dyn Body>; 2] = [Box::new(SecondBody::new(0..50)), Box::new(OtlpBody::new(0..50))];
         for mut body in bodies {

@@ -162,6 +162,13 @@ impl Batch {
         self.push_entry(self.arena.len(), family, id)
     }
 
+    /// Notes the id of a series that was added by its labels, in the batch's generation.
+    pub fn set_id(&mut self, series: SeriesIndex, id: SeriesId) {
+        if let Some(series) = self.series.get_mut(series.0 as usize) {
+            series.id = id;
+        }
+    }
+
     fn push_entry(&mut self, start: usize, family: u32, id: SeriesId) -> SeriesIndex {
         let index = SeriesIndex(self.series.len() as u32);
         self.series.push(BatchSeries { start: start as u32, len: (self.arena.len() - start) as u32, family, id });

@@ -2,9 +2,10 @@
 
 use crate::batch::Batch;
 use crate::family::Family;
-use crate::labels::Labels;
+use crate::labels::{Labels, SeriesId};
 use crate::matcher::Matcher;
 use crate::refusal::Counts;
+use crate::report::Origin;
 use crate::sample::Samples;
 
 /// Called once, after the batch is durable and readable, or has failed. It gets the batch back, with ids and verdicts.
@@ -23,12 +24,63 @@ pub trait Append: Send + Sync {
     /// A batch that uses ids of an older generation fails with [`AppendError::StaleIds`] and nothing of it is stored.
     fn generation(&self) -> u64;
 
+    /// Starts to find the ids of series that were sent before by the bytes that name them.
+    fn recall(&self) -> Box<dyn Recall + '_> {
+        Box::new(NoRecall)
+    }
+
+    /// Gives the labels of a series that an append or [`Append::recall`] gave the id of.
+    fn labels_of(&self, _id: SeriesId) -> Option<Labels> {
+        None
+    }
+
     /// Appends and waits. For threads that may block; never call it from async code.
     fn append(&self, batch: Batch) -> (Batch, Result<Appended, AppendError>) {
         let (tx, rx) = std::sync::mpsc::sync_channel(1);
         self.submit(batch, Box::new(move |batch, result| drop(tx.send((batch, result)))));
         rx.recv().unwrap_or_else(|_| (Batch::default(), Err(AppendError::Closed)))
     }
+}
+
+/// Knows the series of earlier batches by the bytes that named them, so that their labels need not be read again.
+///
+/// **Promises** the ids it gives stay good until it is dropped: drop it after the batch is submitted, and soon.
+pub trait Recall {
+    /// Begins a batch. Gives the generation that the ids belong to, for [`Batch::generation`].
+    fn begin(&mut self, origin: &Origin) -> u64;
+
+    /// Gives the id of the series that was written in exactly these bytes, if it comes in much the same order as last time.
+    /// Only for series without metadata.
+    ///
+    /// **Cost** a hash of the bytes and one look; nothing is searched.
+    fn by_written(&mut self, written: &[u8]) -> Option<SeriesId>;
+
+    /// Gives the id of a label set in its canonical encoding, if a durable record of this origin defines it; remembers that it
+    /// was written in the bytes that were asked for last.
+    fn by_labels(&mut self, labels: &[u8]) -> Option<SeriesId>;
+
+    /// Ends the look-ups of the batch, so that new series can be defined.
+    fn end(&mut self);
+}
+
+/// Knows nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct NoRecall;
+
+impl Recall for NoRecall {
+    fn begin(&mut self, _: &Origin) -> u64 {
+        0
+    }
+
+    fn by_written(&mut self, _: &[u8]) -> Option<SeriesId> {
+        None
+    }
+
+    fn by_labels(&mut self, _: &[u8]) -> Option<SeriesId> {
+        None
+    }
+
+    fn end(&mut self) {}
 }
 
 /// Position of a batch in this node's ledger.

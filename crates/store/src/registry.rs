@@ -8,16 +8,18 @@
 //!
 //! Senders name their series in much the same order again and again. So each defined series remembers which one came
 //! after it last time; comparing with that one costs no hash and hardly a cache miss. The table is asked when the guess
-//! is wrong.
+//! is wrong. It also remembers a hash of 128 bits of the bytes that the sender wrote its labels in, so that these need
+//! not even be read: `docs/decisions/0006-a-series-is-known-by-the-hash-of-its-written-form.md`.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as TableEntry;
 use model::{LABEL_NAME, Labels, Refusal};
 use parking_lot::{RwLock, RwLockReadGuard};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use crate::admission::{Admission, AdmissionLimits, Full, cost_of};
 use crate::attrs::{AttrsId, AttrsTable};
@@ -42,6 +44,21 @@ struct Known {
     attrs: AttrsId,
     /// The place of the series that came after this one last time.
     next: AtomicU32,
+    /// Hash of the bytes that its labels were written in last time, low and high; 0 when not known. The two may be of
+    /// different times, and then fit nothing.
+    written: [AtomicU64; 2],
+}
+
+impl Known {
+    fn is_written(&self, key: u128) -> bool {
+        let [low, high] = &self.written;
+        low.load(Ordering::Relaxed) == key as u64 && high.load(Ordering::Relaxed) == (key >> 64) as u64
+    }
+
+    fn set_written(&self, key: u128) {
+        self.written[0].store(key as u64, Ordering::Relaxed);
+        self.written[1].store((key >> 64) as u64, Ordering::Relaxed);
+    }
 }
 
 /// The defined series, in the order in which they came; places of forgotten ones are used again.
@@ -55,7 +72,8 @@ impl Order {
     /// Gives a series its place; [`NOWHERE`] when all places are taken, which only costs speed.
     fn add(&mut self, labels: &Labels, id: u32, attrs: AttrsId) -> u32 {
         let place = self.free.pop().or_else(|| u32::try_from(self.known.len()).ok()).unwrap_or(NOWHERE);
-        let known = Known { labels: labels.clone(), id, attrs, next: AtomicU32::new(place.saturating_add(1)) };
+        let next = AtomicU32::new(place.saturating_add(1));
+        let known = Known { labels: labels.clone(), id, attrs, next, written: Default::default() };
         match self.known.get_mut(place as usize) {
             Some(free) => *free = Some(known),
             None if place < NOWHERE => self.known.push(Some(known)),
@@ -85,6 +103,8 @@ pub struct Registry {
     admission: Admission,
     attrs: Arc<AttrsTable>,
     limits: LabelLimits,
+    /// Makes the hashes of written forms this process' own.
+    seed: u64,
 }
 
 fn hash_of(labels: &[u8]) -> u64 {
@@ -102,6 +122,7 @@ impl Registry {
             admission: Admission::new(room),
             attrs,
             limits,
+            seed: RandomState::new().hash_one(0),
         }
     }
 
@@ -112,7 +133,7 @@ impl Registry {
 
     /// Starts to find the ids of a batch. New series are not defined while it lasts: be short.
     pub fn resolver(&self) -> Resolver<'_> {
-        Resolver { registry: self, order: self.order.read(), before: NOWHERE, expected: 0 }
+        Resolver { registry: self, order: self.order.read(), before: NOWHERE, expected: 0, written: 0, looks: 0 }
     }
 
     /// Gives the room for series.
@@ -292,29 +313,79 @@ pub struct Resolver<'a> {
     before: u32,
     /// Where the next one should stand.
     expected: u32,
+    /// Hash of the bytes that were asked for last.
+    written: u128,
+    looks: u32,
 }
 
+/// After so many looks whoever waits to define series gets a turn.
+const LOOKS_PER_TURN: u32 = 1024;
+
 impl Resolver<'_> {
+    /// Finds the id of a series by the bytes that its labels are written in: where it is expected, or one further on,
+    /// because a series may have ended.
+    pub fn by_written(&mut self, written: &[u8], attrs: AttrsId) -> Option<u32> {
+        self.looks = self.looks.wrapping_add(1);
+        if self.looks.is_multiple_of(LOOKS_PER_TURN) {
+            RwLockReadGuard::bump(&mut self.order);
+        }
+        // Never 0, which stands for "not known".
+        self.written = xxh3_128_with_seed(written, self.registry.seed) | 1;
+        let mut place = self.expected;
+        for _ in 0..2 {
+            let known = self.order.at(place)?;
+            let next = known.next.load(Ordering::Relaxed);
+            if known.is_written(self.written) && known.attrs == attrs {
+                let id = known.id;
+                (self.before, self.expected) = (place, next);
+                return Some(id);
+            }
+            place = next;
+        }
+        None
+    }
+
+    /// Finds the id of a label set that a durable record defines, and remembers how it was written.
+    pub fn by_labels(&mut self, labels: &[u8], attrs: AttrsId) -> Option<u32> {
+        let found = match self.guess(labels, attrs) {
+            Some(found) => found,
+            None => self.registry.find(labels, attrs)?,
+        };
+        if found.define.is_some() {
+            return None;
+        }
+        self.move_to(found.place);
+        self.order.at(found.place)?.set_written(self.written);
+        Some(found.id)
+    }
+
+    fn guess(&self, labels: &[u8], attrs: AttrsId) -> Option<Resolved> {
+        let known = self.order.at(self.expected)?;
+        let fits = known.labels.as_bytes() == labels && known.attrs == attrs;
+        fits.then(|| Resolved { id: known.id, define: None, place: self.expected })
+    }
+
+    /// Notes that the series at a place came after the one before.
+    fn move_to(&mut self, place: u32) {
+        if place != self.expected
+            && place != NOWHERE
+            && let Some(before) = self.order.at(self.before)
+        {
+            before.next.store(place, Ordering::Relaxed);
+        }
+        self.before = place;
+        self.expected = self.order.at(place).map_or(NOWHERE, |known| known.next.load(Ordering::Relaxed));
+    }
+
     /// Finds the id of a label set; `None` when it has none.
     ///
     /// **Cost** one comparison when the series follows the one that it followed last time.
     pub fn find(&mut self, labels: &[u8], attrs: AttrsId) -> Option<Resolved> {
-        if let Some(known) = self.order.at(self.expected)
-            && known.labels.as_bytes() == labels
-            && known.attrs == attrs
-        {
-            self.before = self.expected;
-            self.expected = known.next.load(Ordering::Relaxed);
-            return Some(Resolved { id: known.id, define: None, place: self.before });
-        }
-        let found = self.registry.find(labels, attrs)?;
-        if let Some(before) = self.order.at(self.before)
-            && found.place != NOWHERE
-        {
-            before.next.store(found.place, Ordering::Relaxed);
-        }
-        self.before = found.place;
-        self.expected = self.order.at(found.place).map_or(NOWHERE, |known| known.next.load(Ordering::Relaxed));
+        let found = match self.guess(labels, attrs) {
+            Some(found) => found,
+            None => self.registry.find(labels, attrs)?,
+        };
+        self.move_to(found.place);
         Some(found)
     }
 }
@@ -397,6 +468,38 @@ mod tests {
         // Another owner restates the definition; a new series between known ones gets its own id.
         assert_eq!(ids(&registry, &[0, 1], OTHERS), [(1, true), (2, true)]);
         assert_eq!(ids(&registry, &[0, 99, 1], ATTRS), [(1, false), (9, true), (2, false)]);
+    }
+
+    #[test]
+    fn written_forms_find_their_series_and_no_other() {
+        let registry = registry(1000);
+        define(&registry, &[0, 1, 2, 3, 4, 5]);
+        let written = |n: u32| format!("written {n}").into_bytes();
+        let ask = |sets: &[u32], attrs: AttrsId| -> Vec<(Option<u32>, Option<u32>)> {
+            let mut resolver = registry.resolver();
+            let mut one = |n: &u32| {
+                let by_written = resolver.by_written(&written(*n), attrs);
+                let by_labels = by_written.or_else(|| resolver.by_labels(set(*n).as_bytes(), attrs));
+                (by_written, by_labels)
+            };
+            sets.iter().map(&mut one).collect()
+        };
+        let all = |sets: &[u32]| sets.iter().map(|n| Some(n + 1)).collect::<Vec<_>>();
+        for sets in [[0, 1, 2, 3, 4, 5], [5, 3, 1, 0, 2, 4], [0, 1, 2, 3, 4, 5]] {
+            assert_eq!(ask(&sets, ATTRS).iter().map(|a| a.1).collect::<Vec<_>>(), all(&sets));
+        }
+        // In the order of the last time nothing is read, but for the first, whose place in a batch may be any.
+        let found = ask(&[0, 1, 2, 3, 4, 5], ATTRS);
+        assert_eq!(found.iter().map(|a| a.0).collect::<Vec<_>>(), all(&[0, 1, 2, 3, 4, 5]));
+        // One that is missing costs nothing; of another owner nothing is known.
+        assert_eq!(ask(&[0, 2, 3], ATTRS).iter().map(|a| a.0).collect::<Vec<_>>(), all(&[0, 2, 3]));
+        assert_eq!(ask(&[0, 1], OTHERS), [(None, None), (None, None)]);
+        // A series that is not there is not made.
+        assert_eq!(ask(&[77, 1], ATTRS)[0], (None, None));
+        // Forgotten, and its place taken by another, it is not found by its old form.
+        registry.forget(&[(2, set(1))]);
+        define(&registry, &[9]);
+        assert_eq!(ask(&[0, 1, 2], ATTRS)[1], (None, None));
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use model::histogram::{BUCKETS_MAX, Histogram};
 use model::{
-    Append, AppendDone, AppendError, Batch, CollectionMethod, Family, Labels, Matcher, MetricType, NO_FAMILY, Refusal,
-    SeriesId, SeriesIndex, TimeRange, Verdict,
+    Append, AppendDone, AppendError, Batch, CollectionMethod, Family, Labels, Matcher, MetricType, NO_FAMILY, Origin,
+    Recall, Refusal, SeriesId, SeriesIndex, TimeRange, Verdict,
 };
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use sys::{Clock, Fs, Lock};
 
 use crate::attrs::AttrsId;
@@ -25,6 +25,7 @@ use crate::newcomers::{self, NewSeries, RefusedSeries};
 use crate::pipeline::{Item, Pipeline, Waiting};
 use crate::preload;
 use crate::recover::{self, Recovery};
+use crate::registry::Resolver;
 use crate::scrub::Scrubber;
 use crate::wal::frame::{FRAME_BYTES, Frame};
 use crate::wal::record::{self, Definition};
@@ -283,7 +284,8 @@ impl Append for Store {
         if let Some(refusal) = self.pipeline.refusal() {
             return done(batch, Err(refusal));
         }
-        let _gate = self.gate.read();
+        // Recursive: whoever recalled the ids of this batch holds it already, and one who waits to write must not part them.
+        let _gate = self.gate.read_recursive();
         match self.prepare(&mut batch) {
             Ok(Prepared { framed, frame, definitions, max_ts_ms }) => {
                 let patient = batch.origin.method == CollectionMethod::PullScraping;
@@ -297,6 +299,46 @@ impl Append for Store {
 
     fn generation(&self) -> u64 {
         self.core.generation.load(Ordering::Acquire)
+    }
+
+    fn recall(&self) -> Box<dyn Recall + '_> {
+        Box::new(Recalling { store: self, _gate: self.gate.read(), resolver: None, attrs: AttrsId(0) })
+    }
+
+    fn labels_of(&self, id: SeriesId) -> Option<Labels> {
+        let mut labels = None;
+        self.core.head.visit(&[u32::try_from(id.0).ok()?], |_, slot| labels = Some(slot.labels.clone()));
+        labels
+    }
+}
+
+/// Looks ids up for one batch. While it lives no series is forgotten, so that its ids stay good.
+struct Recalling<'a> {
+    store: &'a Store,
+    _gate: RwLockReadGuard<'a, ()>,
+    resolver: Option<Resolver<'a>>,
+    attrs: AttrsId,
+}
+
+impl Recall for Recalling<'_> {
+    fn begin(&mut self, origin: &Origin) -> u64 {
+        self.attrs = self.store.core.attrs.of(origin, MetricType::Unknown);
+        self.resolver = Some(self.store.core.registry.resolver());
+        self.store.generation()
+    }
+
+    fn by_written(&mut self, written: &[u8]) -> Option<SeriesId> {
+        let id = self.resolver.as_mut()?.by_written(written, self.attrs)?;
+        Some(SeriesId(u64::from(id)))
+    }
+
+    fn by_labels(&mut self, labels: &[u8]) -> Option<SeriesId> {
+        let id = self.resolver.as_mut()?.by_labels(labels, self.attrs)?;
+        Some(SeriesId(u64::from(id)))
+    }
+
+    fn end(&mut self) {
+        self.resolver = None;
     }
 }
 

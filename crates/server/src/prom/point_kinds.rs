@@ -1,7 +1,8 @@
 //! Tells what each sample of a remote write batch counts for: a counter, a gauge, a part of a histogram, ...
 //!
-//! Remote write sends types apart from samples, so that they are looked up by name, and kept by series id.
-//! Invariant: the figures of one batch count each sample at most once.
+//! Remote write sends types apart from samples, so that they are looked up by name, and names are kept by series id: a series
+//! that is known has no labels in its batch.
+//! Invariants: 1. the figures of one batch count each sample at most once; 2. an id has one name for ever.
 //! Limits: [`NAMES_MAX`] names, [`IDS_MAX`] series; what is beyond counts as "others" or is looked up each time.
 
 use std::collections::HashMap;
@@ -12,8 +13,10 @@ use wire::points::{Role, role_of};
 
 /// Names whose type is kept.
 const NAMES_MAX: usize = 200_000;
-/// Series whose kind is kept, a byte each.
-const IDS_MAX: u64 = 64 << 20;
+/// Series whose name is kept, four bytes each.
+const IDS_MAX: u64 = 32 << 20;
+/// The name of a series that none is known of.
+const NAMELESS: u32 = 0;
 /// What series of a family add to its name.
 const SUFFIXES: [&str; 8] = ["_total", "_bucket", "_count", "_sum", "_created", "_info", "_gcount", "_gsum"];
 
@@ -38,8 +41,10 @@ const KINDS: usize = Kind::Part as usize + 1;
 /// The kinds of the series seen.
 pub struct PointKinds {
     select: Arc<dyn Select>,
-    generation: u64,
-    by_id: Vec<Kind>,
+    /// The name of each series, by its place in `names`.
+    name_of: Vec<u32>,
+    numbers: HashMap<Arc<str>, u32>,
+    names: Vec<(Arc<str>, Kind)>,
     types: HashMap<String, MetricType>,
     /// Kinds of the batch at hand.
     present: Vec<Kind>,
@@ -48,13 +53,24 @@ pub struct PointKinds {
 impl PointKinds {
     /// Starts without knowledge.
     pub fn new(select: Arc<dyn Select>) -> PointKinds {
-        PointKinds { select, generation: 0, by_id: Vec::new(), types: HashMap::new(), present: Vec::new() }
+        PointKinds {
+            select,
+            name_of: Vec::new(),
+            numbers: HashMap::new(),
+            names: vec![(Arc::from(""), Kind::Other)],
+            types: HashMap::new(),
+            present: Vec::new(),
+        }
     }
 
     /// Forgets all, so that types that became known meanwhile are found.
     pub fn forget(&mut self) {
-        self.by_id.clear();
+        self.forget_kinds();
         self.types.clear();
+    }
+
+    fn forget_kinds(&mut self) {
+        self.names.iter_mut().skip(1).for_each(|name| name.1 = Kind::New);
     }
 
     /// Counts the points of a batch that the store has taken.
@@ -82,8 +98,7 @@ impl PointKinds {
 
     /// Types that changed make what was concluded from them void.
     fn learn(&mut self, batch: &Batch) {
-        let mut changed = batch.generation != self.generation;
-        self.generation = batch.generation;
+        let mut changed = false;
         for family in &batch.families {
             if let Some(known) = self.types.get_mut(&family.name)
                 && *known != family.metric_type
@@ -93,26 +108,53 @@ impl PointKinds {
             }
         }
         if changed {
-            self.by_id.clear();
+            self.forget_kinds();
         }
     }
 
     fn kind_of(&mut self, batch: &Batch, index: usize) -> Kind {
         let id = batch.series[index].id;
         let at = usize::try_from(id.0).unwrap_or(usize::MAX);
-        match self.by_id.get(at) {
-            Some(kind) if *kind != Kind::New && id.is_some() => return *kind,
-            _ => {}
-        }
-        let labels = batch.labels(SeriesIndex(index as u32)).unwrap_or_default();
-        let kind = self.resolve(labels.get(LABEL_NAME).unwrap_or(""));
-        if id.is_some() && id.0 < IDS_MAX {
-            if self.by_id.len() <= at {
-                self.by_id.resize(at + 1, Kind::New);
+        let name = match self.name_of.get(at) {
+            Some(name) if *name != NAMELESS && id.is_some() => *name,
+            _ => self.name_series(batch, index),
+        };
+        match self.names.get(name as usize) {
+            Some((_, kind)) if *kind != Kind::New => *kind,
+            Some((text, _)) => {
+                let text = Arc::clone(text);
+                let kind = self.resolve(&text);
+                self.names[name as usize].1 = kind;
+                kind
             }
-            self.by_id[at] = kind;
+            None => Kind::Other,
         }
-        kind
+    }
+
+    /// Notes the name of a series that came with its labels.
+    fn name_series(&mut self, batch: &Batch, index: usize) -> u32 {
+        let Some(labels) = batch.labels(SeriesIndex(index as u32)) else { return NAMELESS };
+        let Some(text) = labels.get(LABEL_NAME) else { return NAMELESS };
+        let next = self.names.len();
+        let name = match self.numbers.get(text) {
+            Some(name) => *name,
+            None if next >= NAMES_MAX => return NAMELESS,
+            None => {
+                let text: Arc<str> = Arc::from(text);
+                self.numbers.insert(Arc::clone(&text), next as u32);
+                self.names.push((text, Kind::New));
+                next as u32
+            }
+        };
+        let id = batch.series[index].id;
+        let at = usize::try_from(id.0).unwrap_or(usize::MAX);
+        if id.is_some() && id.0 < IDS_MAX {
+            if self.name_of.len() <= at {
+                self.name_of.resize(at + 1, NAMELESS);
+            }
+            self.name_of[at] = name;
+        }
+        name
     }
 
     fn resolve(&mut self, name: &str) -> Kind {

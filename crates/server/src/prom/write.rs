@@ -19,8 +19,8 @@ use collect::report::BatchIds;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use model::{
-    Append, AppendError, Appended, Batch, BatchExemplar, CollectionMethod, Origin, Refusal, Select, SeriesIndex,
-    Verdict,
+    Append, AppendError, Appended, Batch, BatchExemplar, CollectionMethod, Labels, Origin, Recall, Refusal, Select,
+    SeriesIndex, Verdict,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use wire::remote_write::{self, DecodeStats, Limits, Written};
@@ -337,17 +337,17 @@ impl Writer {
         let bytes = body.len() + plain + (plain * ROWS_FACTOR).min(ROWS_BYTES_MAX);
         self.fit(&mut arrived, bytes)?;
         let (decoder, writer) = (self.clone(), self.clone());
-        let decode = move |arrived: &mut Arrived, batch: &mut Batch| {
+        let decode = move |arrived: &mut Arrived, batch: &mut Batch, recall: &mut dyn Recall| {
             let received_at_ms = arrived.received_at_ms;
             let method = CollectionMethod::Streaming;
             batch.origin = Origin { target_id: source_id.clone(), source_id, method, received_at_ms };
-            decoder.decode(version, &mut arrived.buffers, batch)
+            decoder.decode(version, &mut arrived.buffers, batch, recall)
         };
         let answer = move |batch: &Batch, stats: &DecodeStats, stored: Stored<'_>| match stored {
             Ok(appended) => Ok(writer.answer(batch, stats, appended)),
             Err(error) => Err(refused_by_store(error)),
         };
-        self.store(arrived, decode, answer).await
+        self.store_recalling(arrived, decode, answer).await
     }
 
     /// Reads a body, taking room for what has come: one that is only announced keeps nobody out.
@@ -425,6 +425,17 @@ impl Writer {
         decode: impl FnOnce(&mut Arrived, &mut Batch) -> Result<T, Refused> + Send + 'static,
         answer: impl FnOnce(&Batch, &T, Stored<'_>) -> Result<Response, Refused> + Send + 'static,
     ) -> Result<Response, Refused> {
+        let decode = move |arrived: &mut Arrived, batch: &mut Batch, _: &mut dyn Recall| decode(arrived, batch);
+        self.store_recalling(arrived, decode, answer).await
+    }
+
+    /// The same for a format whose series may be known by the bytes that name them.
+    async fn store_recalling<T: Send + 'static>(
+        &self,
+        arrived: Arrived,
+        decode: impl FnOnce(&mut Arrived, &mut Batch, &mut dyn Recall) -> Result<T, Refused> + Send + 'static,
+        answer: impl FnOnce(&Batch, &T, Stored<'_>) -> Result<Response, Refused> + Send + 'static,
+    ) -> Result<Response, Refused> {
         let writer = self.clone();
         // Spawned: a client that goes away must not leave a durable batch without its event.
         let task = tokio::spawn(async move { writer.store_all(arrived, decode, answer).await });
@@ -434,7 +445,7 @@ impl Writer {
     async fn store_all<T: Send + 'static>(
         &self,
         mut arrived: Arrived,
-        decode: impl FnOnce(&mut Arrived, &mut Batch) -> Result<T, Refused> + Send + 'static,
+        decode: impl FnOnce(&mut Arrived, &mut Batch, &mut dyn Recall) -> Result<T, Refused> + Send + 'static,
         answer: impl FnOnce(&Batch, &T, Stored<'_>) -> Result<Response, Refused> + Send + 'static,
     ) -> Result<Response, Refused> {
         let inner = &self.0;
@@ -446,7 +457,11 @@ impl Writer {
         let handed = tokio::task::spawn_blocking(move || {
             let pool = &writer.0.pool;
             let mut batch = pool.batch();
-            let decoded = decode(&mut arrived, &mut batch);
+            let append = &writer.0.parts.append;
+            // Held until the batch is submitted: the ids that it gives stay good so long.
+            let mut recall = append.recall();
+            let decoded = decode(&mut arrived, &mut batch, &mut *recall);
+            recall.end();
             let Arrived { started, buffers, room, .. } = arrived;
             pool.give_buffers(buffers);
             let decoded = match decoded {
@@ -458,7 +473,8 @@ impl Writer {
             };
             // The store may make us wait for room; others can decode meanwhile.
             drop(seat);
-            writer.0.parts.append.submit(batch, Box::new(move |batch, result| drop(tx.send((batch, result)))));
+            append.submit(batch, Box::new(move |batch, result| drop(tx.send((batch, result)))));
+            drop(recall);
             Ok((decoded, started, room))
         });
         let failed = || Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed");
@@ -471,7 +487,13 @@ impl Writer {
         answer
     }
 
-    fn decode(&self, version: Version, buffers: &mut Buffers, batch: &mut Batch) -> Result<DecodeStats, Refused> {
+    fn decode(
+        &self,
+        version: Version,
+        buffers: &mut Buffers,
+        batch: &mut Batch,
+        recall: &mut dyn Recall,
+    ) -> Result<DecodeStats, Refused> {
         let limits = self.limits();
         let Buffers { body, inflated } = buffers;
         let block = snappy::decode_block_into(body, limits.inflated_bytes_max, inflated);
@@ -480,11 +502,14 @@ impl Writer {
             SnappyError::TooLarge { .. } => Refused::too_large(error.to_string()),
             SnappyError::Damaged(_) => Refused::new(StatusCode::BAD_REQUEST, error.to_string()),
         })?;
-        let decode = match version {
-            Version::V1 => remote_write::decode_v1,
-            Version::V2 => remote_write::decode_v2,
+        let decoded = match version {
+            Version::V1 => {
+                batch.generation = recall.begin(&batch.origin);
+                remote_write::decode_v1_recalling(bytes, batch, &limits.request, recall)
+            }
+            Version::V2 => remote_write::decode_v2(bytes, batch, &limits.request),
         };
-        decode(bytes, batch, &limits.request).map_err(|error| match error.is_too_large() {
+        decoded.map_err(|error| match error.is_too_large() {
             true => Refused::too_large(error.to_string()),
             false => Refused::new(StatusCode::BAD_REQUEST, error.to_string()),
         })
@@ -496,20 +521,54 @@ impl Writer {
             0 => StatusCode::NO_CONTENT.into_response(),
             _ if appended.counts.refused[Refusal::SeriesLimit as usize] > 0 => {
                 self.stats().count_refused_in_part();
-                let text = refusal_text(batch, stats, appended);
+                let text = self.refusal_text(batch, stats, appended);
                 Refused::new(StatusCode::TOO_MANY_REQUESTS, text.trim_end())
                     .retry_after(RETRY_AFTER_FULL_S)
                     .into_response()
             }
             _ => {
                 self.stats().count_refused_in_part();
-                (StatusCode::BAD_REQUEST, refusal_text(batch, stats, appended)).into_response()
+                (StatusCode::BAD_REQUEST, self.refusal_text(batch, stats, appended)).into_response()
             }
         };
         // The exemplars of a series that the store refused went with it.
         let of_a_series = |e: &&BatchExemplar| batch.series.get(e.series.0 as usize).is_some_and(|s| s.id.is_some());
         let exemplars = batch.exemplars.iter().filter(of_a_series).count();
         with_written(response, Written { exemplars, ..stats.written(batch) })
+    }
+
+    /// Says how many samples were refused for which reasons, and which was the first.
+    fn refusal_text(&self, batch: &Batch, stats: &DecodeStats, appended: &Appended) -> String {
+        let counts = &appended.counts;
+        let mut text =
+            format!("{} of {} samples were refused, the others are stored", counts.refused_total(), counts.received);
+        for (reason, count) in Refusal::ALL.iter().zip(counts.refused).filter(|(_, count)| *count > 0) {
+            // Writing into a String cannot fail.
+            let _ = write!(text, "; {}: {count}", reason.as_str());
+        }
+        if let Some(advice) = &batch.advice {
+            let _ = write!(text, "; {advice}");
+        }
+        if let Some((what, index, series, ts_ms, reason)) = first_refused(batch) {
+            let labels = self.labels_of(batch, series).to_string();
+            let labels: String = labels.chars().take(500).collect();
+            let _ = write!(text, "; the first is {what} {index} ({labels} at {ts_ms}): {}", reason.as_str());
+        }
+        if let Some(series) = &stats.first_refused {
+            let _ = write!(text, "; series {}: {}", series.index, series.text);
+        }
+        if let Some(histogram) = &stats.first_refused_histogram {
+            let (series, ts_ms, reason) = (histogram.series, histogram.ts_ms, &histogram.text);
+            let _ = write!(text, "; histogram of series {series} at {ts_ms}: {reason}");
+        }
+        text.push('\n');
+        text
+    }
+
+    /// Gives the labels of a series, also of one that was recalled.
+    fn labels_of(&self, batch: &Batch, series: SeriesIndex) -> Labels {
+        let known = || self.0.parts.append.labels_of(batch.series.get(series.0 as usize)?.id);
+        batch.labels(series).or_else(known).unwrap_or_default()
     }
 }
 
@@ -559,33 +618,6 @@ pub(crate) fn refused_by_store(error: &AppendError) -> Refused {
         AppendError::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, None),
     };
     Refused { status, retry_after_s, text: error.to_string() }
-}
-
-/// Says how many samples were refused for which reasons, and which was the first.
-fn refusal_text(batch: &Batch, stats: &DecodeStats, appended: &Appended) -> String {
-    let counts = &appended.counts;
-    let mut text =
-        format!("{} of {} samples were refused, the others are stored", counts.refused_total(), counts.received);
-    for (reason, count) in Refusal::ALL.iter().zip(counts.refused).filter(|(_, count)| *count > 0) {
-        // Writing into a String cannot fail.
-        let _ = write!(text, "; {}: {count}", reason.as_str());
-    }
-    if let Some(advice) = &batch.advice {
-        let _ = write!(text, "; {advice}");
-    }
-    if let Some((what, index, series, ts_ms, reason)) = first_refused(batch) {
-        let labels: String = batch.labels(series).unwrap_or_default().to_string().chars().take(500).collect();
-        let _ = write!(text, "; the first is {what} {index} ({labels} at {ts_ms}): {}", reason.as_str());
-    }
-    if let Some(series) = &stats.first_refused {
-        let _ = write!(text, "; series {}: {}", series.index, series.text);
-    }
-    if let Some(histogram) = &stats.first_refused_histogram {
-        let (series, ts_ms, reason) = (histogram.series, histogram.ts_ms, &histogram.text);
-        let _ = write!(text, "; histogram of series {series} at {ts_ms}: {reason}");
-    }
-    text.push('\n');
-    text
 }
 
 /// Finds the first refused sample, else the first refused histogram, with its place in the request.

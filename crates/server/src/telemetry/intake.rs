@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use model::{Append, AppendDone, Batch, CollectionMethod, Counts, Refusal};
+use model::{Append, AppendDone, Batch, CollectionMethod, Counts, Labels, Recall, Refusal, SeriesId};
 use parking_lot::Mutex;
 
 use super::exposition::{Exposition, Histogram};
@@ -100,6 +100,14 @@ impl Append for Metered {
 
     fn generation(&self) -> u64 {
         self.inner.generation()
+    }
+
+    fn recall(&self) -> Box<dyn Recall + '_> {
+        self.inner.recall()
+    }
+
+    fn labels_of(&self, id: SeriesId) -> Option<Labels> {
+        self.inner.labels_of(id)
     }
 }
 

@@ -1,6 +1,6 @@
 //! A write request of remote write 1.0 into a batch.
 
-use model::{Batch, LabelsBuf, MetricType, NO_FAMILY, SeriesIndex, Verdict};
+use model::{Batch, LabelsBuf, MetricType, NO_FAMILY, NoRecall, Recall, SeriesIndex, Verdict};
 
 use super::intake::{Fault, Intake, push_exemplar_label};
 use super::limits::{DecodeStats, Limits};
@@ -17,7 +17,19 @@ use crate::proto::{Field, Message, WireError};
 /// **Cost** no allocation per label or sample once the batch has grown.
 /// **Source** Prometheus Remote-Write 1.0.
 pub fn decode_v1(body: &[u8], batch: &mut Batch, limits: &Limits) -> Result<DecodeStats, WireError> {
-    let mut decoder = Decoder { intake: Intake::new(batch, limits) };
+    decode_v1_recalling(body, batch, limits, &mut NoRecall)
+}
+
+/// [`decode_v1`] for a sender whose series may be known: labels that are written as they were last time are not read.
+///
+/// **Takes** what knows them, with the batch begun. A series that is known has no labels in the batch, but its id.
+pub fn decode_v1_recalling<R: Recall + ?Sized>(
+    body: &[u8],
+    batch: &mut Batch,
+    limits: &Limits,
+    recall: &mut R,
+) -> Result<DecodeStats, WireError> {
+    let mut decoder = Decoder { intake: Intake::new(batch, limits), recall };
     let mut request = Message::new(body);
     while let Some(field) = request.next_field()? {
         match field.number {
@@ -29,16 +41,24 @@ pub fn decode_v1(body: &[u8], batch: &mut Batch, limits: &Limits) -> Result<Deco
     Ok(decoder.intake.stats)
 }
 
-struct Decoder<'b> {
+struct Decoder<'b, R: ?Sized> {
     intake: Intake<'b>,
+    recall: &'b mut R,
 }
 
-impl Decoder<'_> {
+impl<R: Recall + ?Sized> Decoder<'_, R> {
     /// Labels may come after samples, so the labels are read first and the rest in a second walk from where they ended.
     fn read_series(&mut self, message: Message<'_>) -> Result<(), WireError> {
-        if let Some((series, rest)) = self.read_plain_labels(message) {
-            self.intake.stats.series += 1;
-            self.read_values(rest, series, Verdict::Pending)?;
+        let written = plain::written_labels(message.rest());
+        let rest = message.after(written.len());
+        let lone = plain::lone_sample(rest.rest());
+        let values = lone.is_some() || plain::has_only_values(rest);
+        let known = if values { self.recall.by_written(written) } else { None };
+        if let Some(id) = known {
+            let series = self.intake.batch.push_known(id, NO_FAMILY);
+            self.read_plain_values(rest, lone, series)?;
+        } else if values && let Some(series) = self.read_plain_labels(written) {
+            self.read_plain_values(rest, lone, series)?;
         } else {
             let (fault, rest, has_values) = self.read_labels(message)?;
             if has_values {
@@ -48,6 +68,19 @@ impl Decoder<'_> {
         }
         self.intake.index += 1;
         Ok(())
+    }
+
+    fn read_plain_values(
+        &mut self,
+        rest: Message<'_>,
+        lone: Option<(i64, f64)>,
+        series: SeriesIndex,
+    ) -> Result<(), WireError> {
+        self.intake.stats.series += 1;
+        match lone {
+            Some((ts_ms, value)) => self.intake.push_sample(series, ts_ms, value, Verdict::Pending),
+            None => self.read_values(rest, series, Verdict::Pending),
+        }
     }
 
     fn read_values(&mut self, mut rest: Message<'_>, series: SeriesIndex, verdict: Verdict) -> Result<(), WireError> {
@@ -64,14 +97,13 @@ impl Decoder<'_> {
     }
 
     /// Reads the labels in the shape that nearly all senders write: first in the message, short, sorted, ASCII, valid.
-    fn read_plain_labels<'m>(&mut self, message: Message<'m>) -> Option<(SeriesIndex, Message<'m>)> {
-        let mut rest = None;
+    fn read_plain_labels(&mut self, written: &[u8]) -> Option<SeriesIndex> {
         let limits = self.intake.limits;
-        let series = self.intake.batch.push_encoded(NO_FAMILY, |out| {
-            rest = plain::copy_labels(message, limits, out);
-            rest.is_some()
-        });
-        series.zip(rest)
+        let series = self.intake.batch.push_encoded(NO_FAMILY, |out| plain::copy_labels(written, limits, out))?;
+        if let Some(id) = self.recall.by_labels(self.intake.batch.label_bytes(series)) {
+            self.intake.batch.set_id(series, id);
+        }
+        Some(series)
     }
 
     /// Reads the labels; gives what is wrong with them, the fields from the first other one on, and whether there are any

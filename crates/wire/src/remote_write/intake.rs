@@ -141,10 +141,23 @@ impl<'b> Intake<'b> {
                 _ => {}
             }
         }
+        self.push_sample(series, ts_ms, value, verdict)?;
+        Ok(start_ms)
+    }
+
+    /// Adds a sample that was read.
+    #[inline]
+    pub(crate) fn push_sample(
+        &mut self,
+        series: SeriesIndex,
+        ts_ms: i64,
+        value: f64,
+        verdict: Verdict,
+    ) -> Result<(), WireError> {
         self.count_value()?;
         self.stats.samples += 1;
         self.batch.push_decided(series, ts_ms, value, verdict);
-        Ok(start_ms)
+        Ok(())
     }
 
     /// Reads a `Histogram`; gives its start time, 0 when it has none.

@@ -14,7 +14,7 @@ mod plain;
 mod symbols;
 
 pub use crate::proto::WireError;
-pub use decode::decode_v1;
+pub use decode::{decode_v1, decode_v1_recalling};
 pub use decode_v2::decode_v2;
 pub use encode::{Encoder, encode_v1};
 pub use limits::{DecodeStats, Limits, RefusedHistogram, RefusedSeries, Written};

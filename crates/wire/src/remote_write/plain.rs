@@ -10,6 +10,9 @@ use super::limits::Limits;
 use crate::proto::Message;
 
 const LABELS_TAG: u8 = 1 << 3 | 2;
+const SAMPLES_TAG: u8 = 2 << 3 | 2;
+const SAMPLE_VALUE_TAG: u8 = 1 << 3 | 1;
+const SAMPLE_TIME_TAG: u8 = 2 << 3;
 const NAME_TAG: u8 = 1 << 3 | 2;
 const VALUE_TAG: u8 = 2 << 3 | 2;
 /// What a label field holds besides name and value with their lengths.
@@ -17,35 +20,68 @@ const LABEL_TAGS_AND_LEN: usize = 4;
 /// Lengths below this take one byte, in protobuf and in our encoding alike.
 const SHORT: u8 = 0x80;
 
-/// Appends the canonical encoding of a `TimeSeries`' labels and gives the message from the first sample on.
-///
-/// **Gives** `None` when the shape is another one, or there are no samples; then `out` may hold a part.
+/// Gives the bytes of the labels that a `TimeSeries` begins with, as far as each is shorter than 128 bytes.
 #[inline]
-pub(super) fn copy_labels<'m>(series: Message<'m>, limits: &Limits, out: &mut Vec<u8>) -> Option<Message<'m>> {
-    if limits.name_bytes_max.min(limits.value_bytes_max) < usize::from(SHORT) {
+pub(super) fn written_labels(series: &[u8]) -> &[u8] {
+    let mut at = 0;
+    while let Some(&[LABELS_TAG, len]) = series.get(at..).and_then(|rest| rest.first_chunk::<2>())
+        && len < SHORT
+        && at + 2 + usize::from(len) <= series.len()
+    {
+        at += 2 + usize::from(len);
+    }
+    &series[..at]
+}
+
+/// Reads the rest of a `TimeSeries` that is nothing but one sample in the form that nearly all senders write.
+#[inline]
+pub(super) fn lone_sample(rest: &[u8]) -> Option<(i64, f64)> {
+    let (&[SAMPLES_TAG, len], sample) = rest.split_first_chunk::<2>()? else { return None };
+    if usize::from(len) != sample.len() {
         return None;
     }
-    let bytes = series.rest();
-    let mut at = 0;
+    // A value of 0 is left out.
+    let (value, time) = match sample.split_first_chunk::<9>() {
+        Some((&[SAMPLE_VALUE_TAG, ref bits @ ..], time)) => (f64::from_bits(u64::from_le_bytes(*bits)), time),
+        _ => (0.0, sample),
+    };
+    let (&SAMPLE_TIME_TAG, digits) = time.split_first()? else { return None };
+    // Ten bytes may be more than 64 bits: left to the general reader.
+    let (last, before) = digits.split_last()?;
+    if digits.len() > 9 || *last >= SHORT || before.iter().any(|byte| *byte < SHORT) {
+        return None;
+    }
+    let ts_ms = digits.iter().rev().fold(0u64, |number, byte| number << 7 | u64::from(byte & 0x7f));
+    Some((ts_ms as i64, value))
+}
+
+/// Appends the canonical encoding of labels as [`written_labels`] gives them.
+///
+/// **Gives** `false` when their shape is another one; then `out` may hold a part.
+#[inline]
+pub(super) fn copy_labels(written: &[u8], limits: &Limits, out: &mut Vec<u8>) -> bool {
+    if limits.name_bytes_max.min(limits.value_bytes_max) < usize::from(SHORT) {
+        return false;
+    }
+    out.reserve(written.len());
+    let mut rest = written;
     let mut labels = 0;
     let mut last_name: &[u8] = &[];
     let mut named = false;
-    while bytes.get(at) == Some(&LABELS_TAG) {
-        let (counted_name, counted_value) = split_label(&bytes[at..])?;
+    while !rest.is_empty() {
+        let Some((counted_name, counted_value)) = split_label(rest) else { return false };
         let name = &counted_name[1..];
         if name <= last_name || counted_value.len() == 1 {
-            return None;
+            return false;
         }
         named |= name == LABEL_NAME.as_bytes();
         last_name = name;
         out.extend_from_slice(counted_name);
         out.extend_from_slice(counted_value);
         labels += 1;
-        at += LABEL_TAGS_AND_LEN + counted_name.len() + counted_value.len();
+        rest = &rest[LABEL_TAGS_AND_LEN + counted_name.len() + counted_value.len()..];
     }
-    let rest = series.after(at);
-    let usual = named && labels <= limits.labels_max && bytes[..at].is_ascii();
-    (usual && has_only_values(rest)).then_some(rest)
+    named && labels <= limits.labels_max && written.is_ascii()
 }
 
 /// Splits a label field, tag and length included, into name and value, each with its length before it; `None` when it is
@@ -65,7 +101,7 @@ fn split_label(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Tells whether there are samples, exemplars or histograms, and no more labels among them, where no sender puts them but the
 /// format allows them; damage counts as such.
-fn has_only_values(mut rest: Message<'_>) -> bool {
+pub(super) fn has_only_values(mut rest: Message<'_>) -> bool {
     let mut any = false;
     loop {
         match rest.next_field() {
@@ -78,12 +114,16 @@ fn has_only_values(mut rest: Message<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn copy(series: &[u8]) -> Option<(Vec<u8>, usize)> {
         let mut out = Vec::new();
-        let rest = copy_labels(Message::new(series), &Limits::default(), &mut out)?;
-        Some((out, rest.rest().len()))
+        let written = written_labels(series);
+        let rest = Message::new(series).after(written.len());
+        let usual = has_only_values(rest) && copy_labels(written, &Limits::default(), &mut out);
+        usual.then(|| (out, rest.rest().len()))
     }
 
     const NAMED: &[u8] = b"\x0a\x0d\x0a\x08__name__\x12\x01a";
@@ -114,8 +154,45 @@ mod tests {
             assert_eq!(copy(&parts.concat()), None, "{parts:?}");
         }
         let whole = [NAMED, SAMPLE].concat();
+        assert_eq!(lone_sample(SAMPLE), Some((5, 0.0)));
         for cut in 0..whole.len() {
             assert_eq!(copy(&whole[..cut]), None, "{cut}");
+        }
+    }
+
+    proptest! {
+        /// What the quick reader takes, the general one reads alike; what it leaves may be anything.
+        #[test]
+        fn a_lone_sample_is_read_like_any(ts_ms: i64, bits: u64, zero: bool, mut noise in prop::collection::vec(any::<u8>(), 0..4), cut in 0usize..30) {
+            let mut sample = Vec::new();
+            if !zero {
+                sample.push(SAMPLE_VALUE_TAG);
+                sample.extend_from_slice(&bits.to_le_bytes());
+            }
+            sample.push(SAMPLE_TIME_TAG);
+            let mut rest = ts_ms as u64;
+            while rest >= 0x80 {
+                sample.push(rest as u8 | 0x80);
+                rest >>= 7;
+            }
+            sample.push(rest as u8);
+            let mut bytes = vec![SAMPLES_TAG, sample.len() as u8];
+            bytes.append(&mut sample);
+            bytes.append(&mut noise);
+            bytes.truncate(bytes.len().min(cut));
+            if let Some((read_ms, value)) = lone_sample(&bytes) {
+                let mut fields = Message::new(&bytes);
+                let mut inner = fields.next_field().unwrap().unwrap().message().unwrap();
+                prop_assert!(fields.next_field().unwrap().is_none());
+                let (mut wanted_ms, mut wanted) = (0, 0.0f64);
+                while let Some(field) = inner.next_field().unwrap() {
+                    match field.number {
+                        1 => wanted = field.double().unwrap(),
+                        _ => wanted_ms = field.varint().unwrap() as i64,
+                    }
+                }
+                prop_assert_eq!((read_ms, value.to_bits()), (wanted_ms, wanted.to_bits()));
+            }
         }
     }
 }
