@@ -38,7 +38,7 @@ bench: ## the benchmark beside Prometheus, VictoriaMetrics and InfluxDB; some 40
 
 bench-instructions: ## instructions per sample of each step of the hot path, counted under callgrind
 	@scripts/setup bench
-	cargo build --release --locked -p wire -p collect -p store --examples
+	cargo build --release --locked -p wire -p collect -p store --example parse_speed --example scrape_cost --example ingest_speed
 	scripts/bench-instructions
 
 soak: ## half an hour of kills, full disks, simulated disks and fuzzing; prints a summary

@@ -91,6 +91,17 @@ impl SeriesCache {
     ///
     /// **Gives** the draft to fill; hand it back to `commit` or `roll_back`.
     pub(crate) fn begin(&mut self, spec: &Arc<TargetSpec>, format: Option<Format>, generation: u64) -> Draft {
+        self.begin_in(Draft::default(), spec, format, generation)
+    }
+
+    /// [`SeriesCache::begin`] in the memory of an empty draft.
+    pub(crate) fn begin_in(
+        &mut self,
+        mut memory: Draft,
+        spec: &Arc<TargetSpec>,
+        format: Option<Format>,
+        generation: u64,
+    ) -> Draft {
         if std::mem::replace(&mut self.drafting, true) {
             *self = SeriesCache { drafting: true, ..SeriesCache::default() };
         }
@@ -107,13 +118,9 @@ impl SeriesCache {
             self.forget_ids();
             self.generation = generation;
         }
-        Draft {
-            marks: vec![0; self.entries.len()],
-            order: Vec::with_capacity(self.order.len()),
-            entries_before: self.entries.len(),
-            keys_before: self.keys.len(),
-            ..Draft::default()
-        }
+        memory.marks.resize(self.entries.len(), 0);
+        memory.order.reserve(self.order.len());
+        Draft { entries_before: self.entries.len(), keys_before: self.keys.len(), ..memory }
     }
 
     /// Makes room for a body that nothing is known of.
@@ -344,7 +351,7 @@ impl SeriesCache {
     }
 
     /// Takes over what a stored scrape saw, with the ids that the store gave.
-    pub(crate) fn commit(&mut self, mut draft: Draft, batch: &mut Batch) {
+    pub(crate) fn commit(&mut self, draft: &mut Draft, batch: &mut Batch) {
         self.drafting = false;
         if batch.generation != self.generation {
             self.forget_ids();
@@ -385,16 +392,18 @@ impl SeriesCache {
             ok
         });
         if first_seen_in_order && next as usize == self.entries.len() {
-            self.order = std::mem::take(&mut draft.order);
+            if self.order != draft.order {
+                std::mem::swap(&mut self.order, &mut draft.order);
+                self.order.shrink_to_fit();
+            }
             if self.entries.len() > draft.entries_before {
                 // Where lines keep their places nobody asks the table: it comes back when it is needed.
                 self.index = None;
                 self.keys.shrink_to_fit();
                 self.entries.shrink_to_fit();
-                self.order.shrink_to_fit();
             }
         } else {
-            self.rebuild(&draft);
+            self.rebuild(draft);
         }
     }
 

@@ -24,6 +24,7 @@ use crate::retire::retire;
 use crate::schedule::{Schedule, Tick};
 use crate::scrape::{self, Occasion, Shop};
 use crate::slot::{Scraper, Slot};
+use crate::spare::Spare;
 use crate::table::Table;
 use crate::target::TargetSpec;
 
@@ -63,7 +64,8 @@ impl Collector {
         clock: Arc<dyn Clock>,
     ) -> Collector {
         let abort = CancellationToken::new();
-        let shop = Arc::new(Shop { append, observer, ids, clock, gates: Gates::default(), abort });
+        let shop =
+            Arc::new(Shop { append, observer, ids, clock, gates: Gates::default(), spare: Spare::default(), abort });
         let inner = Arc::new(Inner {
             shop,
             targets: RwLock::default(),

@@ -48,6 +48,14 @@ impl Draft {
         }
     }
 
+    /// Forgets everything but the memory.
+    pub(crate) fn emptied(mut self) -> Draft {
+        let (mut marks, mut order) = (std::mem::take(&mut self.marks), std::mem::take(&mut self.order));
+        marks.clear();
+        order.clear();
+        Draft { marks, order, ..Draft::default() }
+    }
+
     /// Gives how many stale markers were written.
     pub(crate) fn stale_markers(&self) -> usize {
         self.stale.len() + self.orphans_marked.len()

@@ -21,6 +21,7 @@ mod rules;
 mod schedule;
 mod scrape;
 mod slot;
+mod spare;
 mod table;
 mod target;
 

@@ -63,9 +63,9 @@ impl BodyReader {
 
     /// Remembers the body read last, with the ids that the store wrote into its batch.
     pub fn stored(&mut self, batch: &mut Batch) {
-        if let Some(draft) = self.draft.take() {
+        if let Some(mut draft) = self.draft.take() {
             self.report.commit(&self.spec, batch);
-            self.cache.commit(draft, batch);
+            self.cache.commit(&mut draft, batch);
         }
     }
 
@@ -249,7 +249,7 @@ mod tests {
                 prop_assert_eq!(got, want, "{}", body);
                 ids.resolve(&mut batch);
                 reader.report.commit(&reader.spec, &batch);
-                reader.cache.commit(draft, &mut batch);
+                reader.cache.commit(&mut draft, &mut batch);
             }
         }
     }

@@ -27,6 +27,7 @@ use crate::report::{BatchIds, event_id};
 use crate::report_series::{Facts, ReportSeries};
 use crate::schedule::{Tick, follow_drift, snap};
 use crate::slot::{Scraper, Slot};
+use crate::spare::Spare;
 use crate::target::TargetSpec;
 
 /// Labels listed by their number of values.
@@ -35,6 +36,9 @@ const TOP_LABELS: usize = 10;
 const SLOW_PERCENT: u64 = 80;
 /// A scrape this soon after another gets the next free millisecond.
 const CLOSE_MS: i64 = 1_000;
+/// A body up to this size, of a target whose series are known, is read on the thread that fetched it: it takes less than
+/// waking another thread twice.
+const INLINE_BYTES_MAX: usize = 512 << 10;
 /// Taking over what a scrape saw is done off the async threads from this many series on.
 const COMMIT_INLINE_MAX: usize = 20_000;
 
@@ -45,6 +49,7 @@ pub(crate) struct Shop {
     pub(crate) ids: Arc<BatchIds>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) gates: Gates,
+    pub(crate) spare: Spare,
     /// Ends every running scrape.
     pub(crate) abort: CancellationToken,
 }
@@ -164,6 +169,13 @@ fn hand_over(append: &dyn Append, batch: Batch) -> oneshot::Receiver<Answer> {
     rx
 }
 
+/// Hands a batch over without waiting for room; without it the answer is `Busy`.
+fn hand_over_now(append: &dyn Append, batch: Batch) -> oneshot::Receiver<Answer> {
+    let (tx, rx) = oneshot::channel();
+    append.submit_now(batch, Box::new(move |batch, result| drop(tx.send((batch, result)))));
+    rx
+}
+
 fn cancelled(outcome: ScrapeOutcome) -> ScrapeOutcome {
     let error = ScrapeError::new(ScrapeErrorKind::Cancelled, "the target was removed or changed, or the server stops");
     ScrapeOutcome { ok: false, error: Some(error), ..outcome }
@@ -209,7 +221,8 @@ fn scrape_time(shop: &Shop, slot: &Slot, scraper: &mut Scraper, occasion: Occasi
 impl Run {
     async fn fetch(&mut self, scraper: &mut Scraper) -> Result<Fetched, ScrapeError> {
         let mut trace = FetchTrace::default();
-        let fetched = Fetch::new(&self.spec, &mut scraper.connection, &mut trace).run().await;
+        let buffer = self.shop.spare.body();
+        let fetched = Fetch::new(&self.spec, &mut scraper.connection, &mut trace, buffer).run().await;
         self.fetched_at = Instant::now();
         let outcome = &mut self.outcome;
         outcome.scrape_wait_ms = ms_between(self.started, self.fetched_at);
@@ -252,12 +265,14 @@ impl Run {
             let spec = spec.clone();
             let stored = result.is_ok();
             let moved = tokio::task::spawn_blocking(move || {
-                settle_scraper(&mut scraping, &spec, draft, &mut batch, stored, outcome.scrape_ms);
+                settle_scraper(&mut scraping, &spec, &mut draft, &mut batch, stored, outcome.scrape_ms);
                 (scraping, outcome)
             });
             (scraping, outcome) = moved.await.ok()?;
         } else {
-            settle_scraper(&mut scraping, &spec, draft, &mut batch, result.is_ok(), outcome.scrape_ms);
+            settle_scraper(&mut scraping, &spec, &mut draft, &mut batch, result.is_ok(), outcome.scrape_ms);
+            shop.spare.give_draft(draft);
+            shop.spare.give_batch(batch);
         }
         settle(&shop, slot, &spec, report, &mut outcome, result);
         drop(scraping);
@@ -272,6 +287,16 @@ impl Run {
     ) -> Option<(Run, Scraping, Draft, Answer)> {
         let shop = self.shop.clone();
         let body = shop.gates.bodies.acquire().await.ok()?;
+        if is_quick(&scraping, &fetched) {
+            let Built { batch, draft, .. } = self.build(&mut scraping, fetched);
+            let answer = hand_over_now(&*shop.append, batch);
+            drop(body);
+            let answer = match lost(answer.await) {
+                (batch, Err(AppendError::Busy { .. })) => submit(&shop, batch).await?,
+                answer => answer,
+            };
+            return Some((self, scraping, draft, answer));
+        }
         let work = tokio::task::spawn_blocking(move || {
             let Built { batch, draft, .. } = self.build(&mut scraping, fetched);
             let answer = hand_over(&*self.shop.append, batch);
@@ -286,10 +311,11 @@ impl Run {
     fn build(&mut self, scraper: &mut Scraper, fetched: Result<Fetched, ScrapeError>) -> Built {
         let spec = self.spec.clone();
         let body = fetched.and_then(|fetched| self.body(fetched));
-        let mut batch = Batch::new(origin(&spec, self.shop.clock.now_ms()));
+        let mut batch = self.shop.spare.batch(origin(&spec, self.shop.clock.now_ms()));
         batch.generation = self.shop.append.generation();
         let outdated = scraper.report.outdated(&spec);
-        let mut draft = scraper.cache.begin(&spec, body.as_ref().ok().map(|b| b.0), batch.generation);
+        let format = body.as_ref().ok().map(|b| b.0);
+        let mut draft = scraper.cache.begin_in(self.shop.spare.draft(), &spec, format, batch.generation);
         for labels in outdated {
             scraper.cache.add_orphan(labels);
         }
@@ -303,6 +329,7 @@ impl Run {
                 (taken, failure) =
                     Intake::new(&spec, &mut scraper.cache, &mut draft, &mut batch, self.outcome.scrape_ms)
                         .run(format, &text);
+                self.shop.spare.give_body(text);
                 failure.map(|failure| self.refused(failure))
             }
             Err(error) => Some(error),
@@ -330,7 +357,14 @@ impl Run {
             .map_err(|text| ScrapeError::new(ScrapeErrorKind::ContentType, text))?;
         self.outcome.format = Some(negotiated.name);
         let limit = body_limit(self.spec.limits.body_bytes);
-        let body = if fetched.gzip { inflate(&fetched.wire, limit)? } else { fetched.wire };
+        let body = match fetched.gzip {
+            true => {
+                let inflated = inflate(&fetched.wire, limit);
+                self.shop.spare.give_body(fetched.wire);
+                inflated?
+            }
+            false => fetched.wire,
+        };
         self.outcome.bytes_body = body.len() as u64;
         if negotiated.is_openmetrics_2 {
             let families = wire::openmetrics::v2::to_families(&body);
@@ -413,6 +447,15 @@ fn slot_outcome(error: Option<&ScrapeError>) -> SlotOutcome {
     }
 }
 
+/// Tells whether a body is read within a fraction of a millisecond. What a compressed one grows to is judged by the last.
+fn is_quick(scraper: &Scraper, fetched: &Result<Fetched, ScrapeError>) -> bool {
+    let Ok(fetched) = fetched else { return scraper.cache.len() <= COMMIT_INLINE_MAX };
+    let bytes = if fetched.gzip { scraper.body_bytes } else { fetched.wire.len() as u64 };
+    let usual = scraper.cache.len() > 0 && bytes <= scraper.body_bytes.saturating_mul(2);
+    let growth_fits = !fetched.gzip || fetched.wire.len() as u64 <= scraper.body_bytes;
+    usual && growth_fits && bytes <= INLINE_BYTES_MAX as u64
+}
+
 fn by_type(counts: &[u64; 8]) -> Vec<(MetricType, u64)> {
     (0u8..).zip(counts).filter(|(_, n)| **n > 0).map(|(t, n)| (MetricType::from_u8(t), *n)).collect()
 }
@@ -429,7 +472,7 @@ fn lost(answer: Result<Answer, oneshot::error::RecvError>) -> Answer {
 fn settle_scraper(
     scraper: &mut Scraper,
     spec: &TargetSpec,
-    draft: Draft,
+    draft: &mut Draft,
     batch: &mut Batch,
     stored: bool,
     scrape_ms: i64,
@@ -443,7 +486,7 @@ fn settle_scraper(
         }
     } else {
         scraper.refused = scraper.refused.saturating_add(u32::from(batch.slot.is_some()));
-        scraper.cache.roll_back(&draft);
+        scraper.cache.roll_back(draft);
     }
 }
 

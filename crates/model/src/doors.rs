@@ -20,11 +20,18 @@ pub trait Append: Send + Sync {
     /// One batch is one WAL record: after a crash all of it is there or nothing.
     fn submit(&self, batch: Batch, done: AppendDone);
 
+    /// Hands over a batch and returns at once. Where [`Append::submit`] would wait, the answer is [`AppendError::Busy`] and
+    /// nothing is stored: submit the batch again from a thread that may wait.
+    fn submit_now(&self, batch: Batch, done: AppendDone) {
+        self.submit(batch, done);
+    }
+
     /// Gives the number that changes whenever series ids given earlier may have lost their meaning.
     /// A batch that uses ids of an older generation fails with [`AppendError::StaleIds`] and nothing of it is stored.
     fn generation(&self) -> u64;
 
-    /// Starts to find the ids of series that were sent before by the bytes that name them.
+    /// Starts to find the ids of series that were sent before by the bytes that name them. Never waits: a store that would
+    /// make it wait knows nothing.
     fn recall(&self) -> Box<dyn Recall + '_> {
         Box::new(NoRecall)
     }

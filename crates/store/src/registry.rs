@@ -362,7 +362,7 @@ impl Resolver<'_> {
     fn guess(&self, labels: &[u8], attrs: AttrsId) -> Option<Resolved> {
         let known = self.order.at(self.expected)?;
         let fits = known.labels.as_bytes() == labels && known.attrs == attrs;
-        fits.then(|| Resolved { id: known.id, define: None, place: self.expected })
+        fits.then_some(Resolved { id: known.id, define: None, place: self.expected })
     }
 
     /// Notes that the series at a place came after the one before.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use model::histogram::{BUCKETS_MAX, Histogram};
 use model::{
-    Append, AppendDone, AppendError, Batch, CollectionMethod, Family, Labels, Matcher, MetricType, NO_FAMILY, Origin,
-    Recall, Refusal, SeriesId, SeriesIndex, TimeRange, Verdict,
+    Append, AppendDone, AppendError, Batch, CollectionMethod, Family, Labels, Matcher, MetricType, NO_FAMILY, NoRecall,
+    Origin, Recall, Refusal, SeriesId, SeriesIndex, TimeRange, Verdict,
 };
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use sys::{Clock, Fs, Lock};
@@ -32,6 +32,9 @@ use crate::wal::record::{self, Definition};
 
 /// See [`Store::before_cut`].
 pub(crate) type BeforeCut = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Forgetting series takes about so long.
+const RETRY_AFTER_FORGETTING_MS: u64 = 100;
 
 /// Durable samples in one directory. See [`Append`] and [`model::Select`] for what goes in and out.
 ///
@@ -193,6 +196,21 @@ impl Store {
         Ok(Prepared { framed, frame, definitions, max_ts_ms })
     }
 
+    /// Takes a batch in, waiting for room so long. The caller holds the gate.
+    fn submit_within(&self, mut batch: Batch, done: AppendDone, wait: Duration) {
+        if let Some(refusal) = self.pipeline.refusal() {
+            return done(batch, Err(refusal));
+        }
+        match self.prepare(&mut batch) {
+            Ok(Prepared { framed, frame, definitions, max_ts_ms }) => {
+                let patient = batch.origin.method == CollectionMethod::PullScraping;
+                let waiting = Waiting::new(batch, done);
+                self.pipeline.enqueue(Item { framed, frame, definitions, max_ts_ms, patient, waiting }, wait);
+            }
+            Err(error) => done(batch, Err(error)),
+        }
+    }
+
     /// Gives every series an id; what has none is in the second list with its reason.
     fn resolve(&self, batch: &mut Batch, generation: u64) -> Result<(Vec<Definition>, RefusedSeries), AppendError> {
         let current = batch.generation == generation;
@@ -280,20 +298,16 @@ struct Prepared {
 }
 
 impl Append for Store {
-    fn submit(&self, mut batch: Batch, done: AppendDone) {
-        if let Some(refusal) = self.pipeline.refusal() {
-            return done(batch, Err(refusal));
-        }
+    fn submit(&self, batch: Batch, done: AppendDone) {
         // Recursive: whoever recalled the ids of this batch holds it already, and one who waits to write must not part them.
         let _gate = self.gate.read_recursive();
-        match self.prepare(&mut batch) {
-            Ok(Prepared { framed, frame, definitions, max_ts_ms }) => {
-                let patient = batch.origin.method == CollectionMethod::PullScraping;
-                let waiting = Waiting::new(batch, done);
-                let wait = Duration::from_millis(self.core.config.queue_wait_ms);
-                self.pipeline.enqueue(Item { framed, frame, definitions, max_ts_ms, patient, waiting }, wait);
-            }
-            Err(error) => done(batch, Err(error)),
+        self.submit_within(batch, done, Duration::from_millis(self.core.config.queue_wait_ms));
+    }
+
+    fn submit_now(&self, batch: Batch, done: AppendDone) {
+        match self.gate.try_read_recursive() {
+            Some(_gate) => self.submit_within(batch, done, Duration::ZERO),
+            None => done(batch, Err(AppendError::Busy { retry_after_ms: RETRY_AFTER_FORGETTING_MS })),
         }
     }
 
@@ -302,7 +316,10 @@ impl Append for Store {
     }
 
     fn recall(&self) -> Box<dyn Recall + '_> {
-        Box::new(Recalling { store: self, _gate: self.gate.read(), resolver: None, attrs: AttrsId(0) })
+        match self.gate.try_read() {
+            Some(_gate) => Box::new(Recalling { store: self, _gate, resolver: None, attrs: AttrsId(0) }),
+            None => Box::new(NoRecall),
+        }
     }
 
     fn labels_of(&self, id: SeriesId) -> Option<Labels> {

@@ -13,8 +13,45 @@ const EXACT_SECOND_DIGITS: usize = 25;
 /// and a NaN with a sign are refused, every NaN gets Prometheus' bits. Who calls looks at what follows.
 #[inline]
 pub(crate) fn float_prefix(bytes: &[u8]) -> Option<(f64, usize)> {
+    if let Some(short) = short_decimal(bytes) {
+        return Some(short);
+    }
     let (value, len) = fast_float2::parse_partial::<f64, _>(bytes).ok()?;
     if value.is_finite() { Some((value, len)) } else { special(value, bytes, len) }
+}
+
+/// Powers of ten that a double holds exactly.
+const EXACT_POWERS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
+    1e21, 1e22,
+];
+
+/// Reads the plain decimal that the bytes start with, as nearly all numbers of a body are.
+///
+/// Where the digits make a whole number below 2^53 and the power of ten is exact, too, one division rounds correctly. Anything else
+/// is `None`: an exponent, a word, a plus, more digits.
+#[inline]
+fn short_decimal(bytes: &[u8]) -> Option<(f64, usize)> {
+    let negative = bytes.first() == Some(&b'-');
+    let start = usize::from(negative);
+    let (mut number, mut at, mut point) = (0u64, start, None);
+    loop {
+        match bytes.get(at) {
+            Some(digit @ b'0'..=b'9') => number = number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')),
+            Some(b'.') if point.is_none() => point = Some(at),
+            Some(b'e' | b'E') => return None,
+            _ => break,
+        }
+        at += 1;
+    }
+    let digits = at - start - usize::from(point.is_some());
+    // 19 digits fit into 64 bits, so that nothing has wrapped.
+    if digits == 0 || digits > 19 || number >= 1 << 53 {
+        return None;
+    }
+    let places = point.map_or(0, |point| at - point - 1);
+    let value = number as f64 / EXACT_POWERS.get(places)?;
+    Some((if negative { -value } else { value }, at))
 }
 
 #[cold]
@@ -117,6 +154,8 @@ pub fn format_openmetrics_float(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -144,6 +183,20 @@ mod tests {
         assert_eq!(parse_go_float("-0").map(f64::to_bits), Some((-0.0f64).to_bits()));
         for text in ["NaN", "nan", "nAn"] {
             assert_eq!(parse_go_float(text).map(f64::to_bits), Some(NORMAL_NAN_BITS), "{text}");
+        }
+    }
+
+    proptest! {
+        /// The short way is the long way, bit for bit, with the same end.
+        #[test]
+        fn short_decimals_are_read_like_all(text in "-?[0-9]{0,12}(\\.[0-9]{0,12})?[ x.1e\n]{0,2}", random: f64, hundredths in 0u64..1 << 56) {
+            let spelled = [text, random.to_string(), format!("{}.{:02}", hundredths / 100, hundredths % 100)];
+            for text in spelled {
+                if let Some((value, len)) = short_decimal(text.as_bytes()) {
+                    let long = fast_float2::parse_partial::<f64, _>(text.as_bytes()).ok();
+                    prop_assert_eq!(Some((value.to_bits(), len)), long.map(|(v, len)| (v.to_bits(), len)), "{}", text);
+                }
+            }
         }
     }
 

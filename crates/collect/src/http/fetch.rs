@@ -48,11 +48,18 @@ pub(crate) struct Fetch<'a> {
     /// The connection of the last scrape; the one of this scrape when it went well.
     slot: &'a mut Option<Connection>,
     trace: &'a mut FetchTrace,
+    /// Memory for the body.
+    buffer: Vec<u8>,
 }
 
 impl<'a> Fetch<'a> {
-    pub(crate) fn new(spec: &'a TargetSpec, slot: &'a mut Option<Connection>, trace: &'a mut FetchTrace) -> Fetch<'a> {
-        Fetch { spec, slot, trace }
+    pub(crate) fn new(
+        spec: &'a TargetSpec,
+        slot: &'a mut Option<Connection>,
+        trace: &'a mut FetchTrace,
+        buffer: Vec<u8>,
+    ) -> Fetch<'a> {
+        Fetch { spec, slot, trace, buffer }
     }
 
     /// Runs the whole exchange within the target's timeout.
@@ -178,7 +185,8 @@ impl<'a> Fetch<'a> {
         if expected > limit {
             return Err(too_large());
         }
-        let mut wire = Vec::with_capacity(expected.min(FIRST_BYTES_MAX) as usize);
+        let mut wire = std::mem::take(&mut self.buffer);
+        wire.reserve_exact(expected.min(FIRST_BYTES_MAX) as usize);
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(broken)?;
             if let Some(data) = frame.data_ref() {

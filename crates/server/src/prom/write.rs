@@ -19,8 +19,8 @@ use collect::report::BatchIds;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use model::{
-    Append, AppendError, Appended, Batch, BatchExemplar, CollectionMethod, Labels, Origin, Recall, Refusal, Select,
-    SeriesIndex, Verdict,
+    Append, AppendDone, AppendError, Appended, Batch, BatchExemplar, CollectionMethod, Labels, Origin, Recall, Refusal,
+    Select, SeriesIndex, Verdict,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use wire::remote_write::{self, DecodeStats, Limits, Written};
@@ -43,6 +43,8 @@ const ROWS_FACTOR: usize = 2;
 const ROWS_BYTES_MAX: usize = 32 << 20;
 /// More memory than this is not set aside on the word of a header.
 const RESERVE_BYTES_MAX: usize = 1 << 20;
+/// What inflates to no more is decoded on the thread that received it, within a fraction of a millisecond.
+const INLINE_BYTES_MAX: usize = 512 << 10;
 /// Longest time for a body to arrive: what has come of it takes room meanwhile.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a sender that finds no room shall wait, in seconds.
@@ -347,7 +349,7 @@ impl Writer {
             Ok(appended) => Ok(writer.answer(batch, stats, appended)),
             Err(error) => Err(refused_by_store(error)),
         };
-        self.store_recalling(arrived, decode, answer).await
+        self.store_recalling(arrived, plain <= INLINE_BYTES_MAX, decode, answer).await
     }
 
     /// Reads a body, taking room for what has come: one that is only announced keeps nobody out.
@@ -426,25 +428,28 @@ impl Writer {
         answer: impl FnOnce(&Batch, &T, Stored<'_>) -> Result<Response, Refused> + Send + 'static,
     ) -> Result<Response, Refused> {
         let decode = move |arrived: &mut Arrived, batch: &mut Batch, _: &mut dyn Recall| decode(arrived, batch);
-        self.store_recalling(arrived, decode, answer).await
+        self.store_recalling(arrived, false, decode, answer).await
     }
 
-    /// The same for a format whose series may be known by the bytes that name them.
+    /// The same for a format whose series may be known by the bytes that name them; `quick` says that decoding takes less
+    /// than to wake another thread for it.
     async fn store_recalling<T: Send + 'static>(
         &self,
         arrived: Arrived,
+        quick: bool,
         decode: impl FnOnce(&mut Arrived, &mut Batch, &mut dyn Recall) -> Result<T, Refused> + Send + 'static,
         answer: impl FnOnce(&Batch, &T, Stored<'_>) -> Result<Response, Refused> + Send + 'static,
     ) -> Result<Response, Refused> {
         let writer = self.clone();
         // Spawned: a client that goes away must not leave a durable batch without its event.
-        let task = tokio::spawn(async move { writer.store_all(arrived, decode, answer).await });
+        let task = tokio::spawn(async move { writer.store_all(arrived, quick, decode, answer).await });
         task.await.unwrap_or_else(|_| Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed")))
     }
 
     async fn store_all<T: Send + 'static>(
         &self,
         mut arrived: Arrived,
+        quick: bool,
         decode: impl FnOnce(&mut Arrived, &mut Batch, &mut dyn Recall) -> Result<T, Refused> + Send + 'static,
         answer: impl FnOnce(&Batch, &T, Stored<'_>) -> Result<Response, Refused> + Send + 'static,
     ) -> Result<Response, Refused> {
@@ -454,7 +459,7 @@ impl Writer {
         };
         let (tx, rx) = oneshot::channel();
         let writer = self.clone();
-        let handed = tokio::task::spawn_blocking(move || {
+        let hand_in = move || {
             let pool = &writer.0.pool;
             let mut batch = pool.batch();
             let append = &writer.0.parts.append;
@@ -473,18 +478,35 @@ impl Writer {
             };
             // The store may make us wait for room; others can decode meanwhile.
             drop(seat);
-            append.submit(batch, Box::new(move |batch, result| drop(tx.send((batch, result)))));
-            drop(recall);
+            let done: AppendDone = Box::new(move |batch, result| drop(tx.send((batch, result))));
+            if quick {
+                append.submit_now(batch, done)
+            } else {
+                append.submit(batch, done)
+            }
             Ok((decoded, started, room))
-        });
+        };
         let failed = || Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed");
-        let (decoded, started, room) = handed.await.map_err(|_| failed())??;
-        let (batch, result) = rx.await.map_err(|_| Refused::busy("the store is closed"))?;
+        let handed =
+            if quick { hand_in() } else { tokio::task::spawn_blocking(hand_in).await.map_err(|_| failed())? };
+        let (decoded, started, room) = handed?;
+        let closed = || Refused::busy("the store is closed");
+        let (mut batch, mut result) = rx.await.map_err(|_| closed())?;
+        if quick && matches!(result, Err(AppendError::Busy { .. })) {
+            let again = self.submit_waiting(batch).await.ok_or_else(closed)?;
+            (batch, result) = again;
+        }
         inner.events.note(&batch.origin.source_id, started, &batch, &result);
         let answer = answer(&batch, &decoded, result.as_ref());
         inner.pool.give_batch(batch);
         drop(room);
         answer
+    }
+
+    /// Submits a batch from a thread that may wait for room.
+    async fn submit_waiting(&self, batch: Batch) -> Option<(Batch, Result<Appended, AppendError>)> {
+        let append = Arc::clone(&self.0.parts.append);
+        tokio::task::spawn_blocking(move || append.append(batch)).await.ok()
     }
 
     fn decode(

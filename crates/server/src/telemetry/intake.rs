@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use model::{Append, AppendDone, Batch, CollectionMethod, Counts, Labels, Recall, Refusal, SeriesId};
+use model::{Append, AppendDone, AppendError, Batch, CollectionMethod, Counts, Labels, Recall, Refusal, SeriesId};
 use parking_lot::Mutex;
 
 use super::exposition::{Exposition, Histogram};
@@ -80,22 +80,11 @@ impl Metered {
 
 impl Append for Metered {
     fn submit(&self, batch: Batch, done: AppendDone) {
-        let intake = self.intake.clone();
-        let started = Instant::now();
-        let counted: AppendDone = Box::new(move |batch, result| {
-            match &result {
-                Ok(appended) => {
-                    intake.counts.lock()[batch.origin.method as usize].merge(&appended.counts);
-                    intake.batches.fetch_add(1, Ordering::Relaxed);
-                    intake.seconds.observe(started.elapsed().as_secs_f64());
-                }
-                Err(_) => {
-                    intake.failed.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-            done(batch, result);
-        });
-        self.inner.submit(batch, counted);
+        self.inner.submit(batch, self.counted(done, false));
+    }
+
+    fn submit_now(&self, batch: Batch, done: AppendDone) {
+        self.inner.submit_now(batch, self.counted(done, true));
     }
 
     fn generation(&self) -> u64 {
@@ -111,10 +100,32 @@ impl Append for Metered {
     }
 }
 
+impl Metered {
+    /// Puts the count before an answer; `comes_again` says that a busy store is no failure.
+    fn counted(&self, done: AppendDone, comes_again: bool) -> AppendDone {
+        let intake = self.intake.clone();
+        let started = Instant::now();
+        Box::new(move |batch, result| {
+            match &result {
+                Ok(appended) => {
+                    intake.counts.lock()[batch.origin.method as usize].merge(&appended.counts);
+                    intake.batches.fetch_add(1, Ordering::Relaxed);
+                    intake.seconds.observe(started.elapsed().as_secs_f64());
+                }
+                Err(AppendError::Busy { .. }) if comes_again => {}
+                Err(_) => {
+                    intake.failed.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            done(batch, result);
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{AppendError, Appended, Origin, Verdict};
+    use model::{Appended, Origin, Verdict};
 
     /// Stores every second sample and refuses the others.
     struct Half;

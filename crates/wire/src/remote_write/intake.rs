@@ -14,6 +14,7 @@ use model::{
 
 use super::histogram::{self, Value};
 use super::limits::{DecodeStats, Limits, RefusedHistogram, RefusedSeries};
+use super::plain;
 use crate::native::memory_of;
 use crate::proto::{Message, WireError};
 
@@ -132,6 +133,10 @@ impl<'b> Intake<'b> {
         series: SeriesIndex,
         verdict: Verdict,
     ) -> Result<i64, WireError> {
+        if let Some((ts_ms, value)) = plain::usual_sample(message.rest()) {
+            self.push_sample(series, ts_ms, value, verdict)?;
+            return Ok(0);
+        }
         let (mut value, mut ts_ms, mut start_ms) = (0.0, 0, 0);
         while let Some(field) = message.next_field()? {
             match field.number {

@@ -37,9 +37,12 @@ pub(super) fn written_labels(series: &[u8]) -> &[u8] {
 #[inline]
 pub(super) fn lone_sample(rest: &[u8]) -> Option<(i64, f64)> {
     let (&[SAMPLES_TAG, len], sample) = rest.split_first_chunk::<2>()? else { return None };
-    if usize::from(len) != sample.len() {
-        return None;
-    }
+    if usize::from(len) != sample.len() { None } else { usual_sample(sample) }
+}
+
+/// Reads a `Sample` of the form that nearly all senders write: value and time in milliseconds, and nothing else.
+#[inline]
+pub(super) fn usual_sample(sample: &[u8]) -> Option<(i64, f64)> {
     // A value of 0 is left out.
     let (value, time) = match sample.split_first_chunk::<9>() {
         Some((&[SAMPLE_VALUE_TAG, ref bits @ ..], time)) => (f64::from_bits(u64::from_le_bytes(*bits)), time),
