@@ -181,6 +181,38 @@ impl<'a> Message<'a> {
     /// Reads the next field; `None` at the end of the message.
     #[inline]
     pub(crate) fn next_field(&mut self) -> Result<Option<Field<'a>>, WireError> {
+        match self.next_short_field() {
+            Some(field) => Ok(Some(field)),
+            None => self.next_any_field(),
+        }
+    }
+
+    /// Reads the next field if it is as nearly all are: a tag of one byte, and a number, a length of one byte or eight bytes
+    /// behind it. Otherwise nothing is read.
+    #[inline]
+    fn next_short_field(&mut self) -> Option<Field<'a>> {
+        let start = self.at;
+        let (&[tag, byte], rest) = self.bytes.get(start..)?.split_first_chunk::<2>()?;
+        if !(8..0x80).contains(&tag) {
+            return None;
+        }
+        let (value, len, offset) = match tag & 7 {
+            0 if byte < 0x80 => (Value::Varint(u64::from(byte)), 2, start),
+            1 => {
+                let bits = self.bytes.get(start + 1..)?.first_chunk::<8>()?;
+                (Value::Fixed64(u64::from_le_bytes(*bits)), 9, start)
+            }
+            2 if byte < 0x80 => {
+                let len = usize::from(byte);
+                (Value::Bytes(rest.get(..len)?), 2 + len, start + 2)
+            }
+            _ => return None,
+        };
+        self.at = start + len;
+        Some(Field { number: u32::from(tag >> 3), value, offset: self.offset + offset })
+    }
+
+    fn next_any_field(&mut self) -> Result<Option<Field<'a>>, WireError> {
         if self.at == self.bytes.len() {
             return Ok(None);
         }
@@ -276,5 +308,46 @@ impl<'a> Message<'a> {
 
     fn malformed(&self, at: usize, reason: &'static str) -> WireError {
         WireError::Malformed { offset: self.offset + at, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn said(field: Field<'_>) -> (u32, usize, String) {
+        let value = match field.value {
+            Value::Varint(n) => format!("number {n}"),
+            Value::Fixed64(bits) => format!("bits {bits}"),
+            Value::Bytes(bytes) => format!("bytes {bytes:?}"),
+            Value::Fixed32 => "four bytes".to_owned(),
+        };
+        (field.number, field.offset, value)
+    }
+
+    proptest! {
+        /// The short way reads the same fields at the same places as the long one, and fails where it fails.
+        #[test]
+        fn short_fields_are_read_like_any(
+            bytes in prop::collection::vec(prop_oneof![any::<u8>(), 8u8..30, 0u8..4], 0..40), offset in 0usize..9,
+        ) {
+            let mut short = Message { bytes: &bytes, at: 0, offset };
+            let mut long = short;
+            loop {
+                let (a, b) = (short.next_field(), long.next_any_field());
+                prop_assert_eq!(short.at, long.at);
+                match (a, b) {
+                    (Ok(None), Ok(None)) => break,
+                    (Ok(Some(a)), Ok(Some(b))) => prop_assert_eq!(said(a), said(b)),
+                    (Err(a), Err(b)) => {
+                        prop_assert_eq!(a, b);
+                        break;
+                    }
+                    _ => prop_assert!(false, "one way fails and the other does not"),
+                }
+            }
+        }
     }
 }
