@@ -133,7 +133,8 @@ async fn a_failed_store_changes_nothing() {
     let exporter = Exporter::text("a 1\nb 2\n");
     let world = World::with(exporter.spec());
     world.scrape().await;
-    world.store.fail.lock().push_back(model::AppendError::Busy { retry_after_ms: 5 });
+    // A known target's batch is offered in passing first, and then from a thread that may wait.
+    world.store.fail.lock().extend([4, 5].map(|ms| model::AppendError::Busy { retry_after_ms: ms }));
     exporter.say("a 1\nc 2\n");
     let (outcome, _) = world.scrape().await;
     assert_eq!(outcome.error.map(|e| e.kind), Some(collect::ScrapeErrorKind::Store));
@@ -145,6 +146,18 @@ async fn a_failed_store_changes_nothing() {
     assert_eq!((stored.body(), stored.stale()), (valued(&[("a", 1.0), ("c", 2.0)]), named(&["b"])));
     assert_eq!(stored.facts().3, 1.0);
     assert_eq!(world.heard.last().1.consecutive_failures, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_without_room_at_once_is_asked_again_to_take_a_scrape() {
+    let exporter = Exporter::text("a 1\nb 2\n");
+    let world = World::with(exporter.spec());
+    world.scrape().await;
+    world.store.fail.lock().push_back(model::AppendError::Busy { retry_after_ms: 5 });
+    exporter.say("a 1\nc 2\n");
+    let (outcome, stored) = world.scrape().await;
+    assert_eq!((outcome.error.map(|e| e.kind), outcome.counts.refused_total()), (None, 0));
+    assert_eq!((stored.body(), stored.stale()), (valued(&[("a", 1.0), ("c", 2.0)]), named(&["b"])));
 }
 
 #[tokio::test(flavor = "multi_thread")]
