@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::{Append, AppendDone, Batch, Counts, Labels, Refusal, SeriesIndex, Verdict};
+use model::{Append, AppendDone, Batch, Counts, Labels, Recall, Refusal, SeriesId, SeriesIndex, Verdict};
 use parking_lot::Mutex;
 use store::{AdmissionStats, Full, OwnerStats, Store};
 use sys::Clock;
@@ -113,11 +113,19 @@ impl Rejections {
     }
 
     /// Notes the refused samples of a batch; when new series were among them, writes into the batch what its sender should know.
-    pub fn note(&self, batch: &mut Batch, counts: &Counts, now_ms: i64) {
+    ///
+    /// **Takes** what knows the labels of series that stand in the batch by their id alone.
+    pub fn note(
+        &self,
+        batch: &mut Batch,
+        counts: &Counts,
+        now_ms: i64,
+        labels_of: impl Fn(SeriesId) -> Option<Labels>,
+    ) {
         if counts.refused_total() == 0 {
             return;
         }
-        let found = look_at(batch);
+        let found = look_at(batch, labels_of);
         let target_id = batch.origin.target_id.clone();
         let limited = counts.refused[Refusal::SeriesLimit as usize] + counts.refused[Refusal::SampleLimit as usize] > 0;
         let labels = {
@@ -229,7 +237,7 @@ fn name_label(text: &mut String, target_id: &str, labels: &[LabelValues]) {
 }
 
 /// Refused series of a batch, evenly chosen.
-fn look_at(batch: &Batch) -> Vec<(Refusal, Labels)> {
+fn look_at(batch: &Batch, labels_of: impl Fn(SeriesId) -> Option<Labels>) -> Vec<(Refusal, Labels)> {
     let mut found = batch.examples.clone();
     let series = batch.samples.iter().map(|s| s.series).zip(batch.verdicts.iter().copied());
     let histograms = batch.histograms.iter().map(|h| (h.series, h.verdict));
@@ -240,7 +248,9 @@ fn look_at(batch: &Batch) -> Vec<(Refusal, Labels)> {
     };
     let refused: Vec<(Refusal, SeriesIndex)> = series.chain(histograms).filter_map(of_labels).collect();
     let step = refused.len().div_ceil(LOOKED_AT_MAX).max(1);
-    found.extend(refused.iter().step_by(step).filter_map(|(reason, series)| Some((*reason, batch.labels(*series)?))));
+    let by_id = |series: SeriesIndex| labels_of(batch.series.get(series.0 as usize)?.id);
+    let labels = |series| batch.labels(series).or_else(|| by_id(series));
+    found.extend(refused.iter().step_by(step).filter_map(|(reason, series)| Some((*reason, labels(*series)?))));
     found
 }
 
@@ -296,18 +306,36 @@ impl Noted {
 
 impl Append for Noted {
     fn submit(&self, batch: Batch, done: AppendDone) {
-        let (rejections, now_ms) = (self.rejections.clone(), self.clock.now_ms());
-        let noted: AppendDone = Box::new(move |mut batch, result| {
-            if let Ok(appended) = &result {
-                rejections.note(&mut batch, &appended.counts, now_ms);
-            }
-            done(batch, result);
-        });
-        self.inner.submit(batch, noted);
+        self.inner.submit(batch, self.noted(done));
+    }
+
+    fn submit_now(&self, batch: Batch, done: AppendDone) {
+        self.inner.submit_now(batch, self.noted(done));
     }
 
     fn generation(&self) -> u64 {
         self.inner.generation()
+    }
+
+    fn recall(&self) -> Box<dyn Recall + '_> {
+        self.inner.recall()
+    }
+
+    fn labels_of(&self, id: SeriesId) -> Option<Labels> {
+        self.inner.labels_of(id)
+    }
+}
+
+impl Noted {
+    /// Puts the writing before an answer.
+    fn noted(&self, done: AppendDone) -> AppendDone {
+        let (inner, rejections, now_ms) = (self.inner.clone(), self.rejections.clone(), self.clock.now_ms());
+        Box::new(move |mut batch, result| {
+            if let Ok(appended) = &result {
+                rejections.note(&mut batch, &appended.counts, now_ms, |id| inner.labels_of(id));
+            }
+            done(batch, result);
+        })
     }
 }
 
@@ -354,7 +382,7 @@ mod tests {
         for (id, now_ms) in [("big", 5), ("t", 10), ("t", 20)] {
             let mut batch = refused(id, 900);
             let counts = batch.counts();
-            rejections.note(&mut batch, &counts, now_ms);
+            rejections.note(&mut batch, &counts, now_ms, |_| None);
             let advice = batch.advice.unwrap();
             assert!(advice.starts_with(&format!("900 samples of new series of {id} were refused")), "{advice}");
             assert!(advice.contains(&format!("label user_id of {id} has about ")), "{advice}");
@@ -378,7 +406,7 @@ mod tests {
         for i in 0..RECORDS_MAX as i64 + 5 {
             let mut batch = refused(&format!("t{i}"), 2);
             let counts = batch.counts();
-            rejections.note(&mut batch, &counts, i);
+            rejections.note(&mut batch, &counts, i, |_| None);
             assert!(batch.advice.is_some_and(|a| a.contains("no room for new series")));
         }
         assert_eq!(
@@ -386,7 +414,7 @@ mod tests {
             (RECORDS_MAX, true, true)
         );
         let mut batch = Batch::default();
-        rejections.note(&mut batch, &Counts { received: 1, stored: 1, ..Counts::default() }, 1);
+        rejections.note(&mut batch, &Counts { received: 1, stored: 1, ..Counts::default() }, 1, |_| None);
         assert_eq!((batch.advice, rejections.targets()), (None, RECORDS_MAX));
     }
 }

@@ -9,7 +9,7 @@
 //! Senders name their series in much the same order again and again. So each defined series remembers which one came
 //! after it last time; comparing with that one costs no hash and hardly a cache miss. The table is asked when the guess
 //! is wrong. It also remembers a hash of 128 bits of the bytes that the sender wrote its labels in, so that these need
-//! not even be read: `docs/decisions/0008-a-series-is-known-by-the-hash-of-its-written-form.md`.
+//! not even be read: `docs/decisions/0012-a-series-is-known-by-the-hash-of-its-written-form.md`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use collect::{ScrapeError, ScrapeErrorKind, TargetOrigin, TargetStatus};
-use model::{Append, AppendDone, Batch, CollectionMethod, CollectionReport, Health, Origin};
+use model::{Append, AppendDone, Batch, CollectionMethod, CollectionReport, Health, Labels, Origin, Recall, SeriesId};
 use parking_lot::RwLock;
 use serde_json::{Value, json};
 
@@ -336,15 +336,60 @@ impl Attributed {
 
 impl Append for Attributed {
     fn submit(&self, mut batch: Batch, done: AppendDone) {
-        self.targets.attribute(&mut batch.origin);
-        if let Some(report) = &mut batch.report {
-            self.targets.attribute(&mut report.origin);
-        }
+        self.attribute(&mut batch);
         self.inner.submit(batch, done);
+    }
+
+    fn submit_now(&self, mut batch: Batch, done: AppendDone) {
+        self.attribute(&mut batch);
+        self.inner.submit_now(batch, done);
     }
 
     fn generation(&self) -> u64 {
         self.inner.generation()
+    }
+
+    fn recall(&self) -> Box<dyn Recall + '_> {
+        Box::new(AttributedRecall { inner: self.inner.recall(), targets: &self.targets })
+    }
+
+    fn labels_of(&self, id: SeriesId) -> Option<Labels> {
+        self.inner.labels_of(id)
+    }
+}
+
+impl Attributed {
+    fn attribute(&self, batch: &mut Batch) {
+        self.targets.attribute(&mut batch.origin);
+        if let Some(report) = &mut batch.report {
+            self.targets.attribute(&mut report.origin);
+        }
+    }
+}
+
+/// Series are owned by the target: what is recalled must be its own.
+struct AttributedRecall<'a> {
+    inner: Box<dyn Recall + 'a>,
+    targets: &'a PushTargets,
+}
+
+impl Recall for AttributedRecall<'_> {
+    fn begin(&mut self, origin: &Origin) -> u64 {
+        let mut origin = origin.clone();
+        self.targets.attribute(&mut origin);
+        self.inner.begin(&origin)
+    }
+
+    fn by_written(&mut self, written: &[u8]) -> Option<SeriesId> {
+        self.inner.by_written(written)
+    }
+
+    fn by_labels(&mut self, labels: &[u8]) -> Option<SeriesId> {
+        self.inner.by_labels(labels)
+    }
+
+    fn end(&mut self) {
+        self.inner.end();
     }
 }
 

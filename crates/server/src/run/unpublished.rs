@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use events::EventId;
-use model::{Append, AppendDone, Batch, CollectionReport};
+use model::{Append, AppendDone, AppendError, Batch, CollectionReport, Labels, Recall, SeriesId};
 use parking_lot::{Condvar, Mutex};
 
 /// What is known of a report on its way.
@@ -93,31 +93,52 @@ impl Noting {
 
 impl Append for Noting {
     fn submit(&self, batch: Batch, done: AppendDone) {
-        let Some(id) = batch.report.as_ref().map(|report| report.event_id) else {
-            return self.inner.submit(batch, done);
-        };
-        self.unpublished.submitted(id);
-        let unpublished = self.unpublished.clone();
-        let noted: AppendDone = Box::new(move |batch, result| {
-            match (&result, &batch.report) {
-                (Ok(_), Some(report)) => unpublished.durable(report.clone()),
-                // A failed batch's owner publishes another event, or tries again.
-                _ => unpublished.done(&id),
-            }
-            done(batch, result);
-        });
-        self.inner.submit(batch, noted);
+        let done = self.noted(&batch, done, false);
+        self.inner.submit(batch, done);
+    }
+
+    fn submit_now(&self, batch: Batch, done: AppendDone) {
+        let done = self.noted(&batch, done, true);
+        self.inner.submit_now(batch, done);
     }
 
     fn generation(&self) -> u64 {
         self.inner.generation()
+    }
+
+    fn recall(&self) -> Box<dyn Recall + '_> {
+        self.inner.recall()
+    }
+
+    fn labels_of(&self, id: SeriesId) -> Option<Labels> {
+        self.inner.labels_of(id)
+    }
+}
+
+impl Noting {
+    /// Notes the report of a batch, and puts what becomes of it before its answer; `comes_again` says that a busy store is
+    /// no end.
+    fn noted(&self, batch: &Batch, done: AppendDone, comes_again: bool) -> AppendDone {
+        let Some(id) = batch.report.as_ref().map(|report| report.event_id) else { return done };
+        self.unpublished.submitted(id);
+        let unpublished = self.unpublished.clone();
+        Box::new(move |batch, result| {
+            match (&result, &batch.report) {
+                (Ok(_), Some(report)) => unpublished.durable(report.clone()),
+                // It is submitted again, under the same id.
+                (Err(AppendError::Busy { .. }), _) if comes_again => {}
+                // A failed batch's owner publishes another event, or tries again.
+                _ => unpublished.done(&id),
+            }
+            done(batch, result);
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{AppendError, Appended};
+    use model::Appended;
 
     type Held = Vec<(Batch, AppendDone)>;
 

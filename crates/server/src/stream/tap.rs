@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use model::histogram::Histogram;
-use model::{Append, AppendDone, Batch, SeriesId, Verdict};
+use model::{Append, AppendDone, Batch, Labels, Recall, SeriesId, Verdict};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -145,25 +145,43 @@ impl Tapped {
 
 impl Append for Tapped {
     fn submit(&self, batch: Batch, done: AppendDone) {
-        let tap = self.tap.clone();
-        let tapped: AppendDone = Box::new(move |batch, result| {
-            if result.is_ok() {
-                tap.give(&batch);
-            }
-            done(batch, result);
-        });
-        self.inner.submit(batch, tapped);
+        self.inner.submit(batch, self.tapped(done));
+    }
+
+    fn submit_now(&self, batch: Batch, done: AppendDone) {
+        self.inner.submit_now(batch, self.tapped(done));
     }
 
     fn generation(&self) -> u64 {
         self.inner.generation()
+    }
+
+    fn recall(&self) -> Box<dyn Recall + '_> {
+        self.inner.recall()
+    }
+
+    fn labels_of(&self, id: SeriesId) -> Option<Labels> {
+        self.inner.labels_of(id)
+    }
+}
+
+impl Tapped {
+    /// Puts the tap before an answer.
+    fn tapped(&self, done: AppendDone) -> AppendDone {
+        let tap = self.tap.clone();
+        Box::new(move |batch, result| {
+            if result.is_ok() {
+                tap.give(&batch);
+            }
+            done(batch, result);
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{Labels, NO_FAMILY, Refusal};
+    use model::{NO_FAMILY, Refusal};
 
     fn batch(samples: usize) -> Batch {
         let mut batch = Batch::default();
