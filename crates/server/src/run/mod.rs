@@ -8,10 +8,12 @@
 //! Fails how: whatever keeps the server from starting is one [`RunError`] with a sentence that says what to do.
 
 mod arriving;
+mod doors;
 mod gate;
 mod inflight;
 mod jobs;
 mod landing;
+mod opening;
 mod parts;
 mod reload;
 mod retention;
@@ -21,6 +23,7 @@ mod signals;
 #[cfg(test)]
 mod tests;
 mod unpublished;
+mod upkeep;
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,29 +1,28 @@
 //! Everything behind the gate: opened in order, closed in order.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use catalog::Catalog;
 use collect::report::BatchIds;
 use collect::{AddressPolicy, Collector};
 use events::EventLog;
-use model::{Append, Counts, SeriesId, StreamMark};
-use parking_lot::Mutex;
-use store::{Recovery, Store, StoreConfig, StoreStats};
-use sys::{Clock, RealClock, RealFs};
+use model::SeriesId;
+use store::{Store, StoreStats};
+use sys::{Clock, RealClock};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::timeout;
 
+use super::doors::Doors;
 use super::gate::Gate;
 use super::jobs::Jobs;
+use super::opening::source;
 use super::reload::{InForce, Reloader};
-use super::retention::Keeper;
 use super::routes::{self, App};
-use super::unpublished::{Noting, Unpublished};
+use super::upkeep::{Tables, Written, merging, secure_events, upkeep};
 use super::{Options, RunError};
 use crate::alerting::{Groups, HostParts, Notifier, StoreHost};
 use crate::config::{Config, Settings};
@@ -34,28 +33,16 @@ use crate::observe::Observer;
 use crate::otlp::Otlp;
 use crate::prom::admin::Admin;
 use crate::prom::api::Pushed;
-use crate::prom::{PromApi, PromParts, QueryLimits, QueryService, RuntimeInfo, WriteLimits};
-use crate::push::{Folder, Gateway, GatewayParts, Group, PushLimits};
-use crate::rejections::{Noted, Rejections};
-use crate::rest::push_targets::Attributed;
+use crate::prom::{PromApi, PromParts, QueryService};
+use crate::push::{Gateway, GatewayParts};
 use crate::rest::{Rest, RestParts};
-use crate::stream::{Positions, StreamParts, Streams, Tap, Tapped};
+use crate::stream::{Positions, StreamParts, Streams};
 use crate::telemetry::own::{Own, OwnParts};
-use crate::telemetry::{HttpMetrics, Intake, Metered};
-use crate::upload::{MARK_PREFIX, Uploads, UploadsParts};
+use crate::telemetry::{HttpMetrics, Intake};
+use crate::upload::MARK_PREFIX;
 
 /// Scrapes under way get this long when the server stops.
 pub const SCRAPES_GRACE: Duration = Duration::from_secs(3);
-/// Scrapes come evenly spread; gathered for so long they share an fdatasync. Nobody waits for their answer.
-const SCRAPE_PATIENCE_MS: u64 = 10;
-/// How often the head is written out early for the sake of room; each time costs a small block.
-const RELIEVE_EVERY: Duration = Duration::from_secs(30);
-/// Whoever made a batch durable gets this long to publish its event before the event is published for him.
-const PUBLISH_WAIT: Duration = Duration::from_secs(1);
-/// How often windows that are over are looked for.
-const UPKEEP_EVERY: Duration = Duration::from_secs(5);
-/// How often blocks to merge are looked for.
-const MERGE_EVERY: Duration = Duration::from_secs(5);
 
 /// What opening needs.
 pub struct Opening {
@@ -107,13 +94,8 @@ impl Opening {
         let keeper = self.open_keeper(&store, &catalog).await?;
         let intake = Arc::new(Intake::default());
         let observer = Arc::new(Observer::new(catalog.clone(), events.clone()));
-        let noting = Arc::new(Noting::new(store.clone(), observer.unpublished().clone()));
-        let tap = Arc::new(Tap::default());
-        let tapped: Arc<dyn Append> = Arc::new(Tapped::new(noting, tap.clone()));
-        let metered: Arc<dyn Append> = Arc::new(Metered::new(tapped, intake.clone()));
-        let rejections = Arc::new(Rejections::new(Some(store.clone())));
-        let append: Arc<dyn Append> = Arc::new(Noted::new(metered, rejections.clone(), clock.clone()));
-        let append: Arc<dyn Append> = Arc::new(Attributed::new(append, observer.push_targets().clone()));
+        let doors = Doors { store: &store, observer: &observer, intake: &intake, clock: &clock };
+        let (append, tap, rejections) = doors.open();
         let batch_ids = Arc::new(BatchIds::new(self.settings.node.clone()));
         let pushed: Pushed = {
             let observer = observer.clone();
@@ -313,175 +295,6 @@ impl Opening {
         self.gate.open(routes::router(app, http, &self.settings.limits));
         Ok(Parts { reloader, otlp, collector, catalog, events, store, prom, rule_groups, lines, positions, clock })
     }
-
-    /// Replays the log on a thread that may block.
-    async fn open_store(&self, clock: Arc<dyn Clock>, memory: &MemoryPlan) -> Result<(Arc<Store>, Recovery), RunError> {
-        let dir = &self.settings.data_dir;
-        let config = StoreConfig {
-            dir: dir.clone(),
-            retention_ms: self.settings.retention_ms,
-            retention_bytes: self.settings.retention_bytes,
-            compaction_bytes_per_second: self.settings.compaction_bytes_per_second,
-            series_max: limited(self.settings.limits.series_max),
-            series_bytes_max: memory.series,
-            source_series_max: limited(self.settings.limits.source_series_max),
-            exemplars_max: self.settings.exemplars_max,
-            // See `upkeep`.
-            maintain_every_ms: 0,
-            scrape_patience_ms: SCRAPE_PATIENCE_MS,
-            scrub_bytes_per_second: self.settings.scrub_bytes_per_second,
-            ..StoreConfig::default()
-        };
-        let wal_bytes = folder_bytes(&dir.join("wal"));
-        self.gate.progress(format!("replaying {:.1} MiB of write-ahead log", wal_bytes as f64 / f64::from(1 << 20)));
-        let opened = tokio::task::spawn_blocking(move || Store::open(Arc::new(RealFs), clock, config)).await;
-        let (store, recovery) = opened.map_err(|_| RunError::Bug)??;
-        tracing::info!(
-            dir = %dir.display(),
-            records = recovery.records,
-            samples = recovery.samples,
-            duration_ms = recovery.duration_ms,
-            "store open"
-        );
-        for damage in &recovery.damaged {
-            tracing::error!("damage found: {damage}");
-        }
-        Ok((store, recovery))
-    }
-
-    /// Brings the targets' retention into the store before anybody can ask.
-    async fn open_keeper(&self, store: &Arc<Store>, catalog: &Arc<Catalog>) -> Result<Arc<Mutex<Keeper>>, RunError> {
-        let path = self.settings.data_dir.join("retention");
-        let (store, catalog, default_ms) = (store.clone(), catalog.clone(), self.settings.retention_ms);
-        let opened =
-            tokio::task::spawn_blocking(move || Keeper::open(Arc::new(RealFs), path, store, catalog, default_ms));
-        Ok(Arc::new(Mutex::new(opened.await.map_err(|_| RunError::Bug)?)))
-    }
-
-    /// Reads the pushed groups of earlier lives.
-    async fn open_push(&self, dir: &Path) -> Result<(Folder, Vec<Group>), RunError> {
-        self.gate.progress("reading pushed groups");
-        let dir = dir.join("push");
-        let opened = tokio::task::spawn_blocking(move || {
-            Folder::open(Arc::new(RealFs), &dir).map_err(|error| RunError::Push { dir, error })
-        });
-        let (folder, groups, damaged) = opened.await.map_err(|_| RunError::Bug)??;
-        for damage in &damaged {
-            tracing::error!("damage found: {damage}");
-        }
-        Ok((folder, groups))
-    }
-
-    /// Reads the uploads of earlier lives.
-    async fn open_uploads(
-        &self,
-        dir: &Path,
-        rest: Rest,
-        marks: Vec<(StreamMark, Counts)>,
-    ) -> Result<Uploads, RunError> {
-        let dir = dir.join("uploads");
-        let parts = UploadsParts { rest, fs: Arc::new(RealFs), dir: dir.clone(), marks };
-        let opened = tokio::task::spawn_blocking(move || Uploads::open(parts)).await.map_err(|_| RunError::Bug)?;
-        let (uploads, damaged) = opened.map_err(|error| RunError::Uploads { dir, error })?;
-        for damage in &damaged {
-            tracing::error!("damage found: {damage}");
-        }
-        Ok(uploads)
-    }
-
-    /// Reads how far streams have come.
-    async fn open_positions(
-        &self,
-        dir: &Path,
-        marks: Vec<(StreamMark, Counts)>,
-        now_ms: i64,
-    ) -> Result<Arc<Positions>, RunError> {
-        let dir = dir.to_owned();
-        let opened = tokio::task::spawn_blocking(move || Positions::open(Arc::new(RealFs), &dir, marks, now_ms));
-        let (positions, trouble) = opened.await.map_err(|_| RunError::Bug)?;
-        if let Some(trouble) = trouble {
-            tracing::error!("damage found: {trouble}");
-        }
-        Ok(Arc::new(positions))
-    }
-
-    /// Opens the event log; collections that the store knows and the log does not are published now.
-    async fn open_events(&self, dir: &Path, recovery: Recovery) -> Result<EventLog, RunError> {
-        self.gate.progress("completing the event log");
-        let dir = dir.join("events");
-        let opened = tokio::task::spawn_blocking(move || {
-            let log = EventLog::open(&dir)?;
-            let restored = log.restore(recovery.reports.into_iter().map(|(_, report)| report))?;
-            Ok::<_, events::EventError>((log, restored))
-        });
-        let (log, restored) = opened.await.map_err(|_| RunError::Bug)??;
-        if restored > 0 {
-            tracing::info!(restored, "events published that an earlier run did not get to");
-        }
-        Ok(log)
-    }
-
-    fn query_limits(&self) -> QueryLimits {
-        let query = self.settings.query;
-        QueryLimits {
-            concurrency: query.concurrency,
-            timeout: Duration::from_millis(query.timeout_ms.max(1).unsigned_abs()),
-            samples_max: query.samples_max,
-            lookback_ms: query.lookback_ms,
-            ..QueryLimits::default()
-        }
-    }
-
-    fn write_limits(&self) -> WriteLimits {
-        let limits = self.settings.limits;
-        WriteLimits {
-            body_bytes_max: limits.body_bytes_max,
-            inflated_bytes_max: limits.body_bytes_max,
-            inflight_bytes_max: limits.inflight_bytes_max.max(2 * limits.body_bytes_max),
-            ..WriteLimits::default()
-        }
-    }
-
-    fn push_limits(&self) -> PushLimits {
-        PushLimits {
-            restate_every: Duration::from_millis(self.settings.push_restate_ms.max(1).unsigned_abs()),
-            body_bytes_max: self.settings.limits.body_bytes_max,
-            ..PushLimits::default()
-        }
-    }
-
-    /// Says where people reach this server.
-    fn external_url(&self) -> String {
-        format!("http://{}", self.external_host())
-    }
-
-    /// Says under which name others reach this server.
-    fn external_host(&self) -> String {
-        let (ip, port) = (self.address.ip(), self.address.port());
-        if ip.is_unspecified() { format!("{}:{port}", hostname()) } else { self.address.to_string() }
-    }
-
-    fn runtime_source(
-        &self,
-        reloader: &Arc<Reloader>,
-        corruptions: Arc<AtomicU64>,
-        started_at_ms: i64,
-    ) -> Arc<dyn Fn() -> RuntimeInfo + Send + Sync> {
-        let retention = model::format_duration_ms(self.settings.retention_ms);
-        source(reloader, move |reloader| {
-            let last = reloader.last();
-            RuntimeInfo {
-                started_at_ms,
-                cwd: std::env::current_dir().map(|p| p.display().to_string()).unwrap_or_default(),
-                hostname: hostname(),
-                reload_ok: last.ok,
-                reloaded_at_ms: last.taken_at_ms,
-                corruptions: corruptions.load(Ordering::Relaxed),
-                threads: std::fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count() as u64),
-                retention: retention.clone(),
-            }
-        })
-    }
 }
 
 impl Parts {
@@ -514,140 +327,4 @@ impl Parts {
             tracing::error!("the store did not close in order; its log has everything that was acknowledged");
         }
     }
-}
-
-/// Tables that have what the log may lose to a cut.
-#[derive(Clone)]
-struct Tables {
-    positions: Arc<Positions>,
-    uploads: Uploads,
-}
-
-impl Tables {
-    fn save(&self) -> Result<(), String> {
-        self.positions.save().and_then(|()| self.uploads.save_all()).map_err(|e| e.to_string())
-    }
-}
-
-/// What must be on disk before the store's log is cut.
-#[derive(Clone)]
-struct Written {
-    events: EventLog,
-    unpublished: Arc<Unpublished>,
-    tables: Tables,
-}
-
-/// Makes the events of everything that the store has taken durable: the store's log may be cut afterwards.
-fn secure_events(events: &EventLog, unpublished: &Unpublished) -> Result<(), String> {
-    let settled = unpublished.settle(PUBLISH_WAIT, |report| events.publish(report));
-    events.sync().map_err(|e| e.to_string())?;
-    if settled { Ok(()) } else { Err("collections are under way whose events are not written yet".to_owned()) }
-}
-
-/// Turns windows into blocks and cuts the log, see [`secure_events`] for what comes before the cut; follows the targets'
-/// retention.
-async fn upkeep(
-    store: Arc<Store>,
-    written: Written,
-    keeper: Arc<Mutex<Keeper>>,
-    clock: Arc<dyn Clock>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut tick = tokio::time::interval(UPKEEP_EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut refused_before, mut relieved_at) = (0, None::<Instant>);
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            _ = stop.wait_for(|stopped| *stopped) => return,
-        }
-        let refused = store.admission().refused_total();
-        // Ended series hold the room that others wait for.
-        let relieve = refused > refused_before && relieved_at.is_none_or(|at| at.elapsed() >= RELIEVE_EVERY);
-        let (store, written) = (store.clone(), written.clone());
-        let (keeper, clock) = (keeper.clone(), clock.clone());
-        let round = tokio::task::spawn_blocking(move || {
-            // What is still under way now keeps the store from cutting its log, but from nothing else.
-            if let Err(error) = secure_events(&written.events, &written.unpublished) {
-                tracing::warn!("events: {error}");
-            }
-            if let Err(error) = written.tables.save() {
-                tracing::warn!("how far streams and uploads are: {error}");
-            }
-            keeper.lock().tick(clock.now_ms())?;
-            let done = store.maintain_windows().map_err(|e| e.to_string())?;
-            let forgotten = if relieve { store.relieve().map_err(|e| e.to_string())? } else { 0 };
-            Ok::<_, String>((done, forgotten))
-        });
-        let round = round.await;
-        if let Ok(Ok((_, forgotten @ 1..))) = &round {
-            tracing::info!(forgotten, "series that have ended made room for new ones");
-            (refused_before, relieved_at) = (refused, Some(Instant::now()));
-        }
-        match round.map(|round| round.map(|(done, _)| done)) {
-            Ok(Ok(done)) if done.blocks_written + done.blocks_dropped > 0 => {
-                tracing::info!(
-                    written = done.blocks_written,
-                    dropped = done.blocks_dropped,
-                    segments_cut = done.segments_cut,
-                    "blocks"
-                );
-            }
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::error!("upkeep: {error}; it is tried again"),
-            Err(error) => tracing::error!(%error, "upkeep broke off; it is tried again"),
-        }
-    }
-}
-
-/// Merges blocks, apart from the rest of the upkeep: a large merge takes minutes.
-async fn merging(store: Arc<Store>, mut stop: watch::Receiver<bool>) {
-    let mut pause = MERGE_EVERY;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|stopped| *stopped) => return,
-        }
-        let store = store.clone();
-        pause = match tokio::task::spawn_blocking(move || store.compact()).await {
-            Ok(Ok(0)) => MERGE_EVERY,
-            Ok(Ok(blocks)) => {
-                tracing::info!(blocks, "blocks became one");
-                Duration::ZERO
-            }
-            Ok(Err(error)) => {
-                tracing::error!("{error}; it is tried again");
-                MERGE_EVERY
-            }
-            Err(error) => {
-                tracing::error!(%error, "merging blocks broke off; it is tried again");
-                MERGE_EVERY
-            }
-        };
-    }
-}
-
-/// Zero means no limit but the memory's.
-fn limited(n: u64) -> u64 {
-    if n == 0 { u64::MAX } else { n }
-}
-
-/// Makes a source that asks one part.
-fn source<P, T>(part: &Arc<P>, ask: impl Fn(&P) -> T + Send + Sync + 'static) -> Arc<dyn Fn() -> T + Send + Sync>
-where
-    P: Send + Sync + 'static,
-{
-    let part = part.clone();
-    Arc::new(move || ask(&part))
-}
-
-fn folder_bytes(dir: &Path) -> u64 {
-    let entries = std::fs::read_dir(dir).into_iter().flatten();
-    entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
-}
-
-fn hostname() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
 }
