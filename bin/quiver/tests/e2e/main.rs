@@ -22,4 +22,5 @@ mod rules;
 mod selftest;
 mod streams;
 mod support;
+mod toxic;
 mod uploads;
