@@ -191,7 +191,7 @@ impl Head {
 
     /// Visits all series, in order of their ids.
     pub fn visit_all(&self, mut act: impl FnMut(u32, &Slot)) {
-        for number in 0..self.pages.read().len() {
+        for number in 0..self.page_count() {
             let Some(page) = self.page(number) else { continue };
             for (index, slot) in page.slots.read().slots.iter().enumerate() {
                 if let Some(slot) = slot {
@@ -208,12 +208,18 @@ impl Head {
         out
     }
 
+    /// Gives how many pages there are. The lock is free again: who holds it and asks for a page waits for ever, when the apply
+    /// thread waits to add one.
+    fn page_count(&self) -> usize {
+        self.pages.read().len()
+    }
+
     fn page(&self, number: usize) -> Option<Arc<Page>> {
         self.pages.read().get(number).cloned().flatten()
     }
 
     fn visit_all_mut(&self, mut act: impl FnMut(&mut Slot)) {
-        for number in 0..self.pages.read().len() {
+        for number in 0..self.page_count() {
             let Some(page) = self.page(number) else { continue };
             page.slots.write().slots.iter_mut().flatten().for_each(&mut act);
         }
@@ -251,7 +257,7 @@ impl Head {
 
     /// Captures the pages that the apply thread has not.
     pub fn capture_rest(&self, capture: &Capture) {
-        for number in 0..self.pages.read().len() {
+        for number in 0..self.page_count() {
             if let Some(page) = self.page(number) {
                 page.slots.write().captured_by(capture, number);
                 capture.sync_early();
@@ -353,4 +359,31 @@ fn place(id: u32) -> (usize, usize) {
 /// Gives the verdict on a sample whose series is not known.
 pub fn unknown_series() -> Verdict {
     Verdict::Refused(Refusal::InvalidName)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_over_all_series_does_not_keep_new_ones_out() {
+        let head = Head::new(1_000);
+        let labels = Labels::from_pairs([("__name__", "a")]);
+        let define = |page: usize| head.define((page * PAGE_SLOTS) as u32, &labels, AttrsId(0));
+        define(0);
+        define(1);
+        let (mut walked, mut made) = (0, 2);
+        head.visit_all(|_, _| {
+            walked += 1;
+            // On another thread, as the apply thread does it, while the walk goes on.
+            std::thread::scope(|s| s.spawn(|| define(made)).join()).expect("a thread");
+            made += 1;
+        });
+        assert_eq!((walked, made, head.labels().len()), (2, 4, 4));
+        head.visit_all_mut(|_| {
+            std::thread::scope(|s| s.spawn(|| define(made)).join()).expect("a thread");
+            made += 1;
+        });
+        assert_eq!(head.labels().len(), 8);
+    }
 }
