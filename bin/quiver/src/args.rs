@@ -82,6 +82,13 @@ pub struct ServeArgs {
     /// Directory for all data; one server at a time [default: ./data]
     #[arg(long, alias = "storage.tsdb.path", value_name = "DIR", env = "QUIVER_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
+    /// PostgreSQL for targets and collections instead of the embedded database, such as
+    /// postgres://user@host:5432/db?sslmode=verify-full; the password may come from PGPASSWORD or the configuration file
+    #[arg(long, value_name = "URL", env = "QUIVER_CATALOG_URL", hide_env_values = true)]
+    pub catalog: Option<String>,
+    /// Redis in which others find target health, latest metrics, statistics and schedule, such as redis://host:6379/0
+    #[arg(long, value_name = "URL", env = "QUIVER_CACHE_URL", hide_env_values = true)]
+    pub cache: Option<String>,
     /// How long samples are kept, such as 15d [default: 15d]
     #[arg(long, alias = "storage.tsdb.retention.time", value_name = "DURATION", env = "QUIVER_RETENTION")]
     pub retention: Option<String>,

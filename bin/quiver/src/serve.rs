@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use server::config::Overrides;
+use server::config::backing::SecretUrl;
+use server::config::{CacheSettings, CatalogSettings, Overrides};
 use server::run::{self, Options};
 use tracing_subscriber::EnvFilter;
 
@@ -67,6 +68,8 @@ fn options(args: &ServeArgs) -> Result<Options, Failure> {
             retention_bytes,
             admin_api: args.enable_admin_api,
             memory_bytes,
+            catalog: args.catalog.as_deref().map(catalog).transpose()?,
+            cache: args.cache.as_deref().map(cache).transpose()?,
             statsd: args.listen_statsd.clone(),
             graphite: args.listen_graphite.clone(),
         },
@@ -88,6 +91,14 @@ fn retention_bytes(text: &str) -> Result<u64, Failure> {
     })
 }
 
+fn catalog(url: &str) -> Result<CatalogSettings, Failure> {
+    CatalogSettings::of_url(url).map_err(|e| Failure::usage(format!("--catalog: {e}")))
+}
+
+fn cache(url: &str) -> Result<CacheSettings, Failure> {
+    CacheSettings::of_url(url).map_err(|e| Failure::usage(format!("--cache: {e}")))
+}
+
 fn memory_bytes(text: &str) -> Result<u64, Failure> {
     match server::config::parse_size_bytes(text) {
         Ok(bytes) if bytes >= server::config::MEMORY_BYTES_MIN => Ok(bytes),
@@ -98,8 +109,11 @@ fn memory_bytes(text: &str) -> Result<u64, Failure> {
 /// The flags as `/api/v1/status/flags` shows them.
 fn flags(args: &ServeArgs) -> Vec<(String, String)> {
     let path = |p: &Option<std::path::PathBuf>| p.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
+    let url = |u: &Option<String>| u.clone().map(|u| SecretUrl(u).shown()).unwrap_or_default();
     let text = |t: &Option<String>| t.clone().unwrap_or_default();
     [
+        ("cache", url(&args.cache)),
+        ("catalog", url(&args.catalog)),
         ("config", path(&args.config)),
         ("config.allow-unsupported", args.allow_unsupported.to_string()),
         ("data-dir", path(&args.data_dir)),

@@ -7,12 +7,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
+use std::sync::atomic::Ordering;
 
 use model::{CollectionMethod, CollectionReport, Health};
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{Connection, Row};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::waiting::Waiting;
 use crate::{COLLECTION_RETENTION_MS, Catalog, CatalogError, time};
 
 /// Length of a roll-up's window.
@@ -21,6 +22,8 @@ pub const WINDOW_MS: i64 = 5 * 60 * 1000;
 pub const ROLLUPS_MAX: usize = 200_000;
 /// How many rows may wait for the next flush.
 pub const ROWS_MAX: usize = 20_000;
+/// How many pieces of waiting rows one flush brings to a database that came back.
+const PIECES_PER_FLUSH: usize = 40;
 /// How many characters of an error are kept.
 const ERROR_CHARS_MAX: usize = 2_000;
 
@@ -108,28 +111,68 @@ impl CollectionRow {
             window_start_ms: None,
         }
     }
+}
 
-    fn read(row: &SqliteRow) -> Result<CollectionRow, sqlx::Error> {
-        let method: String = row.try_get("collection_method")?;
-        let health: String = row.try_get("health_status")?;
-        let created_at: String = row.try_get("created_at")?;
-        let window_start: Option<String> = row.try_get("window_start")?;
-        Ok(CollectionRow {
-            job_id: row.try_get("job_id")?,
-            target_id: row.try_get("target_id")?,
-            source_id: row.try_get("source_id")?,
-            method: CollectionMethod::ALL.into_iter().find(|m| m.as_str() == method).unwrap_or_default(),
-            status: row.try_get("status")?,
-            metrics_collected: row.try_get("metrics_collected")?,
-            collection_duration_ms: row.try_get::<Option<f64>, _>("collection_duration_ms")?.unwrap_or_default(),
-            error_details: row.try_get("error_details")?,
-            created_at_ms: time::from_text(&created_at).unwrap_or_default(),
-            health: Health::ALL.into_iter().find(|h| h.as_str() == health).unwrap_or_default(),
-            collections: row.try_get("collections")?,
-            samples_stored: row.try_get("samples_stored")?,
-            samples_refused: row.try_get("samples_refused")?,
-            window_start_ms: window_start.as_deref().and_then(time::from_text),
-        })
+/// A row as the databases and the file of waiting rows hold it.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct RowText {
+    pub job_id: String,
+    pub target_id: String,
+    pub source_id: String,
+    pub collection_method: String,
+    pub status: String,
+    pub metrics_collected: i64,
+    pub collection_duration_ms: Option<f64>,
+    pub error_details: Option<String>,
+    pub created_at: String,
+    pub health_status: String,
+    pub collections: i64,
+    pub samples_stored: i64,
+    pub samples_refused: i64,
+    pub window_start: Option<String>,
+}
+
+impl From<RowText> for CollectionRow {
+    fn from(text: RowText) -> CollectionRow {
+        let method = CollectionMethod::ALL.into_iter().find(|m| m.as_str() == text.collection_method);
+        let health = Health::ALL.into_iter().find(|h| h.as_str() == text.health_status);
+        CollectionRow {
+            job_id: text.job_id,
+            target_id: text.target_id,
+            source_id: text.source_id,
+            method: method.unwrap_or_default(),
+            status: text.status,
+            metrics_collected: text.metrics_collected,
+            collection_duration_ms: text.collection_duration_ms.unwrap_or_default(),
+            error_details: text.error_details,
+            created_at_ms: time::from_text(&text.created_at).unwrap_or_default(),
+            health: health.unwrap_or_default(),
+            collections: text.collections,
+            samples_stored: text.samples_stored,
+            samples_refused: text.samples_refused,
+            window_start_ms: text.window_start.as_deref().and_then(time::from_text),
+        }
+    }
+}
+
+impl From<&CollectionRow> for RowText {
+    fn from(row: &CollectionRow) -> RowText {
+        RowText {
+            job_id: row.job_id.clone(),
+            target_id: row.target_id.clone(),
+            source_id: row.source_id.clone(),
+            collection_method: row.method.as_str().to_owned(),
+            status: row.status.clone(),
+            metrics_collected: row.metrics_collected,
+            collection_duration_ms: Some(row.collection_duration_ms),
+            error_details: row.error_details.clone(),
+            created_at: time::to_text(row.created_at_ms),
+            health_status: row.health.as_str().to_owned(),
+            collections: row.collections,
+            samples_stored: row.samples_stored,
+            samples_refused: row.samples_refused,
+            window_start: row.window_start_ms.map(time::to_text),
+        }
     }
 }
 
@@ -257,69 +300,72 @@ impl Catalog {
 
     /// Gives rows of `collection_jobs`, newest first, at most `limit` of them; written ones only.
     pub async fn collections(&self, target_id: Option<&str>, limit: u32) -> Result<Vec<CollectionRow>, CatalogError> {
-        let rows = sqlx::query(
-            "SELECT * FROM collection_jobs WHERE ($1 IS NULL OR target_id = $1) ORDER BY created_at DESC, id LIMIT $2",
-        )
-        .bind(target_id)
-        .bind(i64::from(limit))
-        .fetch_all(&mut *self.database.read().await)
-        .await?;
-        Ok(rows.iter().map(CollectionRow::read).collect::<Result<_, _>>()?)
+        self.database.collections(target_id, limit).await
     }
 
     pub(crate) async fn flush_collections(&self, now_ms: i64, open_windows: bool) -> Result<(), CatalogError> {
-        let mut writer = self.database.write().await;
+        let _one = self.flushing.lock().await;
         let rows = self.recorder.lock().take(now_ms, open_windows);
+        let Some(waiting) = &self.waiting else { return self.write_rows(rows, now_ms).await };
+        let mut waiting = waiting.lock().await;
+        let written = self.write_past_or_from(&mut waiting, rows, now_ms).await;
+        self.waiting_bytes.store(waiting.bytes(), Ordering::Relaxed);
+        self.waiting_dropped.store(waiting.dropped(), Ordering::Relaxed);
+        written
+    }
+
+    /// Writes new rows, after those that wait; keeps what the database does not take now.
+    async fn write_past_or_from(
+        &self,
+        waiting: &mut Waiting,
+        rows: Vec<CollectionRow>,
+        now_ms: i64,
+    ) -> Result<(), CatalogError> {
+        if waiting.is_empty() {
+            // The usual way, past the file.
+            let written = self.database.put_collections(&rows, now_ms).await;
+            if written.is_err() {
+                self.keep(waiting, rows);
+            }
+            return written.map(|refused| self.note_dropped(refused));
+        }
+        self.keep(waiting, rows);
+        for _ in 0..PIECES_PER_FLUSH {
+            let piece = waiting.piece()?;
+            let refused = self.database.put_collections(&piece.rows, now_ms).await?;
+            self.note_dropped(refused);
+            waiting.done(&piece)?;
+            if waiting.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_rows(&self, rows: Vec<CollectionRow>, now_ms: i64) -> Result<(), CatalogError> {
         if rows.is_empty() {
             return Ok(());
         }
-        if let Err(error) = write_rows(&mut writer, &rows, now_ms).await {
+        let written = self.database.put_collections(&rows, now_ms).await;
+        if written.is_err() {
             self.recorder.lock().give_back(rows);
-            return Err(error.into());
         }
-        Ok(())
+        written.map(drop)
+    }
+
+    fn note_dropped(&self, count: u64) {
+        self.recorder.lock().dropped += count;
+    }
+
+    /// Puts rows into the file of those that wait; where the disk does not take them they wait in memory.
+    fn keep(&self, waiting: &mut Waiting, rows: Vec<CollectionRow>) {
+        if let Err(error) = waiting.append(&rows) {
+            tracing::error!("rows of collections that wait for the database: {error}");
+            self.recorder.lock().give_back(rows);
+        }
     }
 
     pub(crate) async fn prune_collections(&self, now_ms: i64) -> Result<(), CatalogError> {
-        sqlx::query("DELETE FROM collection_jobs WHERE created_at < $1")
-            .bind(time::to_text(now_ms.saturating_sub(COLLECTION_RETENTION_MS)))
-            .execute(&mut *self.database.write().await)
-            .await?;
-        Ok(())
+        self.database.prune_collections(now_ms.saturating_sub(COLLECTION_RETENTION_MS)).await
     }
-}
-
-async fn write_rows(writer: &mut SqliteConnection, rows: &[CollectionRow], now_ms: i64) -> Result<(), sqlx::Error> {
-    const SQL: &str = "INSERT INTO collection_jobs (id, job_id, target_id, collection_method, status, \
-        metrics_collected, collection_duration_ms, error_details, created_at, source_id, health_status, collections, \
-        samples_stored, samples_refused, window_start, updated_at) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
-        ON CONFLICT (job_id) DO UPDATE SET metrics_collected = excluded.metrics_collected, \
-        collection_duration_ms = excluded.collection_duration_ms, health_status = excluded.health_status, \
-        collections = excluded.collections, samples_stored = excluded.samples_stored, \
-        samples_refused = excluded.samples_refused, updated_at = excluded.updated_at";
-    let updated_at = time::to_text(now_ms);
-    let mut transaction = writer.begin().await?;
-    for row in rows {
-        sqlx::query(SQL)
-            .bind(Uuid::new_v4().to_string())
-            .bind(&row.job_id)
-            .bind(&row.target_id)
-            .bind(row.method.as_str())
-            .bind(&row.status)
-            .bind(row.metrics_collected)
-            .bind(row.collection_duration_ms)
-            .bind(&row.error_details)
-            .bind(time::to_text(row.created_at_ms))
-            .bind(&row.source_id)
-            .bind(row.health.as_str())
-            .bind(row.collections)
-            .bind(row.samples_stored)
-            .bind(row.samples_refused)
-            .bind(row.window_start_ms.map(time::to_text))
-            .bind(&updated_at)
-            .execute(&mut *transaction)
-            .await?;
-    }
-    transaction.commit().await
 }

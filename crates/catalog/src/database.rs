@@ -1,90 +1,110 @@
-//! The two connections to the database: one writes, one reads collections.
+//! Where the rows are: in a file of our own, or in PostgreSQL.
 
-use std::io;
-use std::path::{Path, PathBuf};
-
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection};
-use tokio::sync::{Mutex, MutexGuard};
-
-use crate::CatalogError;
-use crate::journal::sync_parent;
+use crate::postgres::Postgres;
+use crate::sqlite::Sqlite;
+use crate::target::Columns;
+use crate::{CatalogError, Claim, CollectionRow, StoredResponse};
 
 /// An open database.
-pub struct Database {
-    writer: Mutex<SqliteConnection>,
-    reader: Mutex<SqliteConnection>,
-}
-
-/// Tells whether SQLite found the file damaged: SQLITE_CORRUPT, SQLITE_NOTADB, or a schema that is not ours any more.
-pub fn is_corruption(error: &sqlx::Error) -> bool {
-    let code = match error {
-        sqlx::Error::Database(e) => e.code().and_then(|c| c.parse::<u32>().ok()),
-        sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => return true,
-        _ => None,
-    };
-    // The low byte is the primary code: 1 is an SQL error, which only a damaged schema can cause here.
-    matches!(code.map(|c| c & 0xff), Some(1 | 11 | 26))
-}
-
-/// Renames the database and its companions, so that a new one can take the name.
-pub fn keep_aside(path: &Path) -> io::Result<()> {
-    let named = |suffix: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
-    let number = (1..10_000).find(|n| !named(&format!(".damaged-{n}")).exists()).unwrap_or(10_000);
-    for suffix in ["", "-wal", "-shm"] {
-        match std::fs::rename(named(suffix), named(&format!(".damaged-{number}{suffix}"))) {
-            // SQLite removes the companions itself when it closes a file.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !suffix.is_empty() => {}
-            renamed => renamed?,
-        }
-    }
-    sync_parent(path)
+pub enum Database {
+    /// The embedded one; nobody else writes to it.
+    Sqlite(Sqlite),
+    /// One that may be shared and may be away.
+    Postgres(Box<Postgres>),
 }
 
 impl Database {
-    /// Opens or creates the file and runs the migrations.
-    pub async fn open(path: &Path) -> Result<Database, CatalogError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(std::time::Duration::from_secs(5))
-            .disable_statement_logging();
-        let mut writer = options.connect().await?;
-        // A connection that is only dropped is closed later, on its own thread, and may still hold and remove files.
-        if let Err(error) = sqlx::migrate!("./migrations").run(&mut writer).await {
-            let _ = writer.close().await;
-            return Err(error.into());
+    /// Reads all rows of `metric_targets`.
+    pub async fn rows(&self) -> Result<Vec<Columns>, CatalogError> {
+        match self {
+            Database::Sqlite(sqlite) => sqlite.rows().await,
+            Database::Postgres(postgres) => postgres.rows().await,
         }
-        let reader = match options.connect().await {
-            Ok(reader) => reader,
-            Err(error) => {
-                let _ = writer.close().await;
-                return Err(error.into());
-            }
-        };
-        Ok(Database { writer: Mutex::new(writer), reader: Mutex::new(reader) })
     }
 
-    /// Waits for the writing connection.
-    pub async fn write(&self) -> MutexGuard<'_, SqliteConnection> {
-        self.writer.lock().await
+    /// Writes a row in place of the known one; `false` when somebody else has changed it.
+    pub async fn put(&self, new: &Columns, known: Option<&Columns>) -> Result<bool, CatalogError> {
+        match self {
+            Database::Sqlite(sqlite) => sqlite.put(new).await.map(|()| true),
+            Database::Postgres(postgres) => postgres.put(new, known).await,
+        }
     }
 
-    /// Waits for the reading connection.
-    pub async fn read(&self) -> MutexGuard<'_, SqliteConnection> {
-        self.reader.lock().await
+    /// Writes states of live targets.
+    pub async fn put_health(&self, targets: &[Columns]) -> Result<(), CatalogError> {
+        match self {
+            Database::Sqlite(sqlite) => sqlite.put_health(targets).await,
+            Database::Postgres(postgres) => postgres.put_health(targets).await,
+        }
     }
 
-    /// Closes both connections; the last one folds the journal into the file.
+    /// Removes the rows of targets that were deleted before a time.
+    pub async fn forget(&self, before_ms: i64) -> Result<(), CatalogError> {
+        match self {
+            Database::Sqlite(sqlite) => sqlite.forget(before_ms).await,
+            Database::Postgres(postgres) => postgres.forget(before_ms).await,
+        }
+    }
+
+    /// Reads collections, newest first.
+    pub async fn collections(&self, target_id: Option<&str>, limit: u32) -> Result<Vec<CollectionRow>, CatalogError> {
+        match self {
+            Database::Sqlite(sqlite) => sqlite.collections(target_id, limit).await,
+            Database::Postgres(postgres) => postgres.collections(target_id, limit).await,
+        }
+    }
+
+    /// Writes collections; gives how many of them the database refused for what they say.
+    pub async fn put_collections(&self, rows: &[CollectionRow], now_ms: i64) -> Result<u64, CatalogError> {
+        match self {
+            Database::Sqlite(sqlite) => sqlite.put_collections(rows, now_ms).await.map(|()| 0),
+            Database::Postgres(postgres) => postgres.put_collections(rows, now_ms).await,
+        }
+    }
+
+    /// Removes collections from before a time.
+    pub async fn prune_collections(&self, before_ms: i64) -> Result<(), CatalogError> {
+        match self {
+            Database::Sqlite(sqlite) => sqlite.prune_collections(before_ms).await,
+            Database::Postgres(postgres) => postgres.prune_collections(before_ms).await,
+        }
+    }
+
+    /// Removes keys claimed before a time.
+    pub async fn prune_claims(&self, before_ms: i64) -> Result<(), CatalogError> {
+        match self {
+            Database::Sqlite(sqlite) => sqlite.prune_claims(before_ms).await,
+            Database::Postgres(postgres) => postgres.prune_claims(before_ms).await,
+        }
+    }
+
+    /// Claims a key durably, or says what is known of it.
+    pub async fn claim(
+        &self,
+        key: &str,
+        request_hash: i64,
+        now_ms: i64,
+        valid_from_ms: i64,
+    ) -> Result<Claim, CatalogError> {
+        match self {
+            Database::Sqlite(sqlite) => sqlite.claim(key, request_hash, now_ms, valid_from_ms).await,
+            Database::Postgres(postgres) => postgres.claim(key, request_hash, now_ms, valid_from_ms).await,
+        }
+    }
+
+    /// Keeps the answer to a claimed key.
+    pub async fn finish(&self, key: &str, response: &StoredResponse) -> Result<(), CatalogError> {
+        match self {
+            Database::Sqlite(sqlite) => sqlite.finish(key, response).await,
+            Database::Postgres(postgres) => postgres.finish(key, response).await,
+        }
+    }
+
+    /// Closes the database.
     pub async fn close(self) -> Result<(), CatalogError> {
-        let reader = self.reader.into_inner().close().await;
-        let writer = self.writer.into_inner().close().await;
-        Ok(reader.and(writer)?)
+        match self {
+            Database::Sqlite(sqlite) => sqlite.close().await,
+            Database::Postgres(_) => Ok(()),
+        }
     }
 }

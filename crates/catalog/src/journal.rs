@@ -4,6 +4,8 @@
 //! line of a target counts.
 //! Invariants: 1. a change is in the database and in here before it is answered; 2. at the start the file is written
 //! anew when it does not say what the database says; 3. a line that does not check is skipped.
+//! Beside a shared database (PostgreSQL) the copy is what a start goes by while that is away; there the database alone has
+//! the last word, and nothing is brought back from here.
 //! Not here: the state of health, which is found out again.
 
 use std::collections::BTreeMap;
@@ -69,8 +71,18 @@ impl Journal {
         self.appended > 1_000 + 2 * targets
     }
 
-    /// Appends a row and fsyncs.
-    pub fn append(&mut self, columns: &Columns) -> io::Result<()> {
+    /// Tells whether there is a second copy.
+    pub fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// Appends rows and fsyncs.
+    pub fn append<'a>(&mut self, rows: impl IntoIterator<Item = &'a Columns>) -> io::Result<()> {
+        let (mut lines, mut count) = (Vec::new(), 0);
+        for columns in rows {
+            lines.extend_from_slice(&line(columns));
+            count += 1;
+        }
         let file = match &mut self.file {
             Some(file) => file,
             none => {
@@ -79,8 +91,8 @@ impl Journal {
                 none.insert(file)
             }
         };
-        let result = file.write_all(&line(columns)).and_then(|()| file.sync_data());
-        self.appended += 1;
+        let result = file.write_all(&lines).and_then(|()| file.sync_data());
+        self.appended += count;
         if result.is_err() {
             self.file = None;
         }

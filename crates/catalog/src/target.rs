@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use model::{CollectionMethod, Health};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -228,35 +226,6 @@ pub(crate) struct Columns {
 }
 
 impl Columns {
-    /// Reads a row; a column of a wrong type reads as empty, which the checksum then finds.
-    pub fn read(row: &SqliteRow) -> Columns {
-        let text = |name: &str| row.try_get::<String, _>(name).unwrap_or_default();
-        let optional = |name: &str| row.try_get::<Option<String>, _>(name).unwrap_or_default();
-        Columns {
-            id: text("id"),
-            target_id: text("target_id"),
-            target_url: text("target_url"),
-            source_type: text("source_type"),
-            scrape_config: text("scrape_config"),
-            labels: optional("labels"),
-            health_status: text("health_status"),
-            enabled: row.try_get("enabled").unwrap_or_default(),
-            created_at: text("created_at"),
-            source_id: text("source_id"),
-            collection_method: text("collection_method"),
-            origin: text("origin"),
-            request: optional("request"),
-            filters: optional("filters"),
-            retention_policy: optional("retention_policy"),
-            limits: optional("limits"),
-            version: row.try_get("version").unwrap_or_default(),
-            updated_at: text("updated_at"),
-            deleted_at: optional("deleted_at"),
-            deletion: optional("deletion"),
-            checksum: row.try_get("checksum").unwrap_or_default(),
-        }
-    }
-
     /// Hashes all columns but the checksum.
     pub fn compute_checksum(&self) -> i64 {
         let mut bytes = Vec::with_capacity(512);

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use model::Health;
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
-use sqlx::Connection;
-use sqlx::sqlite::SqliteConnection;
 
 use crate::database::Database;
 use crate::journal::Journal;
 use crate::target::Columns;
 use crate::{Catalog, CatalogError, NewTarget, Target, TargetPatch};
+
+/// How often a change is decided anew because another server was faster.
+const CHANGE_TRIES_MAX: usize = 50;
 
 /// Which targets to list; an empty filter means all.
 #[derive(Clone, Debug, Default)]
@@ -54,11 +55,9 @@ pub(crate) struct Mirror {
 }
 
 impl Mirror {
-    /// Reads all rows, and brings back those that only the journal knows.
+    /// Reads all rows of the embedded database, and brings back those that only the journal knows.
     pub async fn load(database: &Database, journal: &mut Journal) -> Result<Mirror, CatalogError> {
-        let rows = sqlx::query("SELECT * FROM metric_targets").fetch_all(&mut *database.read().await).await?;
-        let mut columns: BTreeMap<String, Columns> =
-            rows.iter().map(Columns::read).map(|c| (c.target_id.clone(), c)).collect();
+        let mut columns = by_id(database.rows().await?);
         let copies = journal.read()?;
         for (target_id, copy) in &copies {
             if copy.deleted_at.is_none() && !columns.contains_key(target_id) {
@@ -66,11 +65,36 @@ impl Mirror {
                     target_id,
                     "the catalog's database has lost a target; it is restored from catalog.targets"
                 );
-                write_row(&mut *database.write().await, copy).await?;
+                database.put(copy, None).await?;
                 columns.insert(target_id.clone(), copy.clone());
             }
         }
-        let same = columns.len() == copies.len()
+        Mirror::of(columns, &copies, journal)
+    }
+
+    /// Reads all rows of a shared database, which has the last word; the journal follows.
+    pub async fn load_shared(database: &Database, journal: &mut Journal) -> Result<Mirror, CatalogError> {
+        let columns = by_id(database.rows().await?);
+        let copies = journal.read()?;
+        Mirror::of(columns, &copies, journal)
+    }
+
+    /// Takes the journal for the database, which is away; `None` when there is no journal yet.
+    pub fn from_copy(journal: &Journal) -> Result<Option<Mirror>, CatalogError> {
+        if !journal.exists() {
+            return Ok(None);
+        }
+        let rows = journal.read()?.into_iter().map(|(id, c)| (id, Arc::new(c.into_target()))).collect();
+        Ok(Some(Mirror { rows: RwLock::new(rows), health_changed: Mutex::default() }))
+    }
+
+    fn of(
+        columns: BTreeMap<String, Columns>,
+        copies: &BTreeMap<String, Columns>,
+        journal: &mut Journal,
+    ) -> Result<Mirror, CatalogError> {
+        let same = journal.exists()
+            && columns.len() == copies.len()
             && columns
                 .iter()
                 .all(|(id, c)| copies.get(id).is_some_and(|copy| copy.same_but_health(c) || !c.is_sound()));
@@ -85,6 +109,41 @@ impl Mirror {
             tracing::error!("{damage}; the target is disabled");
         }
         Ok(Mirror { rows: RwLock::new(targets), health_changed: Mutex::default() })
+    }
+
+    /// Takes a row that another server may have changed; tells whether it says something new.
+    ///
+    /// The state of health is what this node found out, while the target is switched on.
+    pub fn follow(&self, columns: Columns) -> bool {
+        let mut rows = self.rows.write();
+        let known = rows.get(&columns.target_id);
+        if known.is_some_and(|t| t.damage.is_none() && t.columns().same_but_health(&columns)) && columns.is_sound() {
+            return false;
+        }
+        let health = known.filter(|t| t.spec.enabled && t.is_live()).map(|t| t.health);
+        let mut target = columns.into_target();
+        match (&target.damage, health) {
+            (Some(damage), _) => tracing::error!("{damage}; the target is disabled"),
+            (None, Some(health)) if target.spec.enabled && target.is_live() => target.health = health,
+            _ => {}
+        }
+        rows.insert(target.spec.target_id.clone(), Arc::new(target));
+        true
+    }
+
+    /// Forgets rows that are in the database no more.
+    pub fn forget(&self, target_id: &str) -> bool {
+        self.rows.write().remove(target_id).is_some()
+    }
+
+    /// Gives the ids of all rows.
+    pub fn ids(&self) -> Vec<String> {
+        self.rows.read().keys().cloned().collect()
+    }
+
+    /// Gives what the journal has to hold of all rows.
+    pub fn sound_columns(&self) -> Vec<Columns> {
+        self.rows.read().values().filter(|t| t.damage.is_none()).map(|t| t.columns()).collect()
     }
 
     fn get(&self, target_id: &str) -> Option<Arc<Target>> {
@@ -110,6 +169,10 @@ impl Mirror {
         rows.insert(id, Arc::clone(&target));
         target
     }
+}
+
+fn by_id(rows: Vec<Columns>) -> BTreeMap<String, Columns> {
+    rows.into_iter().map(|c| (c.target_id.clone(), c)).collect()
 }
 
 impl Catalog {
@@ -160,15 +223,17 @@ impl Catalog {
     ///
     /// **Errors** with [`CatalogError::Exists`] when a live target has the id; a deleted one gives its id away.
     pub async fn insert(&self, new: NewTarget, now_ms: i64) -> Result<Arc<Target>, CatalogError> {
-        let mut writer = self.database.write().await;
-        let mut target = Target::new(new, now_ms);
-        if let Some(old) = self.mirror.get(&target.spec.target_id) {
-            if old.is_live() {
-                return Err(CatalogError::Exists(target.spec.target_id));
+        let target_id = new.target_id.clone();
+        self.change(&target_id, |old| {
+            let mut target = Target::new(new.clone(), now_ms);
+            match old {
+                Some(old) if old.is_live() => return Err(CatalogError::Exists(new.target_id.clone())),
+                Some(old) => target.version = old.version + 1,
+                None => {}
             }
-            target.version = old.version + 1;
-        }
-        self.commit(&mut writer, target).await
+            Ok(target)
+        })
+        .await
     }
 
     /// Puts a new registration in a live target's place; its age stays.
@@ -178,13 +243,16 @@ impl Catalog {
         expected_version: Option<i64>,
         now_ms: i64,
     ) -> Result<Arc<Target>, CatalogError> {
-        let mut writer = self.database.write().await;
-        let old = self.live(&new.target_id, expected_version)?;
-        let mut target = Target::new(new, now_ms);
-        target.id = old.id;
-        target.created_at_ms = old.created_at_ms;
-        target.version = old.version + 1;
-        self.commit(&mut writer, target).await
+        let target_id = new.target_id.clone();
+        self.change(&target_id, |old| {
+            let old = live(&new.target_id, old, expected_version)?;
+            let mut target = Target::new(new.clone(), now_ms);
+            target.id = old.id;
+            target.created_at_ms = old.created_at_ms;
+            target.version = old.version + 1;
+            Ok(target)
+        })
+        .await
     }
 
     /// Changes parts of a live target.
@@ -195,53 +263,55 @@ impl Catalog {
         expected_version: Option<i64>,
         now_ms: i64,
     ) -> Result<Arc<Target>, CatalogError> {
-        let mut writer = self.database.write().await;
-        let old = self.live(target_id, expected_version)?;
-        self.commit(&mut writer, old.patched(patch, now_ms)).await
+        self.change(target_id, |old| Ok(live(target_id, old, expected_version)?.patched(patch, now_ms))).await
     }
 
     /// Deletes a live target; the row stays so that the deletion can be undone.
     pub async fn delete(&self, target_id: &str, now_ms: i64) -> Result<Arc<Target>, CatalogError> {
-        let mut writer = self.database.write().await;
-        let old = self.live(target_id, None)?;
-        let mut target = (*old).clone();
-        target.deleted_at_ms = Some(now_ms);
-        target.updated_at_ms = now_ms;
-        target.version += 1;
-        self.commit(&mut writer, target).await
+        self.change(target_id, |old| {
+            let mut target = live(target_id, old, None)?.clone();
+            target.deleted_at_ms = Some(now_ms);
+            target.updated_at_ms = now_ms;
+            target.version += 1;
+            Ok(target)
+        })
+        .await
     }
 
     /// Notes what a deletion was answered with, for a request that comes twice.
     pub async fn set_deletion(&self, target_id: &str, deletion: Value) -> Result<(), CatalogError> {
-        let mut writer = self.database.write().await;
-        let Some(old) = self.get_deleted(target_id) else {
-            return Err(CatalogError::NotFound(target_id.to_owned()));
-        };
-        let mut target = (*old).clone();
-        target.deletion = Some(deletion);
-        self.commit(&mut writer, target).await.map(drop)
+        let changed = self.change(target_id, |old| match old {
+            Some(old) if !old.is_live() => {
+                let mut target = old.clone();
+                target.deletion = Some(deletion.clone());
+                Ok(target)
+            }
+            _ => Err(CatalogError::NotFound(target_id.to_owned())),
+        });
+        changed.await.map(drop)
     }
 
     /// Undoes a deletion.
     ///
     /// **Errors** with [`CatalogError::UndoExpired`] after [`crate::UNDO_WINDOW_MS`].
     pub async fn restore(&self, target_id: &str, now_ms: i64) -> Result<Arc<Target>, CatalogError> {
-        let mut writer = self.database.write().await;
-        if self.get(target_id).is_some() {
-            return Err(CatalogError::Exists(target_id.to_owned()));
-        }
-        let Some(old) = self.get_deleted(target_id) else {
-            return Err(CatalogError::NotFound(target_id.to_owned()));
-        };
-        if old.undo_until_ms().is_some_and(|until| now_ms > until) {
-            return Err(CatalogError::UndoExpired(target_id.to_owned()));
-        }
-        let mut target = (*old).clone();
-        target.deleted_at_ms = None;
-        target.deletion = None;
-        target.updated_at_ms = now_ms;
-        target.version += 1;
-        self.commit(&mut writer, target).await
+        self.change(target_id, |old| {
+            let old = match old {
+                Some(old) if old.is_live() => return Err(CatalogError::Exists(target_id.to_owned())),
+                Some(old) => old,
+                None => return Err(CatalogError::NotFound(target_id.to_owned())),
+            };
+            if old.undo_until_ms().is_some_and(|until| now_ms > until) {
+                return Err(CatalogError::UndoExpired(target_id.to_owned()));
+            }
+            let mut target = old.clone();
+            target.deleted_at_ms = None;
+            target.deletion = None;
+            target.updated_at_ms = now_ms;
+            target.version += 1;
+            Ok(target)
+        })
+        .await
     }
 
     /// Notes the state of a target; memory only, and only when it changed.
@@ -257,30 +327,23 @@ impl Catalog {
         }
     }
 
-    /// Writes the states that changed since the last time, in one transaction.
+    /// Writes the states that changed since the last time.
     pub(crate) async fn flush_health(&self) -> Result<(), CatalogError> {
-        let mut writer = self.database.write().await;
+        let _one = self.changing.lock().await;
         let changed: Vec<String> = self.mirror.health_changed.lock().iter().cloned().collect();
         if changed.is_empty() {
             return Ok(());
         }
-        let mut written = Vec::with_capacity(changed.len());
-        let mut transaction = writer.begin().await?;
-        for target_id in changed {
-            let Some(target) = self.mirror.get(&target_id) else { continue };
-            let columns = target.columns();
-            sqlx::query("UPDATE metric_targets SET health_status = $1, checksum = $2 WHERE target_id = $3")
-                .bind(&columns.health_status)
-                .bind(columns.checksum)
-                .bind(&columns.target_id)
-                .execute(&mut *transaction)
-                .await?;
-            written.push((target_id, target.health));
-        }
-        transaction.commit().await?;
+        let known: Vec<Arc<Target>> = changed.iter().filter_map(|id| self.mirror.get(id)).collect();
+        // The row of a deleted target has its last state.
+        let columns: Vec<Columns> =
+            known.iter().filter(|t| t.is_live() && t.damage.is_none()).map(|t| t.columns()).collect();
+        self.database.put_health(&columns).await?;
+        let written: BTreeMap<&str, Health> = known.iter().map(|t| (t.spec.target_id.as_str(), t.health)).collect();
         let mut pending = self.mirror.health_changed.lock();
-        for (target_id, health) in written {
-            if self.mirror.get(&target_id).is_none_or(|t| t.health == health) {
+        for target_id in changed {
+            let now = self.mirror.get(&target_id).map(|t| t.health);
+            if now.is_none() || now == written.get(target_id.as_str()).copied() {
                 pending.remove(&target_id);
             }
         }
@@ -288,24 +351,14 @@ impl Catalog {
     }
 
     pub(crate) async fn prune_targets(&self, now_ms: i64) -> Result<(), CatalogError> {
-        let mut writer = self.database.write().await;
+        let _one = self.changing.lock().await;
         let limit = now_ms.saturating_sub(crate::DELETED_RETENTION_MS);
-        let forgotten: Vec<String> = {
-            let rows = self.mirror.rows.read();
-            let old = rows.values().filter(|t| t.deleted_at_ms.is_some_and(|d| d < limit));
-            old.map(|t| t.spec.target_id.clone()).collect()
-        };
-        for target_id in forgotten {
-            sqlx::query("DELETE FROM metric_targets WHERE target_id = $1")
-                .bind(&target_id)
-                .execute(&mut *writer)
-                .await?;
-            self.mirror.rows.write().remove(&target_id);
-        }
+        self.database.forget(limit).await?;
+        self.mirror.rows.write().retain(|_, t| t.deleted_at_ms.is_none_or(|d| d >= limit));
         self.tidy_journal()
     }
 
-    /// Writes the second copy anew when most of it is history. The caller holds the writing connection.
+    /// Writes the second copy anew when most of it is history. The caller holds `changing`.
     fn tidy_journal(&self) -> Result<(), CatalogError> {
         let mut journal = self.journal.lock();
         let targets: Vec<Arc<Target>> = self.mirror.rows.read().values().cloned().collect();
@@ -316,64 +369,49 @@ impl Catalog {
         Ok(())
     }
 
-    fn live(&self, target_id: &str, expected_version: Option<i64>) -> Result<Arc<Target>, CatalogError> {
-        let target = self.get(target_id).ok_or_else(|| CatalogError::NotFound(target_id.to_owned()))?;
-        match expected_version {
-            Some(expected) if expected != target.version => {
-                Err(CatalogError::VersionMismatch { target_id: target_id.to_owned(), expected, actual: target.version })
+    /// Changes one target: in the database, then in the mirror, then in the journal.
+    ///
+    /// **Takes** `decide`: from what is known of the target to what it shall be; asked again when another server has
+    /// changed it meanwhile.
+    async fn change(
+        &self,
+        target_id: &str,
+        decide: impl Fn(Option<&Target>) -> Result<Target, CatalogError>,
+    ) -> Result<Arc<Target>, CatalogError> {
+        let _one = self.changing.lock().await;
+        for _ in 0..CHANGE_TRIES_MAX {
+            let old = self.mirror.get(target_id);
+            let target = decide(old.as_deref())?;
+            target.check_lengths()?;
+            let columns = target.columns();
+            let known = old.map(|old| old.columns());
+            if !self.database.put(&columns, known.as_ref()).await? {
+                self.read_again(&[target_id.to_owned()]).await?;
+                continue;
             }
-            _ => Ok(target),
+            let target = self.mirror.put(target);
+            if let Err(error) = self.journal.lock().append([&columns]) {
+                // The change is committed; only its second copy is missing, until the next start or hour.
+                tracing::warn!("catalog.targets: {error}");
+            }
+            return Ok(target);
         }
-    }
-
-    async fn commit(&self, writer: &mut SqliteConnection, target: Target) -> Result<Arc<Target>, CatalogError> {
-        target.check_lengths()?;
-        let columns = target.columns();
-        write_row(writer, &columns).await?;
-        let target = self.mirror.put(target);
-        if let Err(error) = self.journal.lock().append(&columns) {
-            // The change is committed; only its second copy is missing, until the next start or hour.
-            tracing::warn!("catalog.targets: {error}");
-        }
-        Ok(target)
+        Err(CatalogError::Away(format!("target {target_id:?} is being changed by others all the time")))
     }
 }
 
-async fn write_row(writer: &mut SqliteConnection, c: &Columns) -> Result<(), sqlx::Error> {
-    const SQL: &str = "INSERT INTO metric_targets (id, target_id, target_url, source_type, scrape_config, labels, \
-        health_status, enabled, created_at, source_id, collection_method, origin, request, filters, retention_policy, \
-        limits, version, updated_at, deleted_at, deletion, checksum) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) \
-        ON CONFLICT (target_id) DO UPDATE SET id = excluded.id, target_url = excluded.target_url, \
-        source_type = excluded.source_type, scrape_config = excluded.scrape_config, labels = excluded.labels, \
-        health_status = excluded.health_status, enabled = excluded.enabled, created_at = excluded.created_at, \
-        source_id = excluded.source_id, collection_method = excluded.collection_method, origin = excluded.origin, \
-        request = excluded.request, filters = excluded.filters, retention_policy = excluded.retention_policy, \
-        limits = excluded.limits, version = excluded.version, updated_at = excluded.updated_at, \
-        deleted_at = excluded.deleted_at, deletion = excluded.deletion, checksum = excluded.checksum";
-    sqlx::query(SQL)
-        .bind(&c.id)
-        .bind(&c.target_id)
-        .bind(&c.target_url)
-        .bind(&c.source_type)
-        .bind(&c.scrape_config)
-        .bind(&c.labels)
-        .bind(&c.health_status)
-        .bind(c.enabled)
-        .bind(&c.created_at)
-        .bind(&c.source_id)
-        .bind(&c.collection_method)
-        .bind(&c.origin)
-        .bind(&c.request)
-        .bind(&c.filters)
-        .bind(&c.retention_policy)
-        .bind(&c.limits)
-        .bind(c.version)
-        .bind(&c.updated_at)
-        .bind(&c.deleted_at)
-        .bind(&c.deletion)
-        .bind(c.checksum)
-        .execute(writer)
-        .await
-        .map(drop)
+fn live<'a>(
+    target_id: &str,
+    known: Option<&'a Target>,
+    expected_version: Option<i64>,
+) -> Result<&'a Target, CatalogError> {
+    let Some(target) = known.filter(|t| t.is_live()) else {
+        return Err(CatalogError::NotFound(target_id.to_owned()));
+    };
+    match expected_version {
+        Some(expected) if expected != target.version => {
+            Err(CatalogError::VersionMismatch { target_id: target_id.to_owned(), expected, actual: target.version })
+        }
+        _ => Ok(target),
+    }
 }

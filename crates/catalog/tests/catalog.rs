@@ -1,18 +1,102 @@
-//! The catalog against a real database file.
+//! The catalog against real databases: a file of SQLite, and Debian's PostgreSQL.
+//!
+//! Each case runs on both; what only one of them has stands below.
 
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use catalog::{Catalog, CatalogError, Claim, NewTarget, StoredResponse, TargetFilter, TargetPatch, UNDO_WINDOW_MS};
+use catalog::{
+    Catalog, CatalogError, Claim, NewTarget, PostgresPlace, StoredResponse, TargetFilter, TargetPatch, UNDO_WINDOW_MS,
+};
 use model::{CollectionMethod, CollectionReport, Counts, Health, Origin, TypeCounts};
+use postgres::Postgres;
 use serde_json::json;
-use sqlx::Connection;
+use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{Connection, Executor};
 use tempfile::TempDir;
 
+#[path = "../../../tests/support/postgres.rs"]
+mod postgres;
+
 const NOW: i64 = 1_750_500_000_000;
+
+/// A place for one catalog.
+struct Bed {
+    dir: TempDir,
+    /// The URL of a database of its own; without one it is SQLite.
+    url: Option<String>,
+}
+
+impl Bed {
+    fn sqlite() -> Bed {
+        Bed { dir: TempDir::new().unwrap(), url: None }
+    }
+
+    fn postgres(server: &Postgres, database: &str) -> Bed {
+        server.create(database);
+        Bed { dir: TempDir::new().unwrap(), url: Some(server.url(database)) }
+    }
+
+    /// Opens the catalog; a second time after dropping or closing it is a restart.
+    async fn open(&self) -> Catalog {
+        match &self.url {
+            None => Catalog::open(&file(&self.dir)).await.unwrap(),
+            Some(url) => {
+                let place = PostgresPlace::parse(url, None).unwrap();
+                Catalog::connect(place, self.dir.path(), |text| panic!("it has to wait: {text}")).await.unwrap()
+            }
+        }
+    }
+
+    async fn execute(&self, sql: &'static str) {
+        match &self.url {
+            None => execute(&self.dir, sql).await,
+            Some(url) => {
+                let mut connection = PgConnection::connect(url).await.unwrap();
+                connection.execute(sql).await.unwrap();
+                connection.close().await.unwrap();
+            }
+        }
+    }
+}
+
+/// Runs each case on SQLite, and all of them on one PostgreSQL.
+macro_rules! on_both {
+    ($($case:ident),* $(,)?) => {
+        $(
+            mod $case {
+                #[tokio::test]
+                async fn on_sqlite() {
+                    super::$case(super::Bed::sqlite()).await;
+                }
+            }
+        )*
+
+        #[tokio::test]
+        async fn the_same_on_postgres() {
+            let server = Postgres::start();
+            $(
+                println!("{}", stringify!($case));
+                $case(Bed::postgres(&server, stringify!($case))).await;
+            )*
+        }
+    };
+}
+
+on_both!(
+    targets_survive_a_restart_with_every_field,
+    patch_replace_delete_restore,
+    a_deleted_id_can_be_registered_again_and_is_forgotten_in_the_end,
+    lists_filter_and_page_in_order,
+    a_damaged_row_is_disabled_and_says_so_and_harms_no_other,
+    health_is_written_when_it_changed,
+    scrapes_roll_up_and_failures_stand_alone,
+    idempotency_keys_give_the_first_answer,
+    lengths_are_refused_before_the_database,
+);
 
 fn file(dir: &TempDir) -> PathBuf {
     dir.path().join("catalog.db")
@@ -53,22 +137,18 @@ async fn execute(dir: &TempDir, sql: &'static str) {
     connection.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn targets_survive_a_restart_with_every_field() {
-    let dir = TempDir::new().unwrap();
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+async fn targets_survive_a_restart_with_every_field(bed: Bed) {
+    let catalog = bed.open().await;
     let made = catalog.insert(new_target("a"), NOW).await.unwrap();
     assert_eq!((made.version, made.health), (1, Health::Unknown));
     assert!(matches!(catalog.insert(new_target("a"), NOW).await, Err(CatalogError::Exists(_))));
     drop(catalog);
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+    let catalog = bed.open().await;
     assert_eq!(catalog.get("a"), Some(made));
 }
 
-#[tokio::test]
-async fn patch_replace_delete_restore() {
-    let dir = TempDir::new().unwrap();
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+async fn patch_replace_delete_restore(bed: Bed) {
+    let catalog = bed.open().await;
     catalog.insert(new_target("a"), NOW).await.unwrap();
     let off = TargetPatch { enabled: Some(false), ..TargetPatch::default() };
     let patched = catalog.patch("a", &off, Some(1), NOW + 1).await.unwrap();
@@ -84,7 +164,7 @@ async fn patch_replace_delete_restore() {
     assert!(catalog.get("a").is_none() && catalog.is_empty());
     assert!(matches!(catalog.delete("a", NOW + 5).await, Err(CatalogError::NotFound(_))));
     drop(catalog);
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+    let catalog = bed.open().await;
     assert_eq!(catalog.get_deleted("a").unwrap().deletion, Some(json!({"deleted": true})));
     let late = catalog.restore("a", NOW + 5 + UNDO_WINDOW_MS).await;
     assert!(matches!(late, Err(CatalogError::UndoExpired(_))));
@@ -92,10 +172,8 @@ async fn patch_replace_delete_restore() {
     assert!(restored.is_live() && restored.deletion.is_none());
 }
 
-#[tokio::test]
-async fn a_deleted_id_can_be_registered_again_and_is_forgotten_in_the_end() {
-    let dir = TempDir::new().unwrap();
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+async fn a_deleted_id_can_be_registered_again_and_is_forgotten_in_the_end(bed: Bed) {
+    let catalog = bed.open().await;
     catalog.insert(new_target("a"), NOW).await.unwrap();
     catalog.delete("a", NOW).await.unwrap();
     let again = catalog.insert(new_target("a"), NOW + 1).await.unwrap();
@@ -105,10 +183,8 @@ async fn a_deleted_id_can_be_registered_again_and_is_forgotten_in_the_end() {
     assert!(catalog.get_deleted("a").is_none());
 }
 
-#[tokio::test]
-async fn lists_filter_and_page_in_order() {
-    let dir = TempDir::new().unwrap();
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+async fn lists_filter_and_page_in_order(bed: Bed) {
+    let catalog = bed.open().await;
     for id in ["c", "a", "e", "b", "d"] {
         catalog.insert(new_target(id), NOW).await.unwrap();
     }
@@ -135,22 +211,20 @@ async fn lists_filter_and_page_in_order() {
     assert_eq!((page.targets.len(), page.next_after), (6, None));
 }
 
-#[tokio::test]
-async fn a_damaged_row_is_disabled_and_says_so_and_harms_no_other() {
-    let dir = TempDir::new().unwrap();
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+async fn a_damaged_row_is_disabled_and_says_so_and_harms_no_other(bed: Bed) {
+    let catalog = bed.open().await;
     catalog.insert(new_target("a"), NOW).await.unwrap();
     catalog.insert(new_target("b"), NOW).await.unwrap();
     catalog.close(NOW).await.unwrap();
-    execute(&dir, "UPDATE metric_targets SET target_url = 'http://evil:9100/metrics' WHERE target_id = 'a'").await;
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+    bed.execute("UPDATE metric_targets SET target_url = 'http://evil:9100/metrics' WHERE target_id = 'a'").await;
+    let catalog = bed.open().await;
     let a = catalog.get("a").unwrap();
     assert!(!a.spec.enabled && a.health == Health::Disabled);
     assert!(a.damage.as_ref().unwrap().contains("checksum"), "{:?}", a.damage);
     assert!(catalog.get("b").unwrap().damage.is_none());
     catalog.replace(new_target("a"), None, NOW).await.unwrap();
     drop(catalog);
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+    let catalog = bed.open().await;
     assert!(catalog.get("a").unwrap().damage.is_none());
 }
 
@@ -166,27 +240,23 @@ async fn a_row_of_wrong_types_is_damage_too() {
     assert!(x.damage.is_some() && !x.spec.enabled && x.spec.labels.is_empty());
 }
 
-#[tokio::test]
-async fn health_is_written_when_it_changed() {
-    let dir = TempDir::new().unwrap();
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+async fn health_is_written_when_it_changed(bed: Bed) {
+    let catalog = bed.open().await;
     catalog.insert(new_target("a"), NOW).await.unwrap();
     catalog.set_health("a", Health::Healthy);
     catalog.set_health("nobody", Health::Healthy);
     assert_eq!(catalog.get("a").unwrap().health, Health::Healthy);
     catalog.flush(NOW, false).await.unwrap();
     drop(catalog);
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+    let catalog = bed.open().await;
     let a = catalog.get("a").unwrap();
     assert_eq!((a.health, a.version, &a.damage), (Health::Healthy, 1, &None));
     let labels = TargetPatch { labels: Some(BTreeMap::new()), ..TargetPatch::default() };
     assert_eq!(catalog.patch("a", &labels, None, NOW).await.unwrap().health, Health::Healthy);
 }
 
-#[tokio::test]
-async fn scrapes_roll_up_and_failures_stand_alone() {
-    let dir = TempDir::new().unwrap();
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+async fn scrapes_roll_up_and_failures_stand_alone(bed: Bed) {
+    let catalog = bed.open().await;
     let start = NOW - NOW % 300_000;
     for n in 1..=4u8 {
         let at = start + i64::from(n) * 15_000;
@@ -217,15 +287,13 @@ async fn scrapes_roll_up_and_failures_stand_alone() {
     assert_eq!(catalog.collections(Some("a"), 100).await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn idempotency_keys_give_the_first_answer() {
-    let dir = TempDir::new().unwrap();
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+async fn idempotency_keys_give_the_first_answer(bed: Bed) {
+    let catalog = bed.open().await;
     let fresh = Claim::Fresh { claimed_at_ms: NOW };
     assert_eq!(catalog.claim_key("k", 1, NOW).await.unwrap(), fresh);
     assert_eq!(catalog.claim_key("k", 1, NOW).await.unwrap(), Claim::InProgress);
     drop(catalog);
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+    let catalog = bed.open().await;
     assert_eq!(catalog.claim_key("k", 1, NOW + 5_000).await.unwrap(), fresh, "the crashed attempt's time");
     let answer = StoredResponse { status: 201, head: "/x".into(), body: "{}".into() };
     catalog.finish_key("k", &answer).await.unwrap();
@@ -237,10 +305,8 @@ async fn idempotency_keys_give_the_first_answer() {
     catalog.prune(later + catalog::IDEMPOTENCY_MS + 1).await.unwrap();
 }
 
-#[tokio::test]
-async fn lengths_are_refused_before_the_database() {
-    let dir = TempDir::new().unwrap();
-    let catalog = Catalog::open(&file(&dir)).await.unwrap();
+async fn lengths_are_refused_before_the_database(bed: Bed) {
+    let catalog = bed.open().await;
     let long = new_target(&"a".repeat(101));
     assert!(matches!(catalog.insert(long, NOW).await, Err(CatalogError::TooLong { field: "target_id", .. })));
 }

@@ -167,7 +167,7 @@ fn read_root(root: &Node, dir: &Path, config: &mut Config, problems: &mut Proble
         config.global = global::read(node, problems);
     }
     if let Some(node) = fields.get("quiver") {
-        config.settings = settings::read(node, problems);
+        config.settings = settings::read(node, dir, problems);
     }
     if let Some(node) = fields.get("otlp") {
         config.otlp = otlp::read(node, problems);

@@ -6,6 +6,7 @@
 //! unless asked otherwise; 3. a file is taken whole or refused whole.
 
 pub mod alerting;
+pub mod backing;
 pub mod fields;
 pub mod global;
 pub mod http_client;
@@ -22,6 +23,7 @@ pub mod settings;
 mod tests;
 pub mod yaml;
 
+pub use backing::{CacheSettings, CatalogSettings};
 pub use discover::Mechanism;
 pub use fields::parse_size_bytes;
 pub use global::Global;

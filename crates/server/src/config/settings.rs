@@ -1,7 +1,8 @@
 //! Our own settings: the top-level key `quiver:`, with defaults that need no file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::backing::{self, CacheSettings, CatalogSettings};
 use super::fields::{Fields, Problems};
 use super::yaml::{Kind, Node};
 
@@ -40,6 +41,10 @@ pub struct Settings {
     pub exemplars_max: usize,
     /// How often the samples of pushed groups are written again, in milliseconds.
     pub push_restate_ms: i64,
+    /// The database of targets, if not the embedded one.
+    pub catalog: Option<CatalogSettings>,
+    /// The cache for others to read, if not the one in this process.
+    pub cache: Option<CacheSettings>,
     /// Where line protocols are listened for.
     pub lines: LineSettings,
     /// Limits of queries.
@@ -109,6 +114,8 @@ impl Default for Settings {
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
             exemplars_max: 100_000,
             push_restate_ms: 15_000,
+            catalog: None,
+            cache: None,
             lines: LineSettings::default(),
             query: QuerySettings::default(),
             limits: LimitSettings::default(),
@@ -161,6 +168,10 @@ pub struct SettingsText {
     pub exemplars_max: Option<u64>,
     /// `push_restate_interval`
     pub push_restate_ms: Option<i64>,
+    /// `catalog`
+    pub catalog: Option<CatalogSettings>,
+    /// `cache`
+    pub cache: Option<CacheSettings>,
     /// `listen` as a mapping, without `http`.
     pub lines: LineSettings,
     /// `query`
@@ -186,6 +197,10 @@ pub struct Overrides {
     pub admin_api: bool,
     /// `--memory`
     pub memory_bytes: Option<u64>,
+    /// `--catalog`
+    pub catalog: Option<CatalogSettings>,
+    /// `--cache`
+    pub cache: Option<CacheSettings>,
     /// `--listen.statsd`
     pub statsd: Vec<String>,
     /// `--listen.graphite`
@@ -212,6 +227,8 @@ impl Settings {
                 .exemplars_max
                 .map_or(defaults.exemplars_max, |n| usize::try_from(n).unwrap_or(EXEMPLARS_MAX).min(EXEMPLARS_MAX)),
             push_restate_ms: text.push_restate_ms.unwrap_or(defaults.push_restate_ms),
+            catalog: flags.catalog.clone().or(text.catalog.clone()),
+            cache: flags.cache.clone().or(text.cache.clone()),
             lines: text.lines.with(flags),
             query: text.query,
             limits: LimitSettings {
@@ -257,7 +274,9 @@ fn read_listen(node: &Node, text: &mut SettingsText, problems: &mut Problems) {
 }
 
 /// Reads the value of `quiver:`.
-pub fn read(node: &Node, problems: &mut Problems) -> SettingsText {
+///
+/// **Takes** `dir`: what paths in the file start from.
+pub fn read(node: &Node, dir: &Path, problems: &mut Problems) -> SettingsText {
     let mut fields = Fields::open(node, "quiver", problems);
     let mut text = SettingsText {
         otlp_grpc_listen: fields.string("otlp_grpc_listen", problems),
@@ -284,6 +303,8 @@ pub fn read(node: &Node, problems: &mut Problems) -> SettingsText {
         text.scrub_bytes_per_second = storage.size_bytes("scrub_bytes_per_second", problems);
         storage.finish(problems);
     }
+    text.catalog = fields.get("catalog").and_then(|node| backing::read_catalog(node, dir, problems));
+    text.cache = fields.get("cache").and_then(|node| backing::read_cache(node, dir, problems));
     if let Some(node) = fields.get("query") {
         read_query(node, &mut text.query, problems);
     }
@@ -360,7 +381,7 @@ mod tests {
         let root =
             yaml::parse("{listen: '0.0.0.0:1', retention: 1h, retention_size: 2KB, compaction_rate: 1MB, admin_api: true, node: a-1, limits: {connections_max: 5, memory_bytes: 1GiB}}").unwrap();
         let mut problems = Problems::default();
-        let text = read(&root, &mut problems);
+        let text = read(&root, Path::new(""), &mut problems);
         assert!(problems.0.is_empty(), "{problems:?}");
         let flags = Overrides { listen: Some("127.0.0.1:2".into()), ..Overrides::default() };
         let settings = Settings::of(&text, &flags);
@@ -380,7 +401,7 @@ mod tests {
     fn listeners_are_off_until_they_are_named() {
         let read_text = |text: &str| {
             let mut problems = Problems::default();
-            let text = read(&yaml::parse(text).unwrap(), &mut problems);
+            let text = read(&yaml::parse(text).unwrap(), Path::new(""), &mut problems);
             (Settings::of(&text, &Overrides::default()), problems.0.len())
         };
         let (settings, _) = read_text("{listen: ':1'}");
@@ -398,7 +419,7 @@ mod tests {
         let root =
             yaml::parse("{node: 'a b', retention: 0s, push_restate_interval: 0s, query: {timeoutt: 1s}, limits: {body_size_max: much, memory_bytes: 1MiB}}").unwrap();
         let mut problems = Problems::default();
-        read(&root, &mut problems);
+        read(&root, Path::new(""), &mut problems);
         let texts: Vec<&str> = problems.0.iter().map(|p| p.text.as_str()).collect();
         assert_eq!(texts.len(), 6, "{texts:?}");
         assert!(texts.iter().any(|t| t.contains("did you mean \"timeout\"?")), "{texts:?}");

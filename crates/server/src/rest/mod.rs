@@ -12,6 +12,7 @@ pub mod completeness;
 pub mod custom;
 pub mod events_api;
 pub mod fields;
+pub mod following;
 pub mod integrity;
 pub mod metric;
 pub mod openapi;

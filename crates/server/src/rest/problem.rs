@@ -212,6 +212,9 @@ impl From<catalog::CatalogError> for Problem {
             CatalogError::TooLong { field, .. } => {
                 Problem::at(StatusCode::UNPROCESSABLE_ENTITY, "too_long", format!("/{field}"), detail)
             }
+            CatalogError::Away(_) | CatalogError::Refused(_) => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "catalog_unavailable", detail).retry_after_ms(5_000)
+            }
             CatalogError::Database(_) | CatalogError::Migration(_) | CatalogError::Journal(_) => {
                 tracing::error!("{detail}");
                 let text = "the catalog could not be read or written; nothing has changed";

@@ -8,6 +8,7 @@
 //! Fails how: whatever keeps the server from starting is one [`RunError`] with a sentence that says what to do.
 
 mod arriving;
+mod backing;
 mod doors;
 mod gate;
 mod inflight;
@@ -103,6 +104,9 @@ pub enum RunError {
     /// The catalog.
     #[error("{0}")]
     Catalog(#[from] catalog::CatalogError),
+    /// Where the catalog is.
+    #[error("--catalog: {0}")]
+    CatalogPlace(String),
     /// The system refused something that every process gets.
     #[error("cannot {what}: {error}")]
     System {

@@ -88,8 +88,7 @@ impl Opening {
         let events = self.open_events(&dir, recovery).await?;
         let positions = self.open_positions(&dir, marks, started_at_ms).await?;
         let (folder, groups) = self.open_push(&dir).await?;
-        self.gate.progress("opening the catalog of targets");
-        let catalog = Arc::new(Catalog::open(&dir.join("catalog.db")).await?);
+        let catalog = self.open_catalog(&dir).await?;
 
         let keeper = self.open_keeper(&store, &catalog).await?;
         let intake = Arc::new(Intake::default());
@@ -245,6 +244,7 @@ impl Opening {
             store: store.clone(),
             collector: collector.clone(),
             events: events.clone(),
+            catalog: catalog.clone(),
             jobs: jobs.clone(),
             reloader: reloader.clone(),
             groups: rule_groups.clone(),
@@ -262,6 +262,11 @@ impl Opening {
             started_at_ms,
         }));
         tokio::spawn(rest.clone().housekeeping(self.stop.clone()));
+        tokio::spawn(rest.clone().follow_catalog(self.stop.clone()));
+        {
+            let (catalog, stop) = (catalog.clone(), self.stop.clone());
+            tokio::spawn(async move { catalog.follow(stop).await });
+        }
         tokio::spawn(prom.clone().report_writes(self.stop.clone()));
         tokio::spawn(gateway.clone().run(self.stop.clone()));
         tokio::spawn(jobs.follow(self.stop.clone()));

@@ -1,5 +1,6 @@
 //! What the server counts of itself, and how it is shown at `/metrics`.
 
+mod backing;
 pub mod exposition;
 pub mod http;
 pub mod intake;

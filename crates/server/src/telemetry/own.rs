@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use catalog::Catalog;
 use collect::{Collector, TargetOrigin};
 use events::EventLog;
 use model::{Health, Refusal};
@@ -46,6 +47,8 @@ pub struct OwnParts {
     pub collector: Arc<Collector>,
     /// Events.
     pub events: EventLog,
+    /// Targets and collections.
+    pub catalog: Arc<Catalog>,
     /// Scrape jobs and discovery.
     pub jobs: Arc<Jobs>,
     /// The configuration.
@@ -114,6 +117,7 @@ impl Own {
         self.targets(&mut page);
         self.discovery(&mut page);
         self.events(&mut page);
+        super::backing::catalog(&mut page, &parts.catalog.stats());
         parts.prom.render(&mut page);
         parts.groups.render(&mut page);
         parts.notifier.render(&mut page);

@@ -1,0 +1,329 @@
+//! The embedded database: two connections to one file, one writes, one reads collections.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, Row};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use crate::collection::RowText;
+use crate::journal::sync_parent;
+use crate::target::Columns;
+use crate::{CatalogError, Claim, CollectionRow, StoredResponse, time};
+
+/// An open database.
+pub struct Sqlite {
+    writer: Mutex<SqliteConnection>,
+    reader: Mutex<SqliteConnection>,
+}
+
+/// Tells whether SQLite found the file damaged: SQLITE_CORRUPT, SQLITE_NOTADB, or a schema that is not ours any more.
+pub fn is_corruption(error: &sqlx::Error) -> bool {
+    let code = match error {
+        sqlx::Error::Database(e) => e.code().and_then(|c| c.parse::<u32>().ok()),
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => return true,
+        _ => None,
+    };
+    // The low byte is the primary code: 1 is an SQL error, which only a damaged schema can cause here.
+    matches!(code.map(|c| c & 0xff), Some(1 | 11 | 26))
+}
+
+/// Renames the database and its companions, so that a new one can take the name.
+pub fn keep_aside(path: &Path) -> io::Result<()> {
+    let named = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let number = (1..10_000).find(|n| !named(&format!(".damaged-{n}")).exists()).unwrap_or(10_000);
+    for suffix in ["", "-wal", "-shm"] {
+        match std::fs::rename(named(suffix), named(&format!(".damaged-{number}{suffix}"))) {
+            // SQLite removes the companions itself when it closes a file.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !suffix.is_empty() => {}
+            renamed => renamed?,
+        }
+    }
+    sync_parent(path)
+}
+
+impl Sqlite {
+    /// Opens or creates the file and runs the migrations.
+    pub async fn open(path: &Path) -> Result<Sqlite, CatalogError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(std::time::Duration::from_secs(5))
+            .disable_statement_logging();
+        let mut writer = options.connect().await?;
+        // A connection that is only dropped is closed later, on its own thread, and may still hold and remove files.
+        if let Err(error) = sqlx::migrate!("./migrations").run(&mut writer).await {
+            let _ = writer.close().await;
+            return Err(error.into());
+        }
+        let reader = match options.connect().await {
+            Ok(reader) => reader,
+            Err(error) => {
+                let _ = writer.close().await;
+                return Err(error.into());
+            }
+        };
+        Ok(Sqlite { writer: Mutex::new(writer), reader: Mutex::new(reader) })
+    }
+
+    /// Closes both connections; the last one folds the journal into the file.
+    pub async fn close(self) -> Result<(), CatalogError> {
+        let reader = self.reader.into_inner().close().await;
+        let writer = self.writer.into_inner().close().await;
+        Ok(reader.and(writer)?)
+    }
+
+    /// Reads all rows of `metric_targets`.
+    pub async fn rows(&self) -> Result<Vec<Columns>, CatalogError> {
+        let rows = sqlx::query("SELECT * FROM metric_targets").fetch_all(&mut *self.reader.lock().await).await?;
+        Ok(rows.iter().map(read_columns).collect())
+    }
+
+    /// Writes a row, new or in place of the one with its target id.
+    pub async fn put(&self, c: &Columns) -> Result<(), CatalogError> {
+        const SQL: &str = "INSERT INTO metric_targets (id, target_id, target_url, source_type, scrape_config, labels, \
+            health_status, enabled, created_at, source_id, collection_method, origin, request, filters, \
+            retention_policy, limits, version, updated_at, deleted_at, deletion, checksum) \
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) \
+            ON CONFLICT (target_id) DO UPDATE SET id = excluded.id, target_url = excluded.target_url, \
+            source_type = excluded.source_type, scrape_config = excluded.scrape_config, labels = excluded.labels, \
+            health_status = excluded.health_status, enabled = excluded.enabled, created_at = excluded.created_at, \
+            source_id = excluded.source_id, collection_method = excluded.collection_method, origin = excluded.origin, \
+            request = excluded.request, filters = excluded.filters, retention_policy = excluded.retention_policy, \
+            limits = excluded.limits, version = excluded.version, updated_at = excluded.updated_at, \
+            deleted_at = excluded.deleted_at, deletion = excluded.deletion, checksum = excluded.checksum";
+        sqlx::query(SQL)
+            .bind(&c.id)
+            .bind(&c.target_id)
+            .bind(&c.target_url)
+            .bind(&c.source_type)
+            .bind(&c.scrape_config)
+            .bind(&c.labels)
+            .bind(&c.health_status)
+            .bind(c.enabled)
+            .bind(&c.created_at)
+            .bind(&c.source_id)
+            .bind(&c.collection_method)
+            .bind(&c.origin)
+            .bind(&c.request)
+            .bind(&c.filters)
+            .bind(&c.retention_policy)
+            .bind(&c.limits)
+            .bind(c.version)
+            .bind(&c.updated_at)
+            .bind(&c.deleted_at)
+            .bind(&c.deletion)
+            .bind(c.checksum)
+            .execute(&mut *self.writer.lock().await)
+            .await?;
+        Ok(())
+    }
+
+    /// Writes the states of targets, in one transaction.
+    pub async fn put_health(&self, targets: &[Columns]) -> Result<(), CatalogError> {
+        let mut writer = self.writer.lock().await;
+        let mut transaction = writer.begin().await?;
+        for columns in targets {
+            sqlx::query(
+                "UPDATE metric_targets SET health_status = $1, checksum = $2 WHERE target_id = $3 AND version = $4",
+            )
+            .bind(&columns.health_status)
+            .bind(columns.checksum)
+            .bind(&columns.target_id)
+            .bind(columns.version)
+            .execute(&mut *transaction)
+            .await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// Removes the rows of targets that were deleted before a time.
+    pub async fn forget(&self, before_ms: i64) -> Result<(), CatalogError> {
+        self.prune("DELETE FROM metric_targets WHERE deleted_at < $1", before_ms).await
+    }
+
+    /// Removes collections from before a time.
+    pub async fn prune_collections(&self, before_ms: i64) -> Result<(), CatalogError> {
+        self.prune("DELETE FROM collection_jobs WHERE created_at < $1", before_ms).await
+    }
+
+    /// Removes keys claimed before a time.
+    pub async fn prune_claims(&self, before_ms: i64) -> Result<(), CatalogError> {
+        self.prune("DELETE FROM idempotency_keys WHERE claimed_at < $1", before_ms).await
+    }
+
+    async fn prune(&self, sql: &'static str, before_ms: i64) -> Result<(), CatalogError> {
+        sqlx::query(sql).bind(time::to_text(before_ms)).execute(&mut *self.writer.lock().await).await?;
+        Ok(())
+    }
+
+    /// Reads collections, newest first.
+    pub async fn collections(&self, target_id: Option<&str>, limit: u32) -> Result<Vec<CollectionRow>, CatalogError> {
+        let rows = sqlx::query(
+            "SELECT * FROM collection_jobs WHERE ($1 IS NULL OR target_id = $1) ORDER BY created_at DESC, id LIMIT $2",
+        )
+        .bind(target_id)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.reader.lock().await)
+        .await?;
+        Ok(rows.iter().map(read_collection).collect::<Result<_, _>>()?)
+    }
+
+    /// Writes collections, in one transaction; a row that is there already takes the new figures.
+    pub async fn put_collections(&self, rows: &[CollectionRow], now_ms: i64) -> Result<(), CatalogError> {
+        const SQL: &str = "INSERT INTO collection_jobs (id, job_id, target_id, collection_method, status, \
+            metrics_collected, collection_duration_ms, error_details, created_at, source_id, health_status, \
+            collections, samples_stored, samples_refused, window_start, updated_at) \
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
+            ON CONFLICT (job_id) DO UPDATE SET metrics_collected = excluded.metrics_collected, \
+            collection_duration_ms = excluded.collection_duration_ms, health_status = excluded.health_status, \
+            collections = excluded.collections, samples_stored = excluded.samples_stored, \
+            samples_refused = excluded.samples_refused, updated_at = excluded.updated_at";
+        let updated_at = time::to_text(now_ms);
+        let mut writer = self.writer.lock().await;
+        let mut transaction = writer.begin().await?;
+        for row in rows {
+            sqlx::query(SQL)
+                .bind(Uuid::new_v4().to_string())
+                .bind(&row.job_id)
+                .bind(&row.target_id)
+                .bind(row.method.as_str())
+                .bind(&row.status)
+                .bind(row.metrics_collected)
+                .bind(row.collection_duration_ms)
+                .bind(&row.error_details)
+                .bind(time::to_text(row.created_at_ms))
+                .bind(&row.source_id)
+                .bind(row.health.as_str())
+                .bind(row.collections)
+                .bind(row.samples_stored)
+                .bind(row.samples_refused)
+                .bind(row.window_start_ms.map(time::to_text))
+                .bind(&updated_at)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// Claims a key durably, or says what is known of it; keys from before `valid_from_ms` count as unknown.
+    pub async fn claim(
+        &self,
+        key: &str,
+        request_hash: i64,
+        now_ms: i64,
+        valid_from_ms: i64,
+    ) -> Result<Claim, CatalogError> {
+        let mut writer = self.writer.lock().await;
+        sqlx::query("DELETE FROM idempotency_keys WHERE idempotency_key = $1 AND claimed_at < $2")
+            .bind(key)
+            .bind(time::to_text(valid_from_ms))
+            .execute(&mut *writer)
+            .await?;
+        let fresh = sqlx::query(
+            "INSERT INTO idempotency_keys (idempotency_key, request_hash, claimed_at) VALUES ($1, $2, $3) \
+             ON CONFLICT (idempotency_key) DO NOTHING",
+        )
+        .bind(key)
+        .bind(request_hash)
+        .bind(time::to_text(now_ms))
+        .execute(&mut *writer)
+        .await?;
+        if fresh.rows_affected() == 1 {
+            return Ok(Claim::Fresh { claimed_at_ms: now_ms });
+        }
+        let row = sqlx::query(
+            "SELECT request_hash, claimed_at, response_status, response_head, response_body \
+             FROM idempotency_keys WHERE idempotency_key = $1",
+        )
+        .bind(key)
+        .fetch_one(&mut *writer)
+        .await?;
+        if row.try_get::<i64, _>("request_hash")? != request_hash {
+            return Ok(Claim::OtherRequest);
+        }
+        Ok(match row.try_get::<Option<i64>, _>("response_status")? {
+            Some(status) => Claim::Done(StoredResponse {
+                status: u16::try_from(status).unwrap_or(500),
+                head: row.try_get::<Option<String>, _>("response_head")?.unwrap_or_default(),
+                body: row.try_get::<Option<String>, _>("response_body")?.unwrap_or_default(),
+            }),
+            None => {
+                let text: String = row.try_get("claimed_at")?;
+                Claim::Fresh { claimed_at_ms: time::from_text(&text).unwrap_or(now_ms) }
+            }
+        })
+    }
+
+    /// Keeps the answer to a claimed key.
+    pub async fn finish(&self, key: &str, response: &StoredResponse) -> Result<(), CatalogError> {
+        sqlx::query(
+            "UPDATE idempotency_keys SET response_status = $1, response_head = $2, response_body = $3 \
+             WHERE idempotency_key = $4",
+        )
+        .bind(i64::from(response.status))
+        .bind(&response.head)
+        .bind(&response.body)
+        .bind(key)
+        .execute(&mut *self.writer.lock().await)
+        .await?;
+        Ok(())
+    }
+}
+
+/// Reads a row; a column of a wrong type reads as empty, which the checksum then finds.
+fn read_columns(row: &SqliteRow) -> Columns {
+    let text = |name: &str| row.try_get::<String, _>(name).unwrap_or_default();
+    let optional = |name: &str| row.try_get::<Option<String>, _>(name).unwrap_or_default();
+    Columns {
+        id: text("id"),
+        target_id: text("target_id"),
+        target_url: text("target_url"),
+        source_type: text("source_type"),
+        scrape_config: text("scrape_config"),
+        labels: optional("labels"),
+        health_status: text("health_status"),
+        enabled: row.try_get("enabled").unwrap_or_default(),
+        created_at: text("created_at"),
+        source_id: text("source_id"),
+        collection_method: text("collection_method"),
+        origin: text("origin"),
+        request: optional("request"),
+        filters: optional("filters"),
+        retention_policy: optional("retention_policy"),
+        limits: optional("limits"),
+        version: row.try_get("version").unwrap_or_default(),
+        updated_at: text("updated_at"),
+        deleted_at: optional("deleted_at"),
+        deletion: optional("deletion"),
+        checksum: row.try_get("checksum").unwrap_or_default(),
+    }
+}
+
+fn read_collection(row: &SqliteRow) -> Result<CollectionRow, sqlx::Error> {
+    let text = RowText {
+        job_id: row.try_get("job_id")?,
+        target_id: row.try_get("target_id")?,
+        source_id: row.try_get("source_id")?,
+        collection_method: row.try_get("collection_method")?,
+        status: row.try_get("status")?,
+        metrics_collected: row.try_get("metrics_collected")?,
+        collection_duration_ms: row.try_get::<Option<f64>, _>("collection_duration_ms")?,
+        error_details: row.try_get("error_details")?,
+        created_at: row.try_get("created_at")?,
+        health_status: row.try_get("health_status")?,
+        collections: row.try_get("collections")?,
+        samples_stored: row.try_get("samples_stored")?,
+        samples_refused: row.try_get("samples_refused")?,
+        window_start: row.try_get("window_start")?,
+    };
+    Ok(text.into())
+}
