@@ -52,6 +52,8 @@ pub enum Command {
     Selftest(SelftestArgs),
     /// Show what came in, what became of it, which scrapes are missing and why
     Integrity(IntegrityArgs),
+    /// Make, list and revoke tokens
+    Token(TokenArgs),
     /// Print shell completions
     Completions {
         /// For which shell
@@ -95,6 +97,14 @@ pub struct ServeArgs {
     /// How much all samples may take on disk, such as 50GB; the oldest go first [default: no limit]
     #[arg(long, alias = "storage.tsdb.retention.size", value_name = "SIZE", env = "QUIVER_RETENTION_SIZE")]
     pub retention_size: Option<String>,
+    /// TLS, users with passwords and headers, in the words of Prometheus' web configuration. Who may do what, and tokens, stand
+    /// under `quiver: auth:` of the configuration; see docs/access.md
+    #[arg(long = "web.config.file", alias = "web-config-file", value_name = "FILE", env = "QUIVER_WEB_CONFIG")]
+    pub web_config_file: Option<PathBuf>,
+    /// Let everybody in who reaches the port, also from other machines. Without it a server that listens beyond loopback and
+    /// has no token, user or certificate configured does not start
+    #[arg(long = "web.insecure-open", alias = "insecure-open")]
+    pub insecure_open: bool,
     /// Let /api/v1/admin/tsdb delete series and make snapshots
     #[arg(long = "web.enable-admin-api", alias = "enable-admin-api")]
     pub enable_admin_api: bool,
@@ -164,9 +174,68 @@ pub struct ServerArgs {
     /// URL of the running server
     #[arg(long, value_name = "URL", env = "QUIVER_SERVER", default_value = "http://127.0.0.1:9740", global = true)]
     pub server: String,
+    /// Certificates to trust for https, in PEM [default: those of the system]
+    #[arg(long, value_name = "FILE", env = "QUIVER_CA_FILE", global = true)]
+    pub ca_file: Option<PathBuf>,
+    /// File with a token to show; QUIVER_TOKEN holds one, too
+    #[arg(long, value_name = "FILE", env = "QUIVER_TOKEN_FILE", global = true)]
+    pub token_file: Option<PathBuf>,
     /// How to print
     #[arg(long, short, value_name = "FORMAT", default_value = "table", global = true)]
     pub output: Output,
+}
+
+/// Flags of `token`.
+#[derive(Args, Debug)]
+pub struct TokenArgs {
+    /// What to do with tokens
+    #[command(subcommand)]
+    pub command: TokenCommand,
+    /// Where to ask
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// What can be done with tokens.
+#[derive(Subcommand, Debug)]
+pub enum TokenCommand {
+    /// Make a token and print it, this once, with what to put into the configuration; no server is needed
+    Create(TokenCreateArgs),
+    /// Show the tokens of a running server, without what they are
+    #[command(alias = "ls")]
+    List,
+    /// Make a token of a running server worthless
+    #[command(alias = "rm")]
+    Revoke {
+        /// Its name
+        name: String,
+    },
+}
+
+/// Flags of `token create`.
+#[derive(Args, Debug)]
+pub struct TokenCreateArgs {
+    /// What it may: read, write, admin; may be repeated
+    #[arg(long = "role", value_name = "ROLE", required = true, value_parser = ["read", "write", "admin"])]
+    pub roles: Vec<String>,
+    /// How it is called in lists and logs [default: role and source]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// With the role write alone: the source that it writes as; may be repeated
+    #[arg(long = "source", value_name = "ID")]
+    pub sources: Vec<String>,
+    /// How long it is good, such as 90d [default: for ever]
+    #[arg(long, value_name = "DURATION")]
+    pub expires_in: Option<String>,
+    /// Requests in a second
+    #[arg(long, value_name = "N")]
+    pub requests_per_second: Option<f64>,
+    /// Samples in a second
+    #[arg(long, value_name = "N")]
+    pub samples_per_second: Option<f64>,
+    /// Let the running server make it and keep its hash, instead of printing an entry for the configuration
+    #[arg(long)]
+    pub register: bool,
 }
 
 /// The shape of what is printed.

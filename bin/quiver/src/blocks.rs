@@ -191,7 +191,7 @@ pub fn restore(args: &RestoreArgs) -> Result<ExitCode, Failure> {
 /// Asks a running server for a snapshot.
 pub fn snapshot(args: &SnapshotArgs) -> Result<ExitCode, Failure> {
     let path = format!("/api/v1/admin/tsdb/snapshot?skip_head={}", args.skip_head);
-    let answer = client::send(Method::POST, &args.server.server, &path, None)?.success().map_err(|failure| {
+    let answer = client::send(Method::POST, &args.server, &path, None)?.success().map_err(|failure| {
         match failure.text.as_str() {
             "admin APIs disabled" => {
                 Failure::failed("the server does not allow it: start it with --web.enable-admin-api")

@@ -2,20 +2,31 @@
 //!
 //! Limits: 5 s to connect, 150 s in all, an answer of 256 MiB.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
+use hyper::header::HeaderValue;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde_json::Value;
 
 use crate::Failure;
+use crate::args::ServerArgs;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(150);
+/// Where Debian and its kin keep the certificates that the system trusts.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Holds a token; never a flag, which everybody on the machine could read.
+const TOKEN_VARIABLE: &str = "QUIVER_TOKEN";
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// An answer of the server.
@@ -62,28 +73,98 @@ impl Answer {
     }
 }
 
+/// Where to ask, and who asks.
+#[derive(Clone, Copy)]
+pub struct Server<'a> {
+    url: &'a str,
+    ca_file: Option<&'a Path>,
+    token_file: Option<&'a Path>,
+}
+
+impl<'a> From<&'a ServerArgs> for Server<'a> {
+    fn from(args: &'a ServerArgs) -> Server<'a> {
+        Server { url: &args.server, ca_file: args.ca_file.as_deref(), token_file: args.token_file.as_deref() }
+    }
+}
+
+impl<'a> From<&'a str> for Server<'a> {
+    fn from(url: &'a str) -> Server<'a> {
+        Server { url, ca_file: None, token_file: None }
+    }
+}
+
+impl<'a> From<&'a String> for Server<'a> {
+    fn from(url: &'a String) -> Server<'a> {
+        Server::from(url.as_str())
+    }
+}
+
+impl Server<'_> {
+    /// Gives the header that says who asks: the token of the file, else of `QUIVER_TOKEN`.
+    fn authorization(&self) -> Result<Option<HeaderValue>, Failure> {
+        let token = match self.token_file {
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|e| Failure::failed(format!("cannot read the token in {}: {e}", path.display())))?,
+            None => std::env::var(TOKEN_VARIABLE).unwrap_or_default(),
+        };
+        if token.trim().is_empty() {
+            return Ok(None);
+        }
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
+            .map_err(|_| Failure::usage("the token holds what a token cannot hold"))?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+
+    fn tls(&self) -> Result<ClientConfig, Failure> {
+        let failed = |what: &Path, e: &dyn std::fmt::Display| Failure::failed(format!("{}: {e}", what.display()));
+        let mut roots = RootCertStore::empty();
+        let system = Path::new(SYSTEM_ROOTS);
+        let file = self.ca_file.or_else(|| system.exists().then_some(system));
+        match file {
+            Some(file) => {
+                let pem = std::fs::read(file).map_err(|e| failed(file, &e))?;
+                for certificate in CertificateDer::pem_slice_iter(&pem) {
+                    let certificate = certificate.map_err(|e| failed(file, &e))?;
+                    roots.add(certificate).map_err(|e| failed(file, &e))?;
+                }
+            }
+            None => return Err(Failure::usage("https needs --ca-file: this system has no certificates to trust")),
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|e| Failure::failed(format!("TLS: {e}")))?;
+        Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    }
+}
+
 /// Sends one request and waits for the whole answer.
-pub fn send(method: Method, server: &str, path: &str, body: Option<(&str, Vec<u8>)>) -> Result<Answer, Failure> {
+pub fn send<'a>(
+    method: Method,
+    server: impl Into<Server<'a>>,
+    path: &str,
+    body: Option<(&str, Vec<u8>)>,
+) -> Result<Answer, Failure> {
     let (kind, bytes) = body.unwrap_or(("", Vec::new()));
     let headers = if kind.is_empty() { Vec::new() } else { vec![("content-type", kind.to_owned())] };
     send_with(method, server, path, &headers, bytes)
 }
 
 /// Sends one request with headers of one's own and waits for the whole answer.
-pub fn send_with(
+pub fn send_with<'a>(
     method: Method,
-    server: &str,
+    server: impl Into<Server<'a>>,
     path: &str,
     headers: &[(&str, String)],
     bytes: Vec<u8>,
 ) -> Result<Answer, Failure> {
-    let base = server.trim_end_matches('/');
-    if base.starts_with("https://") {
-        return Err(Failure::usage("https is not supported by this command yet; use http:// or ask through curl"));
+    let server: Server<'_> = server.into();
+    let base = server.url.trim_end_matches('/');
+    if !base.starts_with("http://") && !base.starts_with("https://") {
+        let text = format!("--server wants a URL such as http://127.0.0.1:9740, not {:?}", server.url);
+        return Err(Failure::usage(text));
     }
-    if !base.starts_with("http://") {
-        return Err(Failure::usage(format!("--server wants a URL such as http://127.0.0.1:9740, not {server:?}")));
-    }
+    let tls = if base.starts_with("https://") { Some(server.tls()?) } else { None };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -92,23 +173,41 @@ pub fn send_with(
     for (name, value) in headers {
         request = request.header(*name, value);
     }
+    if let Some(value) = server.authorization()? {
+        request = request.header("authorization", value);
+    }
     let request = request
         .header("user-agent", concat!("quiver-cli/", env!("CARGO_PKG_VERSION")))
         .body(Full::new(Bytes::from(bytes)))
-        .map_err(|e| Failure::usage(format!("{server} is not a usable address: {e}")))?;
+        .map_err(|e| Failure::usage(format!("{base} is not a usable address: {e}")))?;
     runtime.block_on(async {
-        tokio::time::timeout(REQUEST_TIMEOUT, exchange(request, base))
+        tokio::time::timeout(REQUEST_TIMEOUT, exchange(request, base, tls))
             .await
             .map_err(|_| Failure::failed(format!("no answer from {base} within {} s", REQUEST_TIMEOUT.as_secs())))?
     })
 }
 
-async fn exchange(request: Request<Full<Bytes>>, base: &str) -> Result<Answer, Failure> {
+async fn exchange(request: Request<Full<Bytes>>, base: &str, tls: Option<ClientConfig>) -> Result<Answer, Failure> {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
-    let response = client.request(request).await.map_err(|e| {
-        if e.is_connect() {
+    let secure = tls.is_some();
+    let response = match tls {
+        None => Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(connector).request(request).await,
+        Some(tls) => {
+            connector.enforce_http(false);
+            let connector = hyper_rustls::HttpsConnectorBuilder::new()
+                .with_tls_config(tls)
+                .https_only()
+                .enable_http1()
+                .wrap_connector(connector);
+            Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(connector).request(request).await
+        }
+    };
+    let response = response.map_err(|e| {
+        if e.is_connect() && secure {
+            let why = std::error::Error::source(&e).map(|e| format!(": {e}")).unwrap_or_default();
+            Failure::failed(format!("cannot reach {base}{why}; --ca-file names the certificates to trust"))
+        } else if e.is_connect() {
             Failure::failed(format!("cannot reach {base}: is the server running? Start it with `quiver serve`"))
         } else {
             Failure::failed(format!("the connection to {base} broke: {e}"))

@@ -41,7 +41,7 @@ pub fn run(args: &IntegrityArgs) -> Result<ExitCode, Failure> {
     }
     let pairs: Vec<(&str, &str)> = params.iter().map(|(k, v)| (*k, v.as_str())).collect();
     let path = format!("{PATH}?{}", client::form(&pairs));
-    let report = client::send(Method::GET, &args.server.server, &path, None)?.success()?.json()?;
+    let report = client::send(Method::GET, &args.server, &path, None)?.success()?.json()?;
     if args.server.output == Output::Json {
         println!("{report}");
     } else {
@@ -52,7 +52,7 @@ pub fn run(args: &IntegrityArgs) -> Result<ExitCode, Failure> {
 
 fn scrub(args: &IntegrityArgs) -> Result<ExitCode, Failure> {
     let path = format!("{PATH}/scrub");
-    let answer = client::send(Method::POST, &args.server.server, &path, None)?.success()?.json()?;
+    let answer = client::send(Method::POST, &args.server, &path, None)?.success()?.json()?;
     if args.server.output == Output::Json {
         println!("{answer}");
     } else {

@@ -15,6 +15,7 @@ mod selftest;
 mod serve;
 mod table;
 mod targets;
+mod token;
 
 use std::process::ExitCode;
 
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         Command::Import(args) => import::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Integrity(args) => integrity::run(&args),
+        Command::Token(args) => token::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "quiver", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

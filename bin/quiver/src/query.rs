@@ -33,7 +33,7 @@ pub fn run(args: &QueryArgs) -> Result<ExitCode, Failure> {
     }
     let pairs: Vec<(&str, &str)> = params.iter().map(|(k, v)| (*k, v.as_str())).collect();
     let body = ("application/x-www-form-urlencoded", client::form(&pairs).into_bytes());
-    let answer = client::send(Method::POST, &args.server.server, path, Some(body))?.success()?;
+    let answer = client::send(Method::POST, &args.server, path, Some(body))?.success()?;
     if args.server.output == Output::Json {
         println!("{}", String::from_utf8_lossy(&answer.body));
         return Ok(ExitCode::SUCCESS);

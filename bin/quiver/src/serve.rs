@@ -26,15 +26,16 @@ pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
         .build()
         .map_err(|e| Failure::failed(format!("cannot start threads: {e}")))?;
     let with_config = args.config.is_some();
-    let result = runtime.block_on(run::run(options, |address| greet(address, with_config)));
+    let result = runtime.block_on(run::run(options, |address, tls| greet(address, tls, with_config)));
     runtime.shutdown_timeout(RUNTIME_GRACE);
     result.map_err(|e| Failure::failed(e.to_string()))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Says where to look; the log says the rest.
-fn greet(address: SocketAddr, with_config: bool) {
-    let url = format!("http://{}", reachable(address));
+fn greet(address: SocketAddr, tls: bool, with_config: bool) {
+    let scheme = if tls { "https" } else { "http" };
+    let url = format!("{scheme}://{}", reachable(address));
     println!("Quiver {} is ready at {url}", env!("CARGO_PKG_VERSION"));
     println!("  API:          {url}/openapi");
     println!("  Add a target: quiver targets add http://localhost:9100/metrics{}", server_flag(&url));
@@ -74,6 +75,8 @@ fn options(args: &ServeArgs) -> Result<Options, Failure> {
             graphite: args.listen_graphite.clone(),
         },
         allow_unsupported: args.allow_unsupported,
+        web_config_file: args.web_config_file.clone(),
+        insecure_open: args.insecure_open,
         flags: flags(args),
     })
 }
@@ -126,6 +129,8 @@ fn flags(args: &ServeArgs) -> Vec<(String, String)> {
         ("memory", text(&args.memory)),
         ("retention", text(&args.retention)),
         ("retention-size", text(&args.retention_size)),
+        ("web.config.file", path(&args.web_config_file)),
+        ("web.insecure-open", args.insecure_open.to_string()),
         ("web.enable-admin-api", args.enable_admin_api.to_string()),
     ]
     .into_iter()

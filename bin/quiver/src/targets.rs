@@ -17,7 +17,7 @@ pub fn run(args: &TargetsArgs) -> Result<ExitCode, Failure> {
         TargetsCommand::List { health } => list(server, health.as_deref()),
         TargetsCommand::Add(add) => register(server, add),
         TargetsCommand::Rm { target_id } => {
-            let answer = client::send(Method::DELETE, &server.server, &one(target_id, ""), None)?.success()?;
+            let answer = client::send(Method::DELETE, server, &one(target_id, ""), None)?.success()?;
             show(server, &answer, |value| {
                 let undo = value["undo_until"].as_str().unwrap_or("shortly");
                 println!("Removed {target_id}. Its samples are kept. It can be restored until {undo}:");
@@ -25,7 +25,7 @@ pub fn run(args: &TargetsArgs) -> Result<ExitCode, Failure> {
             })
         }
         TargetsCommand::Scrape { target_id } => {
-            let answer = client::send(Method::POST, &server.server, &one(target_id, "/scrape"), None)?.success()?;
+            let answer = client::send(Method::POST, server, &one(target_id, "/scrape"), None)?.success()?;
             show(server, &answer, print_report)
         }
     }
@@ -38,7 +38,7 @@ fn one(target_id: &str, rest: &str) -> String {
 
 fn list(server: &ServerArgs, health: Option<&str>) -> Result<ExitCode, Failure> {
     let query = health.map_or(String::new(), |h| format!("?{}", client::form(&[("health", h)])));
-    let answer = client::send(Method::GET, &server.server, &format!("{TARGETS}{query}"), None)?.success()?;
+    let answer = client::send(Method::GET, server, &format!("{TARGETS}{query}"), None)?.success()?;
     show(server, &answer, |value| {
         let rows: Vec<Vec<String>> = value.as_array().into_iter().flatten().map(row).collect();
         if rows.is_empty() {
@@ -74,7 +74,7 @@ fn register(server: &ServerArgs, add: &AddArgs) -> Result<ExitCode, Failure> {
     let body = request(add)?;
     let path = if add.dry_run { format!("{TARGETS}?dry_run=true") } else { TARGETS.to_owned() };
     let body = ("application/json", body.to_string().into_bytes());
-    let answer = client::send(Method::POST, &server.server, &path, Some(body))?.success()?;
+    let answer = client::send(Method::POST, server, &path, Some(body))?.success()?;
     let created = answer.status.as_u16() == 201;
     show(server, &answer, |value| {
         if !add.dry_run {

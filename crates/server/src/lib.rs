@@ -1,5 +1,6 @@
 //! The server: configuration, HTTP, start-up and shutdown. The only room that knows all others.
 
+pub mod access;
 pub mod alerting;
 pub mod config;
 pub mod lines;

@@ -24,10 +24,14 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
+
+use crate::access::guard::Peer;
+use crate::access::tls::Tls;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -96,6 +100,7 @@ pub async fn serve(
     router: Router,
     connections_max: usize,
     stats: Arc<NetStats>,
+    tls: Option<Arc<Tls>>,
     mut stop: watch::Receiver<bool>,
 ) {
     let permits = Arc::new(Semaphore::new(connections_max));
@@ -119,9 +124,9 @@ pub async fn serve(
         stats.accepted.fetch_add(1, Ordering::Relaxed);
         stats.open.fetch_add(1, Ordering::Relaxed);
         let (router, stats, stop) = (router.clone(), stats.clone(), stop.clone());
-        let heads = heads.clone();
+        let (heads, tls) = (heads.clone(), tls.clone());
         tokio::spawn(async move {
-            connection(stream, peer, router, stop, (&heads, &stats)).await;
+            connection(stream, tls, Caller { peer, subject: None }, router, stop, (&heads, &stats)).await;
             stats.open.fetch_sub(1, Ordering::Relaxed);
             drop(permit);
         });
@@ -140,9 +145,18 @@ async fn pause_after(error: &io::Error) {
     }
 }
 
+/// Who is at the other end.
+#[derive(Clone)]
+struct Caller {
+    peer: SocketAddr,
+    /// By its certificate, if it showed one.
+    subject: Option<Peer>,
+}
+
 async fn connection(
     stream: TcpStream,
-    peer: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    mut caller: Caller,
     router: Router,
     mut stop: watch::Receiver<bool>,
     (heads, stats): (&Arc<Heads>, &NetStats),
@@ -156,16 +170,42 @@ async fn connection(
     if !first_byte {
         return;
     }
-    let asked = Arc::new(AtomicBool::new(false));
+    // A handshake that does not end is like a head that does not.
     let head = heads.begin(HEADS_MAX, stats);
     let give_up = head.give_up.clone();
+    let Some(tls) = tls else { return exchange(stream, caller, router, stop, head, give_up).await };
+    let shaken = tokio::select! {
+        shaken = timeout(HEAD_TIMEOUT, tls.accept(stream)) => shaken,
+        () = give_up.notified() => return,
+        _ = stop.wait_for(|stopped| *stopped) => return,
+    };
+    match shaken {
+        Ok(Ok((stream, subject))) => {
+            caller.subject = subject.map(|subject| Peer(Arc::new(subject)));
+            exchange(stream, caller, router, stop, head, give_up).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%error, peer = %caller.peer, "no TLS handshake"),
+        Err(_) => tls.count_failed(),
+    }
+}
+
+/// Answers the requests of a connection.
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    caller: Caller,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+    head: Head,
+    give_up: Arc<Notify>,
+) {
+    let asked = Arc::new(AtomicBool::new(false));
     let service = {
         let (asked, head) = (asked.clone(), Mutex::new(Some(head)));
         hyper::service::service_fn(move |request: Request<Incoming>| {
             if !asked.swap(true, Ordering::Relaxed) {
                 drop(head.lock().take());
             }
-            answer(router.clone(), peer, request)
+            answer(router.clone(), caller.clone(), request)
         })
     };
     let builder = builder();
@@ -205,9 +245,12 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-async fn answer(router: Router, peer: SocketAddr, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(router: Router, caller: Caller, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let mut request = request.map(Body::new);
-    request.extensions_mut().insert(ConnectInfo(peer));
+    request.extensions_mut().insert(ConnectInfo(caller.peer));
+    if let Some(subject) = caller.subject {
+        request.extensions_mut().insert(subject);
+    }
     router.oneshot(request).await
 }
 
@@ -225,7 +268,7 @@ mod tests {
         let (tx, rx) = watch::channel(false);
         let stats = Arc::new(NetStats::default());
         let router = Router::new().route("/", get(|| async { "hello" }));
-        let task = tokio::spawn(serve(listener, router, connections_max, stats.clone(), rx));
+        let task = tokio::spawn(serve(listener, router, connections_max, stats.clone(), None, rx));
         (addr, tx, task, stats)
     }
 

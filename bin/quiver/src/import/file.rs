@@ -73,7 +73,7 @@ fn begin(args: &ImportArgs, format: &str, length: u64, gzip: bool) -> Result<Str
     if gzip {
         headers.push(("content-encoding", "gzip".to_owned()));
     }
-    let answer = client::send_with(Method::POST, &args.server.server, &path, &headers, Vec::new())?.success()?;
+    let answer = client::send_with(Method::POST, &args.server, &path, &headers, Vec::new())?.success()?;
     let id = answer.json()?["upload_id"].as_str().map(str::to_owned);
     id.ok_or_else(|| Failure::failed("the answer names no upload; is this a Quiver server?"))
 }
@@ -89,7 +89,7 @@ fn send(file: &mut File, length: u64, id: &str, args: &ImportArgs) -> Result<(),
             return Err(Failure::failed("the file has become shorter while it was sent"));
         }
         let headers = [("upload-offset", offset.to_string())];
-        let failed = match client::send_with(Method::PATCH, &args.server.server, &path, &headers, bytes) {
+        let failed = match client::send_with(Method::PATCH, &args.server, &path, &headers, bytes) {
             Ok(answer) if answer.status.is_success() => {
                 offset = offset_of(&answer)?;
                 tries = u32::from(length == 0);
@@ -110,7 +110,7 @@ fn send(file: &mut File, length: u64, id: &str, args: &ImportArgs) -> Result<(),
         }
         std::thread::sleep(PAUSE);
         // What came of the piece is kept: go on from there, as soon as somebody says where that is.
-        if let Ok(answer) = client::send(Method::GET, &args.server.server, &path, None).and_then(Answer::success) {
+        if let Ok(answer) = client::send(Method::GET, &args.server, &path, None).and_then(Answer::success) {
             offset = offset_of(&answer)?;
         }
     }
@@ -134,7 +134,7 @@ fn follow(id: &str, length: u64, args: &ImportArgs) -> Result<Value, Failure> {
     let path = format!("/api/v1/metrics/uploads/{id}");
     let mut progress = Progress::new("storing", length);
     loop {
-        let status = client::send(Method::GET, &args.server.server, &path, None)?.success()?.json()?;
+        let status = client::send(Method::GET, &args.server, &path, None)?.success()?.json()?;
         if matches!(status["status"].as_str(), Some("DONE" | "FAILED" | "CANCELLED") | None) {
             drop(progress);
             return Ok(status);

@@ -127,7 +127,7 @@ fn send(batch: &mut Batch, server: &ServerArgs, tally: &mut Tally) -> Result<(),
     let path = "/api/v1/write?source_id=prometheus-import";
     let mut tries = 0;
     loop {
-        let answer = client::send_with(Method::POST, &server.server, path, &headers, body.clone());
+        let answer = client::send_with(Method::POST, server, path, &headers, body.clone());
         match answer {
             Ok(answer) if answer.status.is_success() => return Ok(()),
             // The rest of the request is stored; the text says what is not.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::sync::Mutex;
@@ -31,13 +31,22 @@ pub struct Posted {
     pub retry_after_s: Option<u64>,
 }
 
-/// Posts bodies to one party, one at a time. Redirects are not followed.
+/// Posts bodies to one party, one at a time, or asks it for something. Redirects are not followed.
 #[derive(Debug)]
 pub struct Poster {
     http: Arc<HttpSettings>,
     policy: AddressPolicy,
     timeout: Duration,
     connection: Mutex<Option<Connection>>,
+}
+
+/// One request.
+struct Asked<'a> {
+    method: Method,
+    headers: &'a [(HeaderName, HeaderValue)],
+    content_type: &'static str,
+    body: Bytes,
+    answer_bytes_max: usize,
 }
 
 impl Poster {
@@ -56,29 +65,40 @@ impl Poster {
         content_type: &'static str,
         body: Bytes,
     ) -> Result<Posted, ScrapeError> {
-        match tokio::time::timeout(self.timeout, self.exchange(url, headers, content_type, body)).await {
+        let asked = Asked { method: Method::POST, headers, content_type, body, answer_bytes_max: ANSWER_BYTES_MAX };
+        self.within(url, asked).await
+    }
+
+    /// Asks for something, within the timeout. Of the answer so many bytes are read at most; more of it is cut off.
+    ///
+    /// **Errors** as [`Poster::post`].
+    pub async fn get(&self, url: &Url, answer_bytes_max: usize) -> Result<Posted, ScrapeError> {
+        let asked = Asked { method: Method::GET, headers: &[], content_type: "", body: Bytes::new(), answer_bytes_max };
+        self.within(url, asked).await
+    }
+
+    async fn within(&self, url: &Url, asked: Asked<'_>) -> Result<Posted, ScrapeError> {
+        match tokio::time::timeout(self.timeout, self.exchange(url, asked)).await {
             Ok(result) => result,
             Err(_) => Err(ScrapeError::new(ScrapeErrorKind::Timeout, "context deadline exceeded")),
         }
     }
 
-    async fn exchange(
-        &self,
-        url: &Url,
-        headers: &[(HeaderName, HeaderValue)],
-        content_type: &'static str,
-        body: Bytes,
-    ) -> Result<Posted, ScrapeError> {
+    async fn exchange(&self, url: &Url, asked: Asked<'_>) -> Result<Posted, ScrapeError> {
         let bad = |e: http::Error| ScrapeError::new(ScrapeErrorKind::Http, e.to_string());
         let credentials = credentials(&self.http, url).await?;
         let request = || {
-            let mut request = Request::post(&url[Position::BeforeScheme..Position::AfterQuery])
+            let mut request = Request::builder()
+                .method(asked.method.clone())
+                .uri(&url[Position::BeforeScheme..Position::AfterQuery])
                 .header(HOST, &url[Position::BeforeHost..Position::AfterPort])
                 .header(USER_AGENT, AGENT)
-                .header(CONTENT_TYPE, content_type)
-                .body(Full::new(body.clone()))
+                .body(Full::new(asked.body.clone()))
                 .map_err(bad)?;
-            for (name, value) in headers.iter().chain(&credentials) {
+            if !asked.content_type.is_empty() {
+                request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(asked.content_type));
+            }
+            for (name, value) in asked.headers.iter().chain(&credentials) {
                 request.headers_mut().insert(name, value.clone());
             }
             Ok::<_, ScrapeError>(request)
@@ -88,28 +108,28 @@ impl Poster {
             && connection.serves(url).await
             && let Ok(response) = connection.send(request()?).await
         {
-            let (posted, whole) = read(response).await?;
+            let (posted, whole) = read(response, asked.answer_bytes_max).await?;
             *slot = whole.then_some(connection);
             return Ok(posted);
         }
         let dial = Dial { http: &self.http, anonymous: false, policy: &self.policy, timeout: self.timeout };
         let mut connection = Connection::open(url, &dial).await?;
         let response = connection.send(request()?).await.map_err(broken)?;
-        let (posted, whole) = read(response).await?;
+        let (posted, whole) = read(response, asked.answer_bytes_max).await?;
         *slot = whole.then_some(connection);
         Ok(posted)
     }
 }
 
 /// Reads an answer; tells whether it was read to its end.
-async fn read(response: Response<Incoming>) -> Result<(Posted, bool), ScrapeError> {
+async fn read(response: Response<Incoming>, bytes_max: usize) -> Result<(Posted, bool), ScrapeError> {
     let (head, mut body) = response.into_parts();
     let retry_after_s = head.headers.get(http::header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
     let mut bytes = Vec::new();
     let mut whole = true;
     while let Some(frame) = body.frame().await {
         if let Some(data) = frame.map_err(broken)?.data_ref() {
-            let room = ANSWER_BYTES_MAX - bytes.len();
+            let room = bytes_max - bytes.len();
             bytes.extend_from_slice(&data[..data.len().min(room)]);
             if data.len() > room {
                 whole = false;

@@ -128,10 +128,10 @@ pub fn load_text(text: &str, path: &Path, allow_unsupported: bool) -> Result<Con
 
 /// What is wrong, over all files.
 #[derive(Default)]
-struct Found(Vec<Located>);
+pub(super) struct Found(pub(super) Vec<Located>);
 
 impl Found {
-    fn take(&mut self, file: &Path, mut problems: Problems) {
+    pub(super) fn take(&mut self, file: &Path, mut problems: Problems) {
         problems.0.sort_by_key(|p| p.at);
         self.0.extend(problems.0.into_iter().map(|p| Located {
             file: file.to_owned(),
@@ -145,7 +145,7 @@ impl Found {
         self.0.push(Located { file: file.to_owned(), at, severity: Severity::Error, text });
     }
 
-    fn parse(&mut self, file: &Path, text: &str) -> Option<Arc<Node>> {
+    pub(super) fn parse(&mut self, file: &Path, text: &str) -> Option<Arc<Node>> {
         yaml::parse(text).map_err(|e| self.error(file, e.at, e.text)).ok()
     }
 }

@@ -5,6 +5,7 @@
 //! Invariants: 1. an unknown key is an error with its place; 2. a known key that we do not serve yet is an error too,
 //! unless asked otherwise; 3. a file is taken whole or refused whole.
 
+pub mod access;
 pub mod alerting;
 pub mod backing;
 pub mod fields;
@@ -21,6 +22,7 @@ pub mod sd;
 pub mod settings;
 #[cfg(test)]
 mod tests;
+pub mod web;
 pub mod yaml;
 
 pub use backing::{CacheSettings, CatalogSettings};

@@ -6,13 +6,14 @@ use super::yaml::{Kind, Node};
 
 const MASK: &str = "<secret>";
 /// Keys whose values are secrets, wherever they stand.
-const SECRET_KEYS: [&str; 20] = [
+const SECRET_KEYS: [&str; 21] = [
     "access_key",
     "access_token",
     "account_key",
     "api_token",
     "application_credential_secret",
     "auth_token",
+    "bcrypt",
     "bearer_token",
     "client_secret",
     "consumer_key",

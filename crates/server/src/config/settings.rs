@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::backing::{self, CacheSettings, CatalogSettings};
+use super::access;
 use super::fields::{Fields, Problems};
 use super::yaml::{Kind, Node};
+use crate::access::settings::AccessSettings;
 
 /// Where the server listens unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9740";
@@ -178,6 +180,8 @@ pub struct SettingsText {
     pub query: QuerySettings,
     /// `limits`
     pub limits: LimitSettings,
+    /// `auth` and `tls`; these follow a reload.
+    pub access: AccessSettings,
 }
 
 /// What flags say; they win over the file.
@@ -289,6 +293,12 @@ pub fn read(node: &Node, dir: &Path, problems: &mut Problems) -> SettingsText {
         push_restate_ms: fields.duration_ms("push_restate_interval", problems),
         ..SettingsText::default()
     };
+    if let Some(node) = fields.get("auth") {
+        text.access.auth = access::read_auth(node, dir, problems);
+    }
+    if let Some(node) = fields.get("tls") {
+        text.access.tls = access::read_tls(node, dir, problems);
+    }
     if let Some(node) = fields.get("listen") {
         read_listen(node, &mut text, problems);
     }

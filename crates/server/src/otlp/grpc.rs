@@ -132,6 +132,11 @@ async fn unknown(headers: HeaderMap) -> Response {
     }
 }
 
+/// Answers somebody who is not let in.
+pub fn turned_away(status: StatusCode, text: &str) -> Response {
+    grpc_answer::error(Code::of_status(status), text)
+}
+
 /// Who comes here without gRPC has mistaken the port.
 fn not_grpc() -> Response {
     let text = "this port speaks OTLP over gRPC; OTLP over HTTP is taken at /v1/metrics of the HTTP port\n";

@@ -18,6 +18,8 @@ pub enum Code {
     InvalidArgument = 3,
     /// It took too long.
     DeadlineExceeded = 4,
+    /// Who asks may not.
+    PermissionDenied = 7,
     /// It is too large.
     ResourceExhausted = 8,
     /// There is no such method or compression.
@@ -26,12 +28,16 @@ pub enum Code {
     Internal = 13,
     /// Try again.
     Unavailable = 14,
+    /// Nobody knows who asks.
+    Unauthenticated = 16,
 }
 
 impl Code {
     /// Gives the code for what HTTP would answer. Senders try again on 4 and 14 only.
     pub fn of_status(status: StatusCode) -> Code {
         match status.as_u16() {
+            401 => Code::Unauthenticated,
+            403 => Code::PermissionDenied,
             408 => Code::DeadlineExceeded,
             413 => Code::ResourceExhausted,
             415 => Code::Unimplemented,

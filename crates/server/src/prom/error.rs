@@ -22,6 +22,12 @@ pub enum ErrorKind {
     Unavailable,
     /// There is no such thing: 404.
     NotFound,
+    /// Nobody knows who asks: 401.
+    Unauthorized,
+    /// Who asks may not: 403.
+    Forbidden,
+    /// Who asks asks too often: 429.
+    TooMany,
 }
 
 impl ErrorKind {
@@ -35,6 +41,9 @@ impl ErrorKind {
             ErrorKind::Internal => "internal",
             ErrorKind::Unavailable => "unavailable",
             ErrorKind::NotFound => "not_found",
+            ErrorKind::Unauthorized => "unauthorized",
+            ErrorKind::Forbidden => "forbidden",
+            ErrorKind::TooMany => "too_many_requests",
         }
     }
 
@@ -47,6 +56,9 @@ impl ErrorKind {
             ErrorKind::Timeout | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
+            ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+            ErrorKind::TooMany => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 }
@@ -112,6 +124,9 @@ mod tests {
             (Internal, 500),
             (Unavailable, 503),
             (NotFound, 404),
+            (Unauthorized, 401),
+            (Forbidden, 403),
+            (TooMany, 429),
         ];
         for (kind, status) in statuses {
             assert_eq!(kind.status().as_u16(), status);

@@ -19,8 +19,8 @@ use collect::report::BatchIds;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use model::{
-    Append, AppendDone, AppendError, Appended, Batch, BatchExemplar, CollectionMethod, Labels, Origin, Recall, Refusal,
-    Select, SeriesIndex, Verdict,
+    Append, AppendDone, AppendError, Appended, Batch, BatchExemplar, CollectionMethod, Labels, NoRecall, Origin,
+    Recall, Refusal, Select, SeriesIndex, Verdict,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use wire::remote_write::{self, DecodeStats, Limits, Written};
@@ -31,6 +31,7 @@ use super::params::Params;
 use super::write_events::WriteEvents;
 use super::write_headers::{self, Version};
 use super::write_pool::{Buffers, Pool};
+use crate::access::{NotYours, Pass};
 use crate::memory::UNIT_BYTES;
 use crate::telemetry::Exposition;
 
@@ -224,6 +225,13 @@ impl Refused {
     }
 }
 
+impl From<NotYours> for Refused {
+    fn from(not_yours: NotYours) -> Refused {
+        let (status, text, retry_after_s) = not_yours.told();
+        Refused { status, retry_after_s, text }
+    }
+}
+
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let mut response = (self.status, self.text + "\n").into_response();
@@ -242,6 +250,8 @@ pub(crate) struct Arrived {
     pub(crate) received_at_ms: i64,
     /// The bytes.
     pub(crate) buffers: Buffers,
+    /// Who brought them.
+    pass: Option<Arc<Pass>>,
     /// Held until the answer.
     room: OwnedSemaphorePermit,
 }
@@ -370,7 +380,8 @@ impl Writer {
             Ok(read) => read?,
             Err(_) => return Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
         }
-        Ok(Arrived { started, received_at_ms: (self.0.parts.now)(), buffers, room })
+        let received_at_ms = (self.0.parts.now)();
+        Ok(Arrived { started, received_at_ms, buffers, pass: Pass::in_force(), room })
     }
 
     async fn read_body(
@@ -464,11 +475,18 @@ impl Writer {
             let mut batch = pool.batch();
             let append = &writer.0.parts.append;
             // Held until the batch is submitted: the ids that it gives stay good so long.
-            let mut recall = append.recall();
+            // Who writes for some sources only is looked at label by label.
+            let scoped = arrived.pass.as_ref().is_some_and(|pass| pass.is_scoped());
+            let mut recall: Box<dyn Recall + '_> = if scoped { Box::new(NoRecall) } else { append.recall() };
             let decoded = decode(&mut arrived, &mut batch, &mut *recall);
             recall.end();
-            let Arrived { started, buffers, room, .. } = arrived;
+            let Arrived { started, buffers, room, pass, .. } = arrived;
             pool.give_buffers(buffers);
+            let judged = |decoded| match pass.map_or(Ok(()), |pass| pass.judge(&batch)) {
+                Ok(()) => Ok(decoded),
+                Err(not_yours) => Err(Refused::from(not_yours)),
+            };
+            let decoded = decoded.and_then(judged);
             let decoded = match decoded {
                 Ok(decoded) => decoded,
                 Err(refused) => {

@@ -16,6 +16,7 @@ use wire::gzip::{self, InflateError};
 use super::body;
 use super::gateway::{Gateway, Push, PushError, Verb};
 use super::key::GroupKey;
+use crate::access::{NotYours, Pass};
 use crate::prom::api::other_method;
 use crate::prom::params::{Params, parse_duration_ms};
 
@@ -133,6 +134,13 @@ async fn take(gateway: &Gateway, method: &Method, uri: &Uri, headers: &HeaderMap
         body::read(format, &bytes, &parsing_key).map_err(Failed::bad)
     });
     let body = parsed.await.map_err(broken)??;
+    // The labels of the key are those of all series: the guard knows the job.
+    if let Some(Err(wait)) =
+        Pass::in_force().and_then(|p| Some(p.samples.as_ref()?.take(body.content.series().count() as f64)))
+    {
+        let (status, text, _) = NotYours::TooMany(wait).told();
+        return Err(Failed { status, text });
+    }
     let push = Push { verb, key, body, ttl_ms, started, received_at_ms };
     let gateway = gateway.clone();
     // Spawned: a client that goes away must not leave a push half done.

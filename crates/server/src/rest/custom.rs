@@ -26,6 +26,7 @@ use super::fields::Issues;
 use super::metric::MetricRows;
 use super::problem::Problem;
 use super::registration::ID_CHARS_MAX;
+use crate::access::Pass;
 use crate::prom::params::Params;
 use crate::prom::write::RETRY_AFTER_FULL_S;
 
@@ -141,6 +142,7 @@ struct Intake {
     strict: bool,
     received_at_ms: i64,
     started: Instant,
+    pass: Option<Arc<Pass>>,
 }
 
 /// Takes metrics in.
@@ -180,7 +182,7 @@ pub async fn custom(
     let strict = flag(&params, "strict", true)?;
     let key = idempotency_key(&headers)?;
     let body = Arc::new(body::receive(&headers, body, rest.body_bytes_max).await?);
-    let intake = Intake { source_id, strict, received_at_ms: rest.now_ms(), started };
+    let intake = Intake { source_id, strict, received_at_ms: rest.now_ms(), started, pass: Pass::in_force() };
     // Spawned: a client that goes away must not leave a durable batch without its event, or a key half used.
     let task = tokio::spawn(async move {
         match key {
@@ -289,6 +291,9 @@ async fn ingest(rest: &Rest, intake: &Intake, body: Arc<JsonBody>) -> Result<Jso
         Ok(rows) => rows?,
         Err(_) => return Err(broken_off()),
     };
+    if let Some(pass) = &intake.pass {
+        pass.judge(&rows.batch)?;
+    }
     let samples = rows.batch.samples.len() as u64;
     let facts = PushFacts {
         origin: rows.batch.origin.clone(),

@@ -35,6 +35,9 @@ use super::{
         integrity::scrub,
         events_api::stream,
         sd::sd,
+        crate::access::tokens_api::list,
+        crate::access::tokens_api::create,
+        crate::access::tokens_api::revoke,
         crate::stream::to_here,
         crate::stream::from_here,
         crate::upload::create,
@@ -60,7 +63,11 @@ use super::{
         problem::FieldError,
         sd::SdGroup,
         crate::upload::UploadStatus,
+        crate::access::tokens_api::TokenShown,
+        crate::access::tokens_api::TokenRequest,
     )),
+    modifiers(&Schemes),
+    security(("token" = []), ("password" = [])),
     tags(
         (name = "targets", description = "What is collected"),
         (name = "ingestion", description = "Pushing metrics"),
@@ -68,9 +75,23 @@ use super::{
         (name = "stats", description = "How it goes"),
         (name = "integrity", description = "What is missing, and why"),
         (name = "events", description = "Hearing of every collection"),
+        (name = "access", description = "Who may come in; see docs/access.md"),
     ),
 )]
 pub struct ApiDoc;
+
+/// How to say who one is, once anybody has to.
+struct Schemes;
+
+impl utoipa::Modify for Schemes {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+        let components = document.components.get_or_insert_default();
+        let scheme = |kind| SecurityScheme::Http(Http::new(kind));
+        components.add_security_scheme("token", scheme(HttpAuthScheme::Bearer));
+        components.add_security_scheme("password", scheme(HttpAuthScheme::Basic));
+    }
+}
 
 /// Gives the document.
 pub async fn document() -> Response {

@@ -82,6 +82,9 @@ fn problem_of(error: ApiError) -> Problem {
         ErrorKind::Internal => ("internal", false),
         ErrorKind::Unavailable => ("unavailable", true),
         ErrorKind::NotFound => ("not_found", false),
+        ErrorKind::Unauthorized => ("unauthorized", false),
+        ErrorKind::Forbidden => ("forbidden", false),
+        ErrorKind::TooMany => ("too_many_requests", true),
     };
     let mut problem = match parameter_of(&error.text) {
         Some(name) if error.kind == ErrorKind::BadData => {

@@ -74,7 +74,7 @@ pub async fn bound(State(inflight): State<Inflight>, request: Request, next: Nex
 }
 
 /// Takes the body of a sender that reads its answer only when it is through; for a moment, and without keeping it.
-async fn discard(mut body: Body) {
+pub(crate) async fn discard(mut body: Body) {
     let all = async { while let Some(Ok(_)) = body.frame().await {} };
     let _ = tokio::time::timeout(DISCARD_MAX, all).await;
 }

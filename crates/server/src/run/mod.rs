@@ -11,7 +11,7 @@ mod arriving;
 mod backing;
 mod doors;
 mod gate;
-mod inflight;
+pub(crate) mod inflight;
 mod jobs;
 mod landing;
 mod opening;
@@ -19,7 +19,7 @@ mod parts;
 mod reload;
 mod retention;
 mod routes;
-mod shape;
+pub(crate) mod shape;
 mod signals;
 #[cfg(test)]
 mod tests;
@@ -32,10 +32,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::middleware::from_fn_with_state;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::access::Access;
+use crate::access::guard::guard_grpc;
 use crate::config::{self, Config, LoadError, Overrides, Settings};
 use crate::net::{self, NetStats};
 use gate::Gate;
@@ -58,6 +61,10 @@ pub struct Options {
     pub overrides: Overrides,
     /// Known keys that are not served yet are warnings.
     pub allow_unsupported: bool,
+    /// Prometheus' web configuration: TLS, users, headers.
+    pub web_config_file: Option<PathBuf>,
+    /// Everybody may come in, also from other machines.
+    pub insecure_open: bool,
     /// All flags as they are in force, for `/api/v1/status/flags`.
     pub flags: Vec<(String, String)>,
 }
@@ -76,6 +83,12 @@ pub enum RunError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// Who may come in.
+    #[error("{0}")]
+    Access(String),
+    /// The audit log.
+    #[error("cannot open the audit log: {0}")]
+    Audit(io::Error),
     /// The store.
     #[error("{0}")]
     Store(#[from] store::OpenError),
@@ -122,9 +135,9 @@ pub enum RunError {
 
 /// Runs a server until SIGTERM or SIGINT; SIGHUP reloads the configuration.
 ///
-/// **Takes** `ready`: called once, with the address, when the server answers everything.
+/// **Takes** `ready`: called once, with the address and whether TLS is spoken there, when the server answers everything.
 /// **Errors** say in one sentence why it did not start.
-pub async fn run(options: Options, ready: impl FnOnce(SocketAddr)) -> Result<(), RunError> {
+pub async fn run(options: Options, ready: impl FnOnce(SocketAddr, bool)) -> Result<(), RunError> {
     let mut signals = Signals::listen().map_err(|error| RunError::System { what: "listen for signals", error })?;
     let mut server = Server::bind(options).await?;
     {
@@ -140,7 +153,7 @@ pub async fn run(options: Options, ready: impl FnOnce(SocketAddr)) -> Result<(),
     if let Some(address) = server.grpc_address() {
         tracing::info!("OTLP over gRPC is taken on {address}");
     }
-    ready(server.address());
+    ready(server.address(), server.speaks_tls());
     loop {
         match signals.next().await {
             Signal::Stop => break,
@@ -180,6 +193,7 @@ pub struct Server {
     grpc_listener: Option<TcpListener>,
     grpc_address: Option<SocketAddr>,
     grpc: Option<JoinHandle<()>>,
+    access: Arc<Access>,
     parts: Option<Parts>,
 }
 
@@ -193,10 +207,15 @@ impl Server {
             Some(address) => listen(address, "--otlp-grpc-listen").await.map(|(l, a)| (Some(l), Some(a)))?,
             None => (None, None),
         };
+        let access = open_access(&options, &config, &settings, &[Some(address), grpc_address]).await?;
         let (gate, net) = (Arc::new(Gate::new()), Arc::new(NetStats::default()));
         let (stop, stopped) = watch::channel(false);
         let connections_max = settings.limits.connections_max;
-        let http = tokio::spawn(net::serve(listener, gate.router(), connections_max, net.clone(), stopped));
+        if let Some(tls) = &access.tls {
+            tokio::spawn(tls.clone().follow(stopped.clone()));
+        }
+        let tls = access.tls.clone();
+        let http = tokio::spawn(net::serve(listener, gate.router(), connections_max, net.clone(), tls, stopped));
         Ok(Server {
             options,
             settings,
@@ -209,6 +228,7 @@ impl Server {
             grpc_listener,
             grpc_address,
             grpc: None,
+            access,
             parts: None,
         })
     }
@@ -222,13 +242,16 @@ impl Server {
             address: self.address,
             gate: self.gate.clone(),
             net: self.net.clone(),
+            access: self.access.clone(),
             stop: self.stop.subscribe(),
         };
         let parts = opening.open(config).await?;
         if let Some(listener) = self.grpc_listener.take() {
             let router = crate::otlp::grpc::router(parts.otlp.clone());
+            let router = router.layer(from_fn_with_state(self.access.clone(), guard_grpc));
             let connections_max = self.settings.limits.connections_max;
-            let serving = net::serve(listener, router, connections_max, self.net.clone(), self.stop.subscribe());
+            let (net, tls) = (self.net.clone(), self.access.tls.clone());
+            let serving = net::serve(listener, router, connections_max, net, tls, self.stop.subscribe());
             self.grpc = Some(tokio::spawn(serving));
         }
         self.parts = Some(parts);
@@ -238,6 +261,11 @@ impl Server {
     /// Gives the address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Tells whether TLS is spoken.
+    pub fn speaks_tls(&self) -> bool {
+        self.access.tls.is_some()
     }
 
     /// Gives the address for OTLP over gRPC, if it is served.
@@ -285,14 +313,45 @@ impl Server {
 
 /// Reads the configuration where disks may block.
 async fn load(options: &Options) -> Result<Config, RunError> {
-    let Some(path) = options.config_file.clone() else { return Ok(Config::default()) };
-    let allow_unsupported = options.allow_unsupported;
-    let loaded = tokio::task::spawn_blocking(move || config::load_file(&path, allow_unsupported)).await;
-    let config = loaded.map_err(|_| RunError::Bug)??;
+    let (file, web, allow_unsupported) =
+        (options.config_file.clone(), options.web_config_file.clone(), options.allow_unsupported);
+    let loaded = tokio::task::spawn_blocking(move || {
+        let mut config = match &file {
+            Some(path) => config::load_file(path, allow_unsupported)?,
+            None => Config::default(),
+        };
+        if let Some(path) = &web {
+            let settings = config::web::load(path)?;
+            config.settings.access.join(settings).map_err(|e| RunError::Access(format!("{}: {e}", path.display())))?;
+        }
+        Ok::<_, RunError>(config)
+    });
+    let config = loaded.await.map_err(|_| RunError::Bug)??;
     for warning in &config.warnings {
         tracing::warn!("{warning}; it is ignored");
     }
     Ok(config)
+}
+
+/// Reads who may come in, before anybody is answered.
+async fn open_access(
+    options: &Options,
+    config: &Config,
+    settings: &Settings,
+    addresses: &[Option<SocketAddr>],
+) -> Result<Arc<Access>, RunError> {
+    let beyond = addresses.iter().flatten().find(|address| !address.ip().is_loopback());
+    let exposed = beyond.filter(|_| !options.insecure_open).map(|address| address.to_string());
+    let (access, dir) = (config.settings.access.clone(), settings.data_dir.clone());
+    let now = Arc::new(|| sys::Clock::now_ms(&sys::RealClock::default()));
+    let opened = tokio::task::spawn_blocking(move || Access::open(access, &dir, exposed, now)).await;
+    let access = Arc::new(opened.map_err(|_| RunError::Bug)?.map_err(RunError::Access)?);
+    if let Some(address) = beyond.filter(|_| access.rules().are_open()) {
+        tracing::warn!(
+            "{address} is reachable from other machines, and everybody may read, write and remove: --web.insecure-open"
+        );
+    }
+    Ok(access)
 }
 
 /// Listens on an address; `flag` is where another one can be chosen.
@@ -314,11 +373,5 @@ async fn listen(address: &str, flag: &str) -> Result<(TcpListener, SocketAddr), 
         })
     })?;
     let address = listener.local_addr().map_err(|error| RunError::System { what: "read the own address", error })?;
-    if !address.ip().is_loopback() {
-        tracing::warn!(
-            "listening on {address}, which is reachable from other machines: there is no access control yet, so \
-             whoever reaches the port can read, write and remove"
-        );
-    }
     Ok((listener, address))
 }

@@ -173,7 +173,8 @@ impl Opening {
 
     /// Says where people reach this server.
     pub(super) fn external_url(&self) -> String {
-        format!("http://{}", self.external_host())
+        let scheme = if self.access.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.external_host())
     }
 
     /// Says under which name others reach this server.

@@ -24,6 +24,7 @@ use super::reload::{InForce, Reloader};
 use super::routes::{self, App};
 use super::upkeep::{Tables, Written, merging, secure_events, upkeep};
 use super::{Options, RunError};
+use crate::access::Access;
 use crate::alerting::{Groups, HostParts, Notifier, StoreHost};
 use crate::config::{Config, Settings};
 use crate::lines::{Influx, Lines, LinesParts};
@@ -51,6 +52,7 @@ pub struct Opening {
     pub address: SocketAddr,
     pub gate: Arc<Gate>,
     pub net: Arc<NetStats>,
+    pub access: Arc<Access>,
     pub stop: watch::Receiver<bool>,
 }
 
@@ -83,6 +85,7 @@ impl Opening {
         let (store, mut recovery) = self.open_store(clock.clone(), memory.plan()).await?;
         let corruptions = Arc::new(AtomicU64::new(recovery.damaged.len() as u64));
         // The store's lock is held: nobody else writes in the directory from here on.
+        self.access.start_audit(&dir).map_err(RunError::Audit)?;
         let marks = std::mem::take(&mut recovery.marks);
         let (upload_marks, marks) = marks.into_iter().partition(|(mark, _)| mark.stream_id.starts_with(MARK_PREFIX));
         let events = self.open_events(&dir, recovery).await?;
@@ -120,7 +123,7 @@ impl Opening {
                 let keeper = keeper.clone();
                 Arc::new(move |target_id: &str, at_ms| keeper.lock().schedule_purge(target_id, at_ms))
             },
-            base_url: format!("http://{}", self.external_host()),
+            base_url: self.external_url(),
             address_policy: AddressPolicy::strict(self.address.ip().is_loopback()),
             body_bytes_max: self.settings.limits.body_bytes_max,
             stop: self.stop.clone(),
@@ -149,6 +152,7 @@ impl Opening {
             Arc::new(Groups::new(Arc::new(host), notifier.clone(), now.clone()))
         };
         let in_force = InForce {
+            access: self.access.clone(),
             jobs: jobs.clone(),
             groups: rule_groups.clone(),
             notifier: notifier.clone(),
@@ -241,6 +245,7 @@ impl Opening {
             intake,
             http: http.clone(),
             net: self.net.clone(),
+            access: self.access.clone(),
             store: store.clone(),
             collector: collector.clone(),
             events: events.clone(),
@@ -296,6 +301,7 @@ impl Opening {
             collector: collecting,
             memory,
             store: store.clone(),
+            access: self.access.clone(),
         };
         self.gate.open(routes::router(app, http, &self.settings.limits));
         Ok(Parts { reloader, otlp, collector, catalog, events, store, prom, rule_groups, lines, positions, clock })

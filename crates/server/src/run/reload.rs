@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::jobs::Jobs;
 use super::{Options, RunError, load};
+use crate::access::Access;
 use crate::alerting::{Groups, Notifier};
 use crate::config::{Config, LoadError, Settings};
 
@@ -24,6 +25,7 @@ pub struct Reloader {
 
 /// The parts that follow the configuration.
 pub struct InForce {
+    pub access: Arc<Access>,
     pub jobs: Arc<Jobs>,
     pub groups: Arc<Groups>,
     pub notifier: Arc<Notifier>,
@@ -67,7 +69,11 @@ impl Reloader {
     /// **Errors** leave everything as it was.
     pub async fn reload(&self) -> Result<(), LoadError> {
         let _one = self.reloading.lock().await;
-        match load(&self.options).await {
+        let loaded = match load(&self.options).await {
+            Ok(config) => self.admit(config).await,
+            Err(error) => Err(error),
+        };
+        match loaded {
             Ok(config) => {
                 self.apply(config).await;
                 tracing::info!("configuration reloaded");
@@ -82,6 +88,13 @@ impl Reloader {
                 })
             }
         }
+    }
+
+    /// Puts who may come in in force, which is the only part that can be refused.
+    async fn admit(&self, config: Config) -> Result<Config, RunError> {
+        let (access, settings) = (self.in_force.access.clone(), config.settings.access.clone());
+        let applied = tokio::task::spawn_blocking(move || access.apply(settings)).await.map_err(|_| RunError::Bug)?;
+        applied.map(|()| config).map_err(RunError::Access)
     }
 
     fn bug(&self, error: &RunError) -> crate::config::Located {

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{FromRef, State};
 use axum::http::{StatusCode, header};
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{from_fn_with_state, map_response, map_response_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use collect::Collector;
@@ -18,6 +18,7 @@ use tower_http::compression::CompressionLayer;
 use super::inflight::{self, Inflight};
 use super::landing;
 use super::reload::Reloader;
+use crate::access::{Access, guard, tokens_api};
 use crate::config::settings::LimitSettings;
 use crate::lines::{self, Influx};
 use crate::memory::Memory;
@@ -47,6 +48,13 @@ pub struct App {
     pub collector: Arc<Collector>,
     pub memory: Memory,
     pub store: Arc<Store>,
+    pub access: Arc<Access>,
+}
+
+impl FromRef<App> for Arc<Access> {
+    fn from_ref(app: &App) -> Arc<Access> {
+        app.access.clone()
+    }
 }
 
 impl FromRef<App> for Rest {
@@ -95,24 +103,39 @@ impl FromRef<App> for PromApi {
 pub fn router(app: App, http: Arc<HttpMetrics>, limits: &LimitSettings) -> Router {
     let own = app.own.clone();
     let inflight = Inflight::new(app.memory.requests.clone(), limits.body_bytes_max);
-    Router::new()
-        .route("/", get(landing::page))
-        .route("/metrics", get(metrics))
-        .route("/-/reload", post(reload).put(reload))
-        .merge(rest::router::<App>())
-        .merge(prom::router::<App>())
-        .merge(push::router::<App>())
-        .merge(otlp::router::<App>())
-        .merge(lines::router::<App>())
+    let access = app.access.clone();
+    bounded()
         .fallback(no_such_path)
         .layer(from_fn_with_state(inflight, inflight::bound))
         .layer(CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| broken(&|| own.count_panic(), &*panic)))
         .layer(CompressionLayer::new())
         // Streams and uploads bound their own bodies, and each line must leave at once.
-        .merge(stream::router::<App>().merge(upload::router::<App>()).layer(CatchPanicLayer::custom(stream_broken)))
+        .merge(streaming().layer(CatchPanicLayer::custom(stream_broken)))
+        // In front of everything that reads a body.
+        .layer(from_fn_with_state(access.clone(), guard::guard))
         .layer(map_response(no_sniffing))
+        .layer(map_response_with_state(access, configured_headers))
         .layer(from_fn_with_state(http, count))
         .with_state(app)
+}
+
+/// The routes whose bodies are bounded by the room for requests.
+fn bounded() -> Router<App> {
+    Router::new()
+        .route("/", get(landing::page))
+        .route("/metrics", get(metrics))
+        .route("/-/reload", post(reload).put(reload))
+        .merge(rest::router::<App>())
+        .merge(tokens_api::router::<App>())
+        .merge(prom::router::<App>())
+        .merge(push::router::<App>())
+        .merge(otlp::router::<App>())
+        .merge(lines::router::<App>())
+}
+
+/// The routes that bound their own.
+fn streaming() -> Router<App> {
+    stream::router::<App>().merge(upload::router::<App>())
 }
 
 /// What this binary is.
@@ -161,6 +184,14 @@ async fn no_sniffing(mut response: Response) -> Response {
     response
 }
 
+/// Headers that the operator wants in every answer.
+async fn configured_headers(State(access): State<Arc<Access>>, mut response: Response) -> Response {
+    for (name, value) in access.headers() {
+        response.headers_mut().insert(name.clone(), value.clone());
+    }
+    response
+}
+
 /// Panics of streams' handlers; what runs behind them is apart.
 fn stream_broken(panic: Box<dyn Any + Send>) -> Response<Body> {
     broken(&|| (), &*panic)
@@ -183,6 +214,33 @@ mod tests {
 
     async fn breaks() -> &'static str {
         panic!("a secret detail")
+    }
+
+    /// The patterns of a router, as it shows them to people who look for bugs.
+    fn patterns(router: &Router<App>) -> Vec<String> {
+        let shown = format!("{router:?}");
+        let paths = regex::Regex::new("\"(/[^\"]*)\"").unwrap();
+        let mut all: Vec<String> = paths.captures_iter(&shown).map(|c| c[1].to_owned()).collect();
+        all.sort();
+        all.dedup();
+        // The router's own name for its fallback.
+        all.retain(|path| !path.contains("__private__"));
+        all
+    }
+
+    #[test]
+    fn every_route_has_a_row_and_every_row_a_route() {
+        use crate::access::table::{ROWS, row_of};
+        let mut all = patterns(&bounded());
+        all.extend(patterns(&streaming()));
+        assert!(all.len() > 50 && all.iter().any(|p| p == "/api/v1/label/{name}/values"), "{all:?}");
+        for path in &all {
+            assert!(row_of(path).is_some(), "{path} has no row in access/table.rs");
+        }
+        let elsewhere = ["/-/healthy", "/-/ready", crate::otlp::grpc::PATH];
+        for row in ROWS.iter().filter(|row| !elsewhere.contains(&row.path)) {
+            assert!(all.iter().any(|path| path == row.path), "{} is no route", row.path);
+        }
     }
 
     #[tokio::test]

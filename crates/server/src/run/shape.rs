@@ -67,7 +67,10 @@ impl Shape {
             }
             Shape::Envelope => {
                 let kind = match status.as_u16() {
+                    401 => ErrorKind::Unauthorized,
+                    403 => ErrorKind::Forbidden,
                     408 => ErrorKind::Timeout,
+                    429 => ErrorKind::TooMany,
                     503 => ErrorKind::Unavailable,
                     _ => ErrorKind::BadData,
                 };

@@ -23,6 +23,7 @@ use super::session::Session;
 use super::stats::StreamStats;
 use super::tap::Tap;
 use super::websocket::{self, Upgrade};
+use crate::access::Pass;
 use crate::prom::params::Params;
 use crate::rest::Rest;
 use crate::rest::body::{Query, flag};
@@ -115,6 +116,12 @@ impl Streams {
         let source_id = source_id(headers, params)?;
         let strict = flag(params, "strict", true)?;
         let stream_id = stream_id(headers, params)?;
+        let named = params.all("stream_id").next().is_some() || headers.contains_key("x-stream-id");
+        if named && Pass::in_force().is_some_and(|pass| pass.is_scoped()) && !belongs(&stream_id, &source_id) {
+            let detail =
+                format!("a stream of this token is named {source_id}:<anything>, for others end where its frames do");
+            return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
+        }
         let seat = self.0.seats.clone().try_acquire_owned().map_err(|_| {
             StreamStats::one(&self.0.stats.refused);
             let detail = format!("{STREAMS_MAX} streams are open already");
@@ -124,7 +131,15 @@ impl Streams {
         let hold = self.0.parts.positions.begin(&stream_id, (self.0.parts.rest.now)());
         let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
         Ok((
-            Session { streams: self.clone(), hold, source_id, strict, answers, last_ms: AtomicI64::new(0) },
+            Session {
+                streams: self.clone(),
+                pass: Pass::in_force(),
+                hold,
+                source_id,
+                strict,
+                answers,
+                last_ms: AtomicI64::new(0),
+            },
             receiver,
             Seat(seat),
         ))
@@ -133,6 +148,11 @@ impl Streams {
 
 /// A place among the streams that come in; given back on drop.
 pub struct Seat(#[allow(dead_code, reason = "it is held")] tokio::sync::OwnedSemaphorePermit);
+
+/// Tells whether a stream's name begins with its source's.
+fn belongs(stream_id: &str, source_id: &str) -> bool {
+    stream_id.strip_prefix(source_id).is_some_and(|rest| rest.starts_with(':'))
+}
 
 /// Reads `?stream_id=`, else `X-Stream-Id`; makes one when there is none.
 fn stream_id(headers: &HeaderMap, params: &Params) -> Result<String, Problem> {
@@ -207,8 +227,7 @@ pub async fn from_here(
     request: Request,
 ) -> Result<Response, Problem> {
     let upgrade = Upgrade::of(request)?;
-    let selects = params.all("match").chain(params.all("match[]")).next().is_some();
-    match (upgrade, selects) {
+    match (upgrade, selects(&params)) {
         (Some(upgrade), false) => websocket::to_here(streams, upgrade, &headers, &params),
         (Some(upgrade), true) => {
             let lines = out::begin(&streams, &params)?;
@@ -216,6 +235,11 @@ pub async fn from_here(
         }
         (None, _) => Ok(ndjson(out::begin(&streams, &params)?)),
     }
+}
+
+/// Tells whether a request names series, and so wants to hear of them.
+pub fn selects(params: &Params) -> bool {
+    params.all("match").chain(params.all("match[]")).next().is_some()
 }
 
 fn check_content(headers: &HeaderMap) -> Result<(), Problem> {

@@ -16,6 +16,6 @@ mod tap;
 mod websocket;
 
 pub use frame::{join as join_frames, read_rows as read_frame};
-pub use http::{__path_from_here, __path_to_here, StreamParts, Streams, from_here, router, to_here};
+pub use http::{__path_from_here, __path_to_here, StreamParts, Streams, from_here, router, selects, to_here};
 pub use positions::Positions;
 pub use tap::{Tap, Tapped};

@@ -6,6 +6,7 @@
 //! Limits: a group has [`GROUP_FRAMES_MAX`] frames and about [`GROUP_BYTES_MAX`] bytes.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use super::http::Streams;
 use super::lines::LineFault;
 use super::positions::Hold;
 use super::stats::StreamStats;
+use crate::access::{NotYours, Pass};
 use crate::rest::custom::{IngestionResult, Ledger};
 use crate::rest::problem::Problem;
 
@@ -57,6 +59,8 @@ impl Source for super::lines::Lines {
 /// One connection's session.
 pub struct Session {
     pub streams: Streams,
+    /// Who sends.
+    pub pass: Option<Arc<Pass>>,
     pub hold: Hold,
     pub source_id: String,
     pub strict: bool,
@@ -153,6 +157,24 @@ impl Session {
         times
     }
 
+    /// Judges a batch by who sends; a rate slows him, for a stream has no other way to be told.
+    async fn admit(&self, batch: &Batch) -> Result<(), Problem> {
+        let Some(pass) = &self.pass else { return Ok(()) };
+        loop {
+            match pass.judge(batch) {
+                Err(NotYours::TooMany(wait)) => {
+                    let mut stop = self.streams.parts().rest.stop.clone();
+                    tokio::select! {
+                        () = tokio::time::sleep(Duration::from_secs_f64(wait.clamp(0.001, 60.0))) => {}
+                        _ = stop.wait_for(|stopped| *stopped) => return Err(NotYours::TooMany(wait).into()),
+                        () = self.answers.closed() => return Err(NotYours::TooMany(wait).into()),
+                    }
+                }
+                judged => return judged.map_err(Problem::from),
+            }
+        }
+    }
+
     /// Stores the frames of a group that are new, in one batch, and answers all of them.
     async fn store(&self, lines: Vec<Bytes>) -> Result<Vec<Ack>, Problem> {
         let started = Instant::now();
@@ -184,6 +206,7 @@ impl Session {
             let common = blank_result(&Uuid::now_v7().to_string(), &parts.rest.node);
             return Ok(group.answers(&common, 0, &Batch::default()));
         }
+        self.admit(&group.batch).await?;
         let mark = StreamMark { stream_id: self.hold.stream_id().to_owned(), seq: group.seq };
         let mut batch = std::mem::take(&mut group.batch);
         let report = report::for_push(

@@ -18,6 +18,7 @@ use super::exposition::Exposition;
 use super::http::HttpMetrics;
 use super::intake::Intake;
 use super::process;
+use crate::access::Access;
 use crate::alerting::{Groups, Notifier};
 use crate::lines::{Influx, Lines};
 use crate::memory::Memory;
@@ -41,6 +42,8 @@ pub struct OwnParts {
     pub http: Arc<HttpMetrics>,
     /// Connections.
     pub net: Arc<NetStats>,
+    /// Who comes in.
+    pub access: Arc<Access>,
     /// The store.
     pub store: Arc<Store>,
     /// Targets and scrapes.
@@ -118,6 +121,7 @@ impl Own {
         self.discovery(&mut page);
         self.events(&mut page);
         super::backing::catalog(&mut page, &parts.catalog.stats());
+        parts.access.render(&mut page);
         parts.prom.render(&mut page);
         parts.groups.render(&mut page);
         parts.notifier.render(&mut page);

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::folder::{UPLOAD_BYTES_MAX, Upload, Uploads};
 use super::meta::{Format, Meta, State as Stand, UploadStatus};
+use crate::access::Pass;
 use crate::prom::params::Params;
 use crate::rest::body::{Query, idempotency_key};
 use crate::rest::custom::source_id;
@@ -173,6 +174,16 @@ fn disk_problem(error: std::io::Error) -> Problem {
     Problem::new(status, code, format!("the upload could not be kept: {error}")).retry_after_ms(5_000)
 }
 
+/// Gives an upload of the sources that who asks may write as.
+fn yours(uploads: &Uploads, upload_id: &str) -> Result<Arc<Upload>, Problem> {
+    let found = uploads.get(upload_id).filter(|upload| may_see(upload));
+    found.ok_or_else(|| not_found(upload_id))
+}
+
+fn may_see(upload: &Upload) -> bool {
+    Pass::in_force().is_none_or(|pass| pass.writes_as(&upload.meta.lock().source_id))
+}
+
 fn not_found(upload_id: &str) -> Problem {
     let shown: String = upload_id.chars().take(100).collect();
     Problem::not_found(format!("there is no upload {shown:?}; they are forgotten after a day"))
@@ -220,6 +231,7 @@ pub async fn create(
     let meta = read_request(&uploads, &headers, &params)?;
     let in_pieces = meta.length.is_some();
     let upload = match meta.key.as_deref().and_then(|key| uploads.with_key(key)) {
+        Some(known) if !may_see(&known) => return Err(crate::rest::custom::other_request()),
         Some(known) if !known.meta.lock().same_request(&meta) && known.meta.lock().state == Stand::Receiving => {
             return Err(crate::rest::custom::other_request());
         }
@@ -295,6 +307,7 @@ fn read_request(uploads: &Uploads, headers: &HeaderMap, params: &Params) -> Resu
         }
     };
     meta.key = idempotency_key(headers)?;
+    meta.bound = Pass::in_force().is_some_and(|pass| pass.is_scoped());
     if let Some(length) = text("upload-length") {
         let wrong = || Problem::new(StatusCode::BAD_REQUEST, "invalid_header", "Upload-Length is a whole number");
         let length: u64 = length.parse().map_err(|_| wrong())?;
@@ -345,7 +358,7 @@ pub async fn append(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let upload = uploads.get(&upload_id).ok_or_else(|| not_found(&upload_id))?;
+    let upload = yours(&uploads, &upload_id)?;
     let at = offset_of(&headers)?;
     let task = tokio::spawn(async move {
         let _adding = upload.adding.lock().await;
@@ -394,7 +407,7 @@ fn offset_of(headers: &HeaderMap) -> Result<u64, Problem> {
     )
 )]
 pub async fn show(State(uploads): State<Uploads>, Path(upload_id): Path<String>) -> Result<Response, Problem> {
-    let upload = uploads.get(&upload_id).ok_or_else(|| not_found(&upload_id))?;
+    let upload = yours(&uploads, &upload_id)?;
     Ok(uploads.answer(StatusCode::OK, &upload))
 }
 
@@ -418,7 +431,7 @@ pub async fn list(State(uploads): State<Uploads>) -> Json<Vec<UploadStatus>> {
     )
 )]
 pub async fn cancel(State(uploads): State<Uploads>, Path(upload_id): Path<String>) -> Result<Response, Problem> {
-    let upload = uploads.get(&upload_id).ok_or_else(|| not_found(&upload_id))?;
+    let upload = yours(&uploads, &upload_id)?;
     let _adding = upload.adding.lock().await;
     let was = upload.meta.lock().state;
     if !was.is_final() {

@@ -71,6 +71,9 @@ pub struct Meta {
     /// How many bytes are to come, if the sender has said so.
     pub length: Option<u64>,
     pub key: Option<String>,
+    /// Whoever sent it writes as its source and as no other.
+    #[serde(default)]
+    pub bound: bool,
     pub created_ms: i64,
     pub finished_ms: Option<i64>,
     pub state: State,
@@ -101,6 +104,7 @@ impl Meta {
             gzip: false,
             length: None,
             key: None,
+            bound: false,
             created_ms,
             finished_ms: None,
             state: State::Receiving,

@@ -17,6 +17,8 @@ use model::{AppendError, Batch, CollectionMethod, CollectionReport, Counts, Orig
 use sys::File;
 use tokio::sync::watch;
 
+use crate::access::pass::judge_sources;
+
 use super::folder::{MARK_PREFIX, UPLOAD_BYTES_MAX, Upload, Uploads};
 use super::meta::State;
 use super::rows::{self, Failure, Rows, Sink};
@@ -220,9 +222,9 @@ impl Uploads {
         seq: u64,
         stop: &watch::Receiver<bool>,
     ) -> Result<(u64, bool), End> {
-        let (id, source_id, created_ms, counted) = {
+        let (id, source_id, created_ms, counted, bound) = {
             let meta = upload.meta.lock();
-            (meta.upload_id.clone(), meta.source_id.clone(), meta.created_ms, meta.seq)
+            (meta.upload_id.clone(), meta.source_id.clone(), meta.created_ms, meta.seq, meta.bound)
         };
         let origin = Origin {
             target_id: source_id.clone(),
@@ -234,6 +236,9 @@ impl Uploads {
         let mut sink =
             Sink { batch: &mut batch, points: &mut points, bad: &mut bad, source_id: &source_id, now_ms: created_ms };
         let filled = rows.fill(&mut sink);
+        if bound {
+            judge_sources(&batch, std::slice::from_ref(&source_id)).map_err(End::Failed)?;
+        }
         let samples = (batch.samples.len() + batch.histograms.len()) as u64;
         let known = self.0.recovered.lock().get(&id).and_then(|batches| batches.get(&seq).copied());
         if seq > counted {
