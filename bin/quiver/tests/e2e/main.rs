@@ -3,6 +3,7 @@
 //! Everything listens on loopback, on free ports, in temporary folders, and is stopped by pid.
 //! A program that is missing fails the run: `scripts/setup test` installs them.
 
+mod access;
 mod admin;
 mod bad_input;
 mod differential;

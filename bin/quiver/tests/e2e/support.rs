@@ -153,8 +153,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts a program and waits until `ready_path` answers 200.
-    pub fn start(program: &Path, args: &[String], port: u16, ready_path: &str, log: &Path) -> Program {
+    /// Starts a program; whether it is ready is the caller's to see.
+    pub fn spawn(program: &Path, args: &[String], port: u16, log: &Path) -> Program {
         let out = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("the log file opens");
         let child = Command::new(program)
             .args(args)
@@ -164,7 +164,12 @@ impl Program {
             .spawn()
             .unwrap_or_else(|e| panic!("{} does not start ({e}): run scripts/setup test", program.display()));
         let client = Client::new(&format!("http://127.0.0.1:{port}"));
-        let mut started = Program { child, log: log.to_owned(), client, port };
+        Program { child, log: log.to_owned(), client, port }
+    }
+
+    /// Starts a program and waits until `ready_path` answers 200.
+    pub fn start(program: &Path, args: &[String], port: u16, ready_path: &str, log: &Path) -> Program {
+        let mut started = Program::spawn(program, args, port, log);
         let begin = Instant::now();
         loop {
             if started.client.try_send("GET", ready_path, &[], b"").is_ok_and(|a| a.status == 200) {

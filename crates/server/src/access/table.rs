@@ -70,7 +70,7 @@ pub const ROWS: &[Row] = &[
         &[("GET", Read), ("PATCH", Manage), ("DELETE", Admin), ("POST", Manage)],
     ),
     row("/api/v1/metrics/targets/{target_id}/scrape", &[("POST", Manage)]),
-    row("/api/v1/metrics/targets/{target_id}/restore", &[("POST", Admin)]),
+    row("/api/v1/metrics/targets/{target_id}/restore", &[("POST", Manage)]),
     row("/api/v1/metrics/targets/{target_id}/rejections", GET),
     ingest("/api/v1/metrics/custom", Named::Source, POST_WRITE),
     row("/api/v1/metrics/query", ASK),

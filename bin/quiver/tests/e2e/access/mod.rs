@@ -1,0 +1,9 @@
+//! Who comes in: the real binary, asked by everybody for everything.
+
+mod hostile;
+mod oidc;
+mod roles;
+mod scope;
+mod tls;
+mod tokens;
+mod world;
