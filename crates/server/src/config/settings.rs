@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::backing::{self, CacheSettings, CatalogSettings};
 use super::access;
+use super::backing::{self, CacheSettings, CatalogSettings};
 use super::fields::{Fields, Problems};
 use super::yaml::{Kind, Node};
 use crate::access::settings::AccessSettings;
