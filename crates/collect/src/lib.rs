@@ -27,7 +27,7 @@ mod target;
 
 pub use address::{AddressPolicy, Cidr, ForbiddenAddress};
 pub use collector::Collector;
-pub use http::{Auth, HttpOptions, HttpSettings, HttpSettingsError, Posted, Poster, Secret, TlsOptions};
+pub use http::{Auth, HttpOptions, HttpSettings, HttpSettingsError, Oauth2Options, Posted, Poster, Secret, TlsOptions};
 pub use job::{DropReason, DroppedTarget, ScrapeJob, build_targets};
 pub use outcome::{
     IgnoreReports, LabelCardinality, Observe, ScrapeError, ScrapeErrorKind, ScrapeOutcome, TargetStatus,

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, LOCATION, USER_AGENT,
 };
@@ -13,6 +14,7 @@ use hyper::body::{Body, Incoming};
 use tokio::io::AsyncReadExt;
 use url::{Position, Url};
 
+use crate::address::AddressPolicy;
 use crate::http::accept::accept_header;
 use crate::http::body::{FIRST_BYTES_MAX, body_limit, grow, too_large};
 use crate::http::connection::{Connection, Dial};
@@ -79,7 +81,9 @@ impl<'a> Fetch<'a> {
     }
 
     async fn exchange(&mut self) -> Result<Fetched, ScrapeError> {
-        let credentials = credentials(&self.spec.http, &self.spec.url).await?;
+        let timeout = Duration::from_millis(self.spec.timeout_ms);
+        let asking = Asking { http: &self.spec.http, policy: &self.spec.address_policy, timeout };
+        let credentials = asking.credentials(&self.spec.url).await?;
         let mut url = self.spec.url.clone();
         let mut trusted = true;
         loop {
@@ -167,6 +171,11 @@ impl<'a> Fetch<'a> {
         let (head, mut body) = response.into_parts();
         let text = |name: HeaderName| head.headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         self.trace.content_type = text(CONTENT_TYPE);
+        if head.status == StatusCode::UNAUTHORIZED
+            && let Some(tokens) = &self.spec.http.tokens
+        {
+            tokens.forget().await;
+        }
         if head.status != StatusCode::OK {
             let reason = head.status.canonical_reason().unwrap_or("");
             let message = format!("server returned HTTP status {} {reason}", head.status.as_u16());
@@ -221,8 +230,26 @@ impl<'a> Fetch<'a> {
     }
 }
 
-/// Gives all headers that only the target itself may see.
-pub(super) async fn credentials(http: &HttpSettings, url: &Url) -> Result<Vec<(HeaderName, HeaderValue)>, ScrapeError> {
+/// Who asks, and how a token would be fetched.
+pub(super) struct Asking<'a> {
+    pub(super) http: &'a HttpSettings,
+    pub(super) policy: &'a AddressPolicy,
+    pub(super) timeout: Duration,
+}
+
+type Headers = Vec<(HeaderName, HeaderValue)>;
+
+impl<'a> Asking<'a> {
+    /// Gives all headers that only the target itself may see.
+    ///
+    /// Boxed, because a token is fetched by a request that has credentials of its own.
+    pub(super) fn credentials(self, url: &'a Url) -> BoxFuture<'a, Result<Headers, ScrapeError>> {
+        Box::pin(credentials(self, url))
+    }
+}
+
+async fn credentials(asking: Asking<'_>, url: &Url) -> Result<Headers, ScrapeError> {
+    let http = asking.http;
     let bad = |text: String| ScrapeError::new(ScrapeErrorKind::Credentials, text);
     let mut headers = http.headers.clone();
     let (name, value) = match &http.options().auth {
@@ -236,6 +263,10 @@ pub(super) async fn credentials(http: &HttpSettings, url: &Url) -> Result<Vec<(H
             let name = HeaderName::from_bytes(header.as_bytes()).map_err(|e| bad(e.to_string()))?;
             (name, secret(key).await?)
         }
+        Auth::Oauth2(_) => match &http.tokens {
+            Some(tokens) => (AUTHORIZATION, format!("Bearer {}", tokens.token(asking.policy, asking.timeout).await?)),
+            None => return Ok(headers),
+        },
     };
     let mut value = HeaderValue::from_str(&value).map_err(|_| bad("credential is not a header value".into()))?;
     value.set_sensitive(true);
@@ -264,9 +295,14 @@ fn redacted(url: &Url) -> String {
     url.into()
 }
 
-async fn secret(secret: &Secret) -> Result<String, ScrapeError> {
+pub(super) async fn secret(secret: &Secret) -> Result<String, ScrapeError> {
     let path = match secret {
         Secret::Inline(text) => return Ok(text.clone()),
+        Secret::Env(name) => {
+            let value = std::env::var(name).map(|text| text.trim().to_owned());
+            let message = || format!("the environment variable {name} of the credential is not set");
+            return value.map_err(|_| ScrapeError::new(ScrapeErrorKind::Credentials, message()));
+        }
         Secret::File(path) => path,
     };
     let read = async {
@@ -294,7 +330,7 @@ fn percent_decoded(text: &str) -> String {
     url::form_urlencoded::parse(query.as_bytes()).map(|(key, _)| key.into_owned()).collect()
 }
 
-fn basic(username: &str, password: &str) -> String {
+pub(super) fn basic(username: &str, password: &str) -> String {
     format!("Basic {}", base64(format!("{username}:{password}").as_bytes()))
 }
 

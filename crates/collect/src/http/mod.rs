@@ -4,6 +4,7 @@ mod accept;
 mod body;
 mod connection;
 mod fetch;
+mod oauth2;
 mod post;
 mod settings;
 
@@ -11,5 +12,6 @@ pub(crate) use accept::format_of;
 pub(crate) use body::{body_limit, inflate};
 pub(crate) use connection::Connection;
 pub(crate) use fetch::{Fetch, FetchTrace, Fetched};
+pub use oauth2::Oauth2Options;
 pub use post::{Posted, Poster};
 pub use settings::{Auth, HttpOptions, HttpSettings, HttpSettingsError, Secret, TlsOptions};

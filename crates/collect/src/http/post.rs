@@ -14,7 +14,7 @@ use url::{Position, Url};
 use crate::address::AddressPolicy;
 use crate::http::HttpSettings;
 use crate::http::connection::{Connection, Dial};
-use crate::http::fetch::{AGENT, broken, credentials};
+use crate::http::fetch::{AGENT, Asking, broken};
 use crate::outcome::{ScrapeError, ScrapeErrorKind};
 
 /// Of an answer so much is read; more of it is cut off, with the connection.
@@ -86,7 +86,8 @@ impl Poster {
 
     async fn exchange(&self, url: &Url, asked: Asked<'_>) -> Result<Posted, ScrapeError> {
         let bad = |e: http::Error| ScrapeError::new(ScrapeErrorKind::Http, e.to_string());
-        let credentials = credentials(&self.http, url).await?;
+        let asking = Asking { http: &self.http, policy: &self.policy, timeout: self.timeout };
+        let credentials = asking.credentials(url).await?;
         let request = || {
             let mut request = Request::builder()
                 .method(asked.method.clone())

@@ -12,6 +12,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
+use super::oauth2::{Oauth2Options, TokenSource};
+
 /// Where Debian and its kin keep the certificates that the system trusts.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -19,13 +21,15 @@ const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 static SYSTEM: LazyLock<Option<Arc<RootCertStore>>> =
     LazyLock::new(|| std::fs::read(SYSTEM_ROOTS).ok().and_then(|pem| roots_from(&pem).ok()).map(Arc::new));
 
-/// A credential: given, or read from a file before each scrape.
+/// A credential: given, or read before each scrape. It has no form that can be printed or written.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
     /// The credential itself.
     Inline(String),
     /// Its file; white space around the content does not count.
     File(PathBuf),
+    /// The environment variable that holds it.
+    Env(String),
 }
 
 impl fmt::Debug for Secret {
@@ -33,6 +37,7 @@ impl fmt::Debug for Secret {
         match self {
             Secret::Inline(_) => f.write_str("<secret>"),
             Secret::File(path) => write!(f, "file {}", path.display()),
+            Secret::Env(name) => write!(f, "variable {name}"),
         }
     }
 }
@@ -64,6 +69,8 @@ pub enum Auth {
         /// Its value.
         key: Secret,
     },
+    /// `Authorization: Bearer` with a token that is fetched first.
+    Oauth2(Box<Oauth2Options>),
 }
 
 /// TLS of the connection to a target. PEM texts, not paths.
@@ -138,6 +145,9 @@ pub enum HttpSettingsError {
     /// A server name that is none.
     #[error("{0:?} is not a server name")]
     ServerName(String),
+    /// The URL of tokens is none, or has credentials in it.
+    #[error("token_url {0:?} is not a URL of http or https without credentials")]
+    TokenUrl(String),
 }
 
 /// Checked settings.
@@ -149,6 +159,7 @@ pub struct HttpSettings {
     /// The same without our certificate, for hosts that a redirect leads to.
     pub(super) tls_anonymous: Arc<ClientConfig>,
     pub(super) server_name: Option<ServerName<'static>>,
+    pub(super) tokens: Option<Arc<TokenSource>>,
 }
 
 impl HttpSettings {
@@ -177,6 +188,10 @@ impl HttpSettings {
             }
             None => None,
         };
+        let tokens = match &options.auth {
+            Auth::Oauth2(oauth2) => Some(Arc::new(TokenSource::new(oauth2)?)),
+            _ => None,
+        };
         let tls = Arc::new(client_config(&options)?);
         let tls_anonymous = if options.tls.cert_pem.is_none() {
             tls.clone()
@@ -184,7 +199,7 @@ impl HttpSettings {
             let without = TlsOptions { cert_pem: None, key_pem: None, ..options.tls.clone() };
             Arc::new(client_config(&HttpOptions { tls: without, ..options.clone() })?)
         };
-        Ok(HttpSettings { options, headers, tls, tls_anonymous, server_name })
+        Ok(HttpSettings { options, headers, tls, tls_anonymous, server_name, tokens })
     }
 
     /// Gives what was set.

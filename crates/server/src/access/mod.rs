@@ -23,6 +23,7 @@ pub mod tls;
 pub mod token;
 pub mod tokens_api;
 pub mod users;
+pub mod vault;
 pub mod who;
 
 use std::path::Path;

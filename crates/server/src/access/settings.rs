@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use collect::Cidr;
+
 use super::role::Roles;
 use super::token::TokenHash;
 
@@ -167,6 +169,15 @@ impl AccessSettings {
         self.headers.extend(web.headers);
         Ok(())
     }
+}
+
+/// Where targets given over REST may and may not lead, beside the rules that always hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TargetAddresses {
+    /// Allowed although a rule forbids it.
+    pub allow: Vec<Cidr>,
+    /// Forbidden, whatever else is said.
+    pub deny: Vec<Cidr>,
 }
 
 /// What a configuration says about access.

@@ -2,15 +2,17 @@
 
 use std::path::Path;
 
-use collect::HttpSettings;
+use collect::{Cidr, HttpSettings};
 
 use super::fields::{Fields, Problems};
 use super::yaml::{Kind, Node};
 use crate::access::role::{Roles, WORDS};
 use crate::access::settings::{
-    AuthSettings, CertificateEntry, ClientAuth, OidcSettings, Rates, TlsSettings, TokenEntry, UserEntry,
+    AuthSettings, CertificateEntry, ClientAuth, OidcSettings, Rates, TargetAddresses, TlsSettings, TokenEntry,
+    UserEntry,
 };
 use crate::access::token::TokenHash;
+use crate::access::vault::SecretSettings;
 
 /// Entries of one kind.
 const ENTRIES_MAX: usize = 10_000;
@@ -256,4 +258,45 @@ pub fn read_tls(node: &Node, dir: &Path, problems: &mut Problems) -> Option<TlsS
         client_auth,
         only_tls13: only_tls13.unwrap_or(false),
     })
+}
+
+/// Folders, variables or blocks of one setting.
+const LIST_MAX: usize = 1_000;
+
+/// Reads the value of `secrets`.
+pub fn read_secrets(node: &Node, dir: &Path, problems: &mut Problems) -> SecretSettings {
+    let mut fields = Fields::open(node, "quiver.secrets", problems);
+    let dirs = fields.strings("dirs", problems).unwrap_or_default();
+    let env = fields.strings("env", problems).unwrap_or_default();
+    if dirs.len() > LIST_MAX || env.len() > LIST_MAX {
+        problems.error(fields.at(), format!("quiver.secrets: at most {LIST_MAX} dirs and env"));
+    }
+    let settings = SecretSettings {
+        dirs: dirs.into_iter().map(|folder| dir.join(folder)).collect(),
+        env,
+        key_file: fields.string("key_file", problems).map(|file| dir.join(file)),
+    };
+    fields.finish(problems);
+    settings
+}
+
+/// Reads the value of `targets`: where targets given over REST may and may not lead.
+pub fn read_targets(node: &Node, problems: &mut Problems) -> TargetAddresses {
+    let mut fields = Fields::open(node, "quiver.targets", problems);
+    let mut blocks = |key: &'static str, problems: &mut Problems| {
+        let mut out = Vec::new();
+        for text in fields.strings(key, problems).unwrap_or_default().into_iter().take(LIST_MAX) {
+            match Cidr::parse(&text) {
+                Some(block) => out.push(block),
+                None => {
+                    let sentence = format!("{key}: {text:?} is not a block of addresses such as 10.0.0.0/8");
+                    problems.error(fields.place_of(key), sentence);
+                }
+            }
+        }
+        out
+    };
+    let addresses = TargetAddresses { allow: blocks("allow", problems), deny: blocks("deny", problems) };
+    fields.finish(problems);
+    addresses
 }

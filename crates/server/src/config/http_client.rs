@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use collect::{Auth, HttpOptions, Secret, TlsOptions};
+use collect::{Auth, HttpOptions, Oauth2Options, Secret, TlsOptions};
 
 use super::fields::{Fields, Problems};
 use super::load::read_text;
@@ -29,7 +29,7 @@ pub fn read(fields: &mut Fields<'_>, dir: &Path, problems: &mut Problems) -> Htt
             *slot = yes;
         }
     }
-    fields.not_yet(&["oauth2", "proxy_url", "no_proxy", "proxy_connect_header"], problems);
+    fields.not_yet(&["proxy_url", "no_proxy", "proxy_connect_header"], problems);
     if fields.bool("proxy_from_environment", problems) == Some(true) {
         problems.not_yet(fields.place_of("proxy_from_environment"), "proxy_from_environment", fields.what());
     }
@@ -39,6 +39,7 @@ pub fn read(fields: &mut Fields<'_>, dir: &Path, problems: &mut Problems) -> Htt
 fn read_auth(fields: &mut Fields<'_>, dir: &Path, problems: &mut Problems) -> Auth {
     let token = fields.string("bearer_token", problems).filter(|t| !t.is_empty());
     let token_file = fields.string("bearer_token_file", problems).filter(|t| !t.is_empty());
+    let oauth2 = fields.get("oauth2");
     let basic = fields.get("basic_auth");
     let authorization = fields.get("authorization");
     let at = fields.at();
@@ -54,6 +55,12 @@ fn read_auth(fields: &mut Fields<'_>, dir: &Path, problems: &mut Problems) -> Au
     }
     if basic.is_some() && authorization.is_some() {
         problems.error(at, "at most one of basic_auth, oauth2 & authorization must be configured");
+    }
+    if let Some(node) = oauth2 {
+        if bearer || basic.is_some() || authorization.is_some() {
+            problems.error(at, "at most one of basic_auth, oauth2, authorization & bearer_token must be configured");
+        }
+        return read_oauth2(node, dir, problems);
     }
     if let Some(node) = basic {
         return read_basic(node, dir, problems);
@@ -114,6 +121,35 @@ fn read_authorization(node: &Node, dir: &Path, problems: &mut Problems) -> Auth 
     fields.not_yet(&["credentials_ref"], problems);
     fields.finish(problems);
     token.map_or(Auth::None, |token| Auth::Bearer { kind, token })
+}
+
+fn read_oauth2(node: &Node, dir: &Path, problems: &mut Problems) -> Auth {
+    let mut fields = Fields::open(node, "oauth2", problems);
+    let given = |text: Option<String>| text.filter(|t| !t.is_empty());
+    let client_secret = given(fields.string("client_secret", problems));
+    let file = given(fields.string("client_secret_file", problems));
+    if client_secret.is_some() && file.is_some() {
+        problems.error(node.at, "at most one of oauth2 client_secret & client_secret_file must be configured");
+    }
+    let options = Oauth2Options {
+        client_id: fields.string("client_id", problems).unwrap_or_default(),
+        client_secret: secret(client_secret, file, dir).unwrap_or(Secret::Inline(String::new())),
+        token_url: fields.string("token_url", problems).unwrap_or_default(),
+        scopes: fields.strings("scopes", problems).unwrap_or_default(),
+        endpoint_params: fields.string_map("endpoint_params", problems).unwrap_or_default(),
+        tls: fields.get("tls_config").map(|node| read_tls(node, dir, problems)).unwrap_or_default(),
+    };
+    for (key, absent) in [("client_id", options.client_id.is_empty()), ("token_url", options.token_url.is_empty())] {
+        if absent {
+            problems.error(node.at, format!("oauth2 {key} must be configured"));
+        }
+    }
+    fields.not_yet(&["client_secret_ref", "proxy_url", "no_proxy", "proxy_connect_header", "grant_type"], problems);
+    if fields.bool("proxy_from_environment", problems) == Some(true) {
+        problems.not_yet(fields.place_of("proxy_from_environment"), "proxy_from_environment", "oauth2");
+    }
+    fields.finish(problems);
+    Auth::Oauth2(Box::new(options))
 }
 
 fn read_tls(node: &Node, dir: &Path, problems: &mut Problems) -> TlsOptions {

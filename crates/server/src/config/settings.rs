@@ -6,7 +6,8 @@ use super::access;
 use super::backing::{self, CacheSettings, CatalogSettings};
 use super::fields::{Fields, Problems};
 use super::yaml::{Kind, Node};
-use crate::access::settings::AccessSettings;
+use crate::access::settings::{AccessSettings, TargetAddresses};
+use crate::access::vault::SecretSettings;
 
 /// Where the server listens unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9740";
@@ -53,6 +54,10 @@ pub struct Settings {
     pub query: QuerySettings,
     /// Limits of everything that comes in.
     pub limits: LimitSettings,
+    /// Which references to secrets are followed.
+    pub secrets: SecretSettings,
+    /// Where targets given over REST may lead.
+    pub targets: TargetAddresses,
 }
 
 /// Where line protocols are listened for; nowhere unless told.
@@ -121,6 +126,8 @@ impl Default for Settings {
             lines: LineSettings::default(),
             query: QuerySettings::default(),
             limits: LimitSettings::default(),
+            secrets: SecretSettings::default(),
+            targets: TargetAddresses::default(),
         }
     }
 }
@@ -180,6 +187,10 @@ pub struct SettingsText {
     pub query: QuerySettings,
     /// `limits`
     pub limits: LimitSettings,
+    /// `secrets`
+    pub secrets: SecretSettings,
+    /// `targets`
+    pub targets: TargetAddresses,
     /// `auth` and `tls`; these follow a reload.
     pub access: AccessSettings,
 }
@@ -235,6 +246,8 @@ impl Settings {
             cache: flags.cache.clone().or(text.cache.clone()),
             lines: text.lines.with(flags),
             query: text.query,
+            secrets: text.secrets.clone(),
+            targets: text.targets.clone(),
             limits: LimitSettings {
                 memory_bytes: flags.memory_bytes.unwrap_or(text.limits.memory_bytes),
                 ..text.limits
@@ -295,6 +308,12 @@ pub fn read(node: &Node, dir: &Path, problems: &mut Problems) -> SettingsText {
     };
     if let Some(node) = fields.get("auth") {
         text.access.auth = access::read_auth(node, dir, problems);
+    }
+    if let Some(node) = fields.get("secrets") {
+        text.secrets = access::read_secrets(node, dir, problems);
+    }
+    if let Some(node) = fields.get("targets") {
+        text.targets = access::read_targets(node, problems);
     }
     if let Some(node) = fields.get("tls") {
         text.access.tls = access::read_tls(node, dir, problems);

@@ -40,7 +40,7 @@ impl Rest {
     async fn take_over_registered(&self, target: &Target) {
         let target_id = &target.spec.target_id;
         let read = Registration::read(&target.spec.request, false, &self.address_policy)
-            .and_then(|registration| Ok((registration.to_spec(&self.address_policy)?, registration)));
+            .and_then(|registration| Ok((registration.to_spec(&self.address_policy, &self.vault)?, registration)));
         match read {
             Ok((spec, registration)) => self.put_in_force(&registration, spec, target.health),
             Err(problem) => {

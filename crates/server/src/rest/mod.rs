@@ -7,6 +7,7 @@
 //! Limits: bodies of `body_bytes_max` bytes after inflating; see the files for the others.
 
 pub mod address;
+pub mod auth_config;
 pub mod body;
 pub mod completeness;
 pub mod custom;
@@ -49,6 +50,7 @@ use model::{Append, AppendError, Appended, Batch, Counts, Health};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+use crate::access::vault::Vault;
 use crate::observe::Observer;
 use crate::rejections::Rejections;
 use problem::Problem;
@@ -94,6 +96,8 @@ pub struct RestParts {
     pub base_url: String,
     /// Which addresses targets given over REST may lead to.
     pub address_policy: AddressPolicy,
+    /// Seals and opens the secrets of targets.
+    pub vault: Arc<Vault>,
     /// Limit of a body after inflating; see [`BODY_BYTES_MAX`].
     pub body_bytes_max: usize,
     /// Turns true when the server stops.
@@ -152,7 +156,7 @@ impl Rest {
         let mut loaded = 0;
         for target in self.catalog.all().iter().filter(|t| t.spec.origin == "api" && t.damage.is_none()) {
             let read = Registration::read(&target.spec.request, false, &self.address_policy)
-                .and_then(|registration| Ok((registration.to_spec(&self.address_policy)?, registration)));
+                .and_then(|registration| Ok((registration.to_spec(&self.address_policy, &self.vault)?, registration)));
             match read {
                 Ok((spec, registration)) => {
                     self.put_in_force(&registration, spec, target.health);

@@ -97,7 +97,12 @@ mod tests {
         let registration = read(scrape).unwrap_or_else(|e| panic!("{e:?}"));
         let again = Registration::read(&registration.normal(), true, &AddressPolicy::strict(true));
         assert_eq!(again.as_ref().ok(), Some(&registration), "the normal form says the same");
-        let spec = registration.to_spec(&AddressPolicy::strict(true)).unwrap_or_else(|e| panic!("{e:?}"));
+        let spec = registration
+            .to_spec(
+                &AddressPolicy::strict(true),
+                &crate::access::vault::Vault::of(&[7; 32], Default::default()).unwrap(),
+            )
+            .unwrap_or_else(|e| panic!("{e:?}"));
         spec.expect("it is scraped")
     }
 

@@ -12,11 +12,13 @@ use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::address::{self, ScrapeUrl, UrlParts};
+use super::auth_config::{AuthConfig, is_secret_header};
 use super::fields::{Fields, Issues, Severity, join};
 use super::problem::Problem;
 use super::protocols::Formats;
 use super::push_targets::{self, PushSettings};
 use super::retention::Policy;
+use crate::access::vault::Vault;
 
 /// Characters of a source or target id.
 pub const ID_CHARS_MAX: usize = 100;
@@ -96,6 +98,8 @@ pub struct ScrapeSettings {
     pub body_size_limit: u64,
     /// More headers.
     pub headers: BTreeMap<String, String>,
+    /// How the target is shown who asks.
+    pub auth: AuthConfig,
     /// TLS without secrets.
     pub tls: Tls,
     /// Protocols and histograms.
@@ -198,16 +202,19 @@ impl Registration {
 
     /// Gives the target for the collector; `None` when the source pushes.
     ///
-    /// **Errors** when TLS settings or headers cannot be used.
-    pub fn to_spec(&self, policy: &AddressPolicy) -> Result<Option<TargetSpec>, Problem> {
+    /// **Errors** when TLS settings, headers or secrets cannot be used.
+    pub fn to_spec(&self, policy: &AddressPolicy, vault: &Vault) -> Result<Option<TargetSpec>, Problem> {
         let Some(s) = &self.scrape else { return Ok(None) };
+        let mut tls = TlsOptions {
+            ca_pem: s.tls.ca.clone(),
+            server_name: s.tls.server_name.clone(),
+            insecure_skip_verify: s.tls.insecure_skip_verify,
+            ..TlsOptions::default()
+        };
+        let auth = s.auth.open(vault, &mut tls)?;
         let options = HttpOptions {
-            tls: TlsOptions {
-                ca_pem: s.tls.ca.clone(),
-                server_name: s.tls.server_name.clone(),
-                insecure_skip_verify: s.tls.insecure_skip_verify,
-                ..TlsOptions::default()
-            },
+            tls,
+            auth,
             headers: s.headers.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
             follow_redirects: s.follow_redirects,
             ..HttpOptions::default()
@@ -263,7 +270,7 @@ impl ScrapeSettings {
             "follow_redirects": s.follow_redirects,
             "body_size_limit": s.body_size_limit,
             "headers": s.headers,
-            "authentication": {"type": "NONE"},
+            "authentication": s.auth.normal(),
         });
         if s.tls != Tls::default() {
             scrape["tls"] = json!({
@@ -410,7 +417,6 @@ fn read_scrape_config(value: &Value, issues: &mut Issues, policy: &AddressPolicy
         params: read_params(&mut f),
     };
     let (interval_ms, timeout_ms) = read_times(&mut f);
-    read_authentication(&mut f);
     f.not_yet("proxy_url", "proxies are");
     let mut settings = ScrapeSettings {
         target_url: target_url.unwrap_or_default().to_owned(),
@@ -421,7 +427,8 @@ fn read_scrape_config(value: &Value, issues: &mut Issues, policy: &AddressPolicy
         honor_timestamps: f.boolean("honor_timestamps").unwrap_or(true),
         follow_redirects: f.boolean("follow_redirects").unwrap_or(true),
         body_size_limit: read_size(&mut f, "body_size_limit"),
-        headers: f.strings("headers").unwrap_or_default(),
+        headers: read_headers(&mut f),
+        auth: AuthConfig::read(&mut f),
         tls: read_tls(&mut f),
         formats: Formats::read(&mut f),
     };
@@ -460,29 +467,16 @@ fn read_times(f: &mut Fields) -> (u64, u64) {
     (interval_ms, timeout_ms)
 }
 
-fn read_authentication(f: &mut Fields) {
-    let pointer = f.at("authentication");
-    let Some(value) = f.value("authentication") else { return };
-    let Some(mut f) = Fields::open(value, pointer, f.issues) else { return };
-    const KINDS: [(&str, bool); 8] = [
-        ("NONE", true),
-        ("BASIC", false),
-        ("BEARER", false),
-        ("API_KEY", false),
-        ("OAUTH2", false),
-        ("MTLS", false),
-        ("SIGV4", false),
-        ("GCP", false),
-    ];
-    let kind = f.word("type", &KINDS);
-    match f.require("type", kind) {
-        Some(false) => {
-            let detail = "authentication is not built yet: there is no sealed place for secrets";
-            f.issue(Severity::NotYet, "type", "not_yet", detail);
-        }
-        Some(true) => f.finish(),
-        None => {}
+/// Reads headers; secrets among them would be shown to everybody who may read.
+fn read_headers(f: &mut Fields) -> BTreeMap<String, String> {
+    let headers = f.strings("headers").unwrap_or_default();
+    for name in headers.keys().filter(|name| is_secret_header(name)) {
+        let pointer = join(&f.at("headers"), name);
+        let detail =
+            "a header that holds a secret belongs into authentication: {\"type\": \"API_KEY\", \"header\", \"value\"}";
+        f.issues.add(Severity::Refused, pointer, "secret_in_headers", detail);
     }
+    headers
 }
 
 fn read_params(f: &mut Fields) -> BTreeMap<String, Vec<String>> {
@@ -576,6 +570,10 @@ pub fn merge(target: &mut Value, patch: &Value, depth: usize) {
 mod tests {
     use super::*;
 
+    fn vault() -> Vault {
+        Vault::of(&[7; 32], Default::default()).expect("a key")
+    }
+
     fn base() -> Value {
         json!({
             "source_id": "payments", "collection_method": "pull_scraping",
@@ -607,7 +605,7 @@ mod tests {
         assert_eq!((pull(&r).interval_ms, pull(&r).timeout_ms), (15_000, 10_000));
         assert_eq!(r.source_type, "APPLICATION");
         assert!(r.target_id.starts_with("payments-") && is_target_id(&r.target_id), "{}", r.target_id);
-        let spec = r.to_spec(&AddressPolicy::strict(true)).expect("usable").expect("it is scraped");
+        let spec = r.to_spec(&AddressPolicy::strict(true), &vault()).expect("usable").expect("it is scraped");
         assert_eq!(spec.labels.to_string(), r#"{instance="10.0.0.1:9100", job="payments"}"#);
         let short = read(|b| b["scrape_config"]["scrape_interval"] = json!("5s")).expect("it is fine");
         assert_eq!(pull(&short).timeout_ms, 5_000);
@@ -689,7 +687,10 @@ mod tests {
             b["retention_policy"] = json!({"match": [{"selector": "{", "raw": "1d"}]})
         });
         refused(501, "not_yet", "/scrape_config/authentication/type", |b| {
-            b["scrape_config"]["authentication"] = json!({"type": "BASIC", "username": "u", "password": {"value": "p"}})
+            b["scrape_config"]["authentication"] = json!({"type": "SIGV4", "region": "r"})
+        });
+        refused(422, "secret_in_headers", "/scrape_config/headers/X-Api-Key", |b| {
+            b["scrape_config"]["headers"] = json!({"X-Api-Key": "k"})
         });
         let fine = read(|b| {
             b["filters"] = json!([]);
@@ -704,7 +705,7 @@ mod tests {
             let push = json!({"source_id": "s", "collection_method": method, "scrape_config": null,
                               "push_config": {"expected_interval": "1m"}});
             let r = read(|b| *b = push.clone()).expect("it is fine");
-            assert!(r.to_spec(&AddressPolicy::strict(true)).expect("usable").is_none());
+            assert!(r.to_spec(&AddressPolicy::strict(true), &vault()).expect("usable").is_none());
             assert_eq!(r.push, PushSettings { expected_interval_ms: 60_000, ttl_ms: 300_000 });
             assert_eq!(read(|b| *b = r.normal()).expect("reads back"), r);
             refused(422, "not_applicable", "/scrape_config", |b| {

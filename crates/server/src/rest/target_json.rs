@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::auth_config::redacted;
 use super::time;
 
 /// The specification's MetricTarget, with what users of Prometheus miss without.
@@ -117,7 +118,7 @@ impl MetricTarget {
             created_at: Some(time::to_text(target.created_at_ms)),
             updated_at: Some(time::to_text(target.updated_at_ms)),
             version: target.version,
-            scrape_config: spec.scrape_config.clone(),
+            scrape_config: redacted(&spec.scrape_config),
             limits: spec.limits.clone(),
             retention_policy: spec.retention_policy.clone(),
             damage: target.damage.clone(),

@@ -16,6 +16,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::auth_config::{carries_secrets_away, make_way, seal};
 use super::body::{Query, flag, idempotency_key, if_match, parse, read_json};
 use super::custom::{in_progress, other_request, replay};
 use super::problem::Problem;
@@ -24,6 +25,7 @@ use super::retention::Policy;
 use super::target_json::{DeletionResult, MetricTarget, ScrapeReport};
 use super::targets::{no_target, with_etag};
 use super::{Rest, time};
+use crate::access::Pass;
 
 /// Bytes of a registration.
 const REGISTRATION_BYTES_MAX: usize = 1 << 20;
@@ -78,7 +80,8 @@ pub struct ScrapeConfig {
     metrics_path: Option<String>,
     /// `http` when absent.
     scheme: Option<String>,
-    /// `{"type": "NONE"}`; the other types are not built yet.
+    /// `{"type": "NONE" | "BASIC" | "BEARER" | "API_KEY" | "OAUTH2" | "MTLS", ...}`. A secret is `{"value": "..."}`, which is sealed
+    /// and shown as `{"redacted": true, "sha256_8"}`, or for admins `{"ref": "env:NAME" | "file:/path"}`.
     #[schema(value_type = Option<Object>)]
     authentication: Option<Value>,
     /// Parameters of the request.
@@ -134,7 +137,11 @@ pub async fn register(
 ) -> Result<Response, Problem> {
     let bytes = read_json(&headers, body, REGISTRATION_BYTES_MAX).await?;
     let request = Register {
-        registration: Registration::read(&parse(&bytes)?, flag(&params, "strict", true)?, &rest.address_policy)?,
+        registration: Registration::read(
+            &sealed(&rest, &bytes)?,
+            flag(&params, "strict", true)?,
+            &rest.address_policy,
+        )?,
         replace: flag(&params, "replace", false)?,
         wait: flag(&params, "wait", true)?,
         has_if_match: headers.contains_key(header::IF_MATCH),
@@ -152,6 +159,18 @@ pub async fn register(
         }
     });
     task.await.unwrap_or_else(|_| Err(internal()))
+}
+
+/// Reads a request; its secrets are sealed before anything else is done with it.
+fn sealed(rest: &Rest, bytes: &[u8]) -> Result<Value, Problem> {
+    let mut request = parse(bytes)?;
+    seal(&mut request, &rest.vault, asked_by_admin())?;
+    Ok(request)
+}
+
+/// Tells whether an admin asks; where nobody has to say who he is, the guard takes everybody for one.
+fn asked_by_admin() -> bool {
+    Pass::in_force().is_some_and(|pass| pass.roles.is_admin())
 }
 
 fn internal() -> Problem {
@@ -200,7 +219,7 @@ impl Rest {
     async fn register(&self, request: &Register) -> Result<Response, Problem> {
         let registration = &request.registration;
         let target_id = &registration.target_id;
-        let spec = registration.to_spec(&self.address_policy)?;
+        let spec = registration.to_spec(&self.address_policy, &self.vault)?;
         let changing = self.changing.lock().await;
         if self.discovered(target_id).is_some() {
             return Err(managed_by_discovery(target_id));
@@ -285,12 +304,13 @@ pub async fn dry_run(
     body: Body,
 ) -> Result<Response, Problem> {
     let bytes = read_json(&headers, body, REGISTRATION_BYTES_MAX).await?;
-    let registration = Registration::read(&parse(&bytes)?, flag(&params, "strict", true)?, &rest.address_policy)?;
+    let registration =
+        Registration::read(&sealed(&rest, &bytes)?, flag(&params, "strict", true)?, &rest.address_policy)?;
     dry_run_of(&rest, &registration).await
 }
 
 async fn dry_run_of(rest: &Rest, registration: &Registration) -> Result<Response, Problem> {
-    let Some(spec) = registration.to_spec(&rest.address_policy)? else {
+    let Some(spec) = registration.to_spec(&rest.address_policy, &rest.vault)? else {
         return Ok(Json(dry_push(rest, registration)).into_response());
     };
     let url = spec.url.to_string();
@@ -344,13 +364,14 @@ pub async fn patch(
     body: Body,
 ) -> Result<Response, Problem> {
     let bytes = read_json(&headers, body, REGISTRATION_BYTES_MAX).await?;
-    let patch = parse(&bytes)?;
+    let patch = sealed(&rest, &bytes)?;
+    let admin = asked_by_admin();
     let strict = flag(&params, "strict", true)?;
     let version = if_match(&headers)?;
     if !patch.is_object() {
         return Err(Problem::at(StatusCode::BAD_REQUEST, "wrong_type", "", "the body is an object"));
     }
-    let task = tokio::spawn(async move { rest.patch(&target_id, &patch, strict, version).await });
+    let task = tokio::spawn(async move { rest.patch(&target_id, &patch, (strict, admin), version).await });
     task.await.unwrap_or_else(|_| Err(internal()))
 }
 
@@ -359,7 +380,7 @@ impl Rest {
         &self,
         target_id: &str,
         patch: &Value,
-        strict: bool,
+        (strict, admin): (bool, bool),
         version: Option<i64>,
     ) -> Result<Response, Problem> {
         let _changing = self.changing.lock().await;
@@ -371,7 +392,13 @@ impl Rest {
             return Err(Problem::new(StatusCode::CONFLICT, "damaged", detail));
         }
         let mut request = old.spec.request.clone();
+        make_way(&mut request, patch);
         merge(&mut request, patch, PATCH_DEPTH_MAX);
+        if !admin && carries_secrets_away(&old.spec.request, &request, patch) {
+            let detail = "the target has secrets: give them again with the change, or let an admin do it";
+            let place = "/scrape_config/authentication";
+            return Err(Problem::at(StatusCode::FORBIDDEN, "secret_needed", place, detail));
+        }
         for name in ["target_id", "source_id", "collection_method"] {
             if request.get(name) != old.spec.request.get(name) {
                 let detail = format!("{name} cannot be changed; register another target");
@@ -379,7 +406,7 @@ impl Rest {
             }
         }
         let registration = Registration::read(&request, strict, &self.address_policy)?;
-        let spec = registration.to_spec(&self.address_policy)?;
+        let spec = registration.to_spec(&self.address_policy, &self.vault)?;
         let new = registration.to_new_target();
         if new.request == old.spec.request && version.is_none() {
             let shown = self.show(&old, self.status_of(target_id).as_ref());
@@ -596,7 +623,7 @@ impl Rest {
         let _changing = self.changing.lock().await;
         let target: Arc<Target> = self.catalog.restore(target_id, self.now_ms()).await?;
         let registration = Registration::read(&target.spec.request, false, &self.address_policy)?;
-        let spec = registration.to_spec(&self.address_policy)?;
+        let spec = registration.to_spec(&self.address_policy, &self.vault)?;
         self.put_in_force(&registration, spec, target.health);
         let shown = self.show(&target, self.status_of(target_id).as_ref());
         Ok(with_etag(Json(shown).into_response(), target.version))

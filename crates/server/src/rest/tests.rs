@@ -168,6 +168,7 @@ impl World {
                 })
             },
             base_url: "http://q:1".into(),
+            vault: Arc::new(crate::access::vault::Vault::of(&[7; 32], Default::default()).expect("a key")),
             address_policy: AddressPolicy::strict(true),
             body_bytes_max: 100_000,
             stop,

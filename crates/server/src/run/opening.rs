@@ -16,6 +16,7 @@ use super::RunError;
 use super::parts::Opening;
 use super::reload::Reloader;
 use super::retention::Keeper;
+use crate::access::vault::Vault;
 use crate::memory::MemoryPlan;
 use crate::prom::{QueryLimits, RuntimeInfo, WriteLimits};
 use crate::push::{Folder, Group, PushLimits};
@@ -77,6 +78,13 @@ impl Opening {
         let opened =
             tokio::task::spawn_blocking(move || Keeper::open(Arc::new(RealFs), path, store, catalog, default_ms));
         Ok(Arc::new(Mutex::new(opened.await.map_err(|_| RunError::Bug)?)))
+    }
+
+    /// Reads the key of secrets.
+    pub(super) async fn open_vault(&self, dir: &Path) -> Result<Arc<Vault>, RunError> {
+        let (dir, settings) = (dir.to_owned(), self.settings.secrets.clone());
+        let opened = tokio::task::spawn_blocking(move || Vault::open(&dir, settings)).await;
+        Ok(Arc::new(opened.map_err(|_| RunError::Bug)?.map_err(RunError::Access)?))
     }
 
     /// Reads the pushed groups of earlier lives.

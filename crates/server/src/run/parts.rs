@@ -124,7 +124,9 @@ impl Opening {
                 Arc::new(move |target_id: &str, at_ms| keeper.lock().schedule_purge(target_id, at_ms))
             },
             base_url: self.external_url(),
-            address_policy: AddressPolicy::strict(self.address.ip().is_loopback()),
+            address_policy: AddressPolicy::strict(self.address.ip().is_loopback())
+                .with_lists(self.settings.targets.allow.clone(), self.settings.targets.deny.clone()),
+            vault: self.open_vault(&dir).await?,
             body_bytes_max: self.settings.limits.body_bytes_max,
             stop: self.stop.clone(),
         });

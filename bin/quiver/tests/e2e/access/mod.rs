@@ -4,6 +4,7 @@ mod hostile;
 mod oidc;
 mod roles;
 mod scope;
+mod secrets;
 mod tls;
 mod tokens;
 mod world;

@@ -68,7 +68,7 @@ fn exchange(port: u16, method: &str, target: &str, headers: &[(&str, &str)], bod
 /// A server with tokens.
 pub struct World {
     pub server: Program,
-    pub _folder: TempDir,
+    pub folder: TempDir,
     pub read: String,
     pub write: String,
     pub admin: String,
@@ -106,7 +106,7 @@ impl World {
         let args: Vec<&str> = ["--config", &file].iter().chain(more).copied().collect();
         let server = quiver(folder.path(), &args);
         let [read, write, admin, scoped, expired] = tokens.try_into().expect("five");
-        World { server, _folder: folder, read, write, admin, scoped, expired }
+        World { server, folder, read, write, admin, scoped, expired }
     }
 
     pub fn ask(&self, token: &str, method: &str, target: &str, body: &[u8]) -> Head {
@@ -120,6 +120,10 @@ impl World {
             all.push(("Authorization", &bearer));
         }
         ask(self.server.port, method, target, &all, body)
+    }
+
+    pub fn data_dir(&self) -> std::path::PathBuf {
+        self.folder.path().join("data")
     }
 }
 
