@@ -160,6 +160,11 @@ async fn judge(
     let pass = rules.who(&parts.headers, subject.as_deref(), &access.passwords, access.now_ms()).await;
     let pass = pass.map_err(|unknown| (None, turned_away(access, unknown, entry)))?;
     let named = |denied| (Some(pass.name.clone()), denied);
+    if is_cross_site(parts, route) {
+        access.stats.forbid();
+        let text = "a page of another site may not make a browser do this";
+        return Err(named(Denied::new(StatusCode::FORBIDDEN, "cross_site", text)));
+    }
     if let Some(Err(wait)) = pass.requests.as_ref().map(|bucket| bucket.take(1.0)) {
         access.stats.limit();
         let text = format!("{} asks more often than it may", pass.name);
@@ -196,6 +201,13 @@ fn turned_away(access: &Access, unknown: Unknown, entry: &Entry) -> Denied {
             Denied { retry_after_s: Some(1.0), ..denied }
         }
     }
+}
+
+/// Tells whether a browser says that a page of another site makes it change something: it would show passwords that it remembers, and
+/// where everybody is let in it needs none.
+fn is_cross_site(parts: &Parts, route: &Route) -> bool {
+    let safe = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && route.need != Need::Write;
+    !safe && parts.headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
 }
 
 fn lacking(pass: &Pass, route: &Route, parts: &Parts) -> Denied {

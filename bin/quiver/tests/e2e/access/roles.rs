@@ -126,6 +126,10 @@ fn spellings_of_a_path_lead_nowhere_else() {
         let answer = world.ask("", method, "/api/v1/query?query=up", b"");
         assert!(matches!(answer.status, 400 | 401), "{method}: {answer:?}");
     }
+    // A page of another site makes a browser ask, and change nothing.
+    let cross = [("Sec-Fetch-Site", "cross-site")];
+    assert_eq!(world.ask_with(&world.admin, "POST", "/-/reload", &cross, b"").status, 403);
+    assert_eq!(world.ask_with(&world.admin, "GET", "/metrics", &cross, b"").status, 200);
     // What may be asked without a credential says nothing of what is there.
     assert_eq!(world.ask("", "GET", "/-/ready", b"").status, 200);
     assert_eq!(world.ask("", "GET", "//-/ready", b"").status, 401);
@@ -146,4 +150,42 @@ fn a_server_that_others_reach_does_not_start_without_rules() {
     }
     let open = quiver(folder.path(), &["--otlp-grpc-listen", "0.0.0.0:0", "--web.insecure-open"]);
     assert_eq!(ask(open.port, "GET", "/metrics", &[], b"").status, 200);
+}
+
+#[test]
+fn calls_of_grpc_are_judged_in_its_own_words() {
+    let grpc = crate::support::free_port();
+    let world = World::start(&["--otlp-grpc-listen", &format!("127.0.0.1:{grpc}")]);
+    let body = world.folder.path().join("call");
+    // An empty request behind its five bytes.
+    std::fs::write(&body, [0; 5]).expect("it is written");
+    let call = |token: &str, more: &[&str]| {
+        let authorization = format!("authorization: Bearer {token}");
+        let mut command = std::process::Command::new("curl");
+        command.args([
+            "-sS",
+            "-i",
+            "--max-time",
+            "30",
+            "--http2-prior-knowledge",
+            "-H",
+            "content-type: application/grpc",
+        ]);
+        if !token.is_empty() {
+            command.args(["-H", &authorization]);
+        }
+        let url = format!("http://127.0.0.1:{grpc}{}", server::otlp::grpc::PATH);
+        command.args(more).arg("--data-binary").arg(format!("@{}", body.display())).arg(url);
+        let output = command.output().expect("curl runs");
+        let text = String::from_utf8_lossy(&output.stdout).to_lowercase();
+        let line = text.lines().find_map(|line| line.strip_prefix("grpc-status: "));
+        line.map_or_else(|| format!("none in {text}"), |status| status.trim().to_owned())
+    };
+    assert_eq!(call("", &[]), "16");
+    assert_eq!(call("qvr_wrong", &[]), "16");
+    assert_eq!(call(&world.read, &[]), "7");
+    assert_eq!(call(&world.scoped, &["-H", "x-source-id: other"]), "7");
+    // Who may is answered with a message, and the status comes behind it.
+    let let_in = call(&world.write, &[]);
+    assert!(let_in == "0" || let_in.contains("200"), "{let_in}");
 }
