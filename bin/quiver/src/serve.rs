@@ -20,6 +20,7 @@ const RUNTIME_GRACE: Duration = Duration::from_millis(500);
 pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     start_log(&args)?;
     let options = options(&args)?;
+    sys::raise_open_files_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("quiver")

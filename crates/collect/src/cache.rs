@@ -340,6 +340,7 @@ impl SeriesCache {
             }
         }
         batch.report = old.report;
+        (batch.slot, batch.mark, batch.advice) = (old.slot, old.mark, old.advice);
         batch.essential = old.essential;
         batch.examples = old.examples;
         batch.families = old.families;

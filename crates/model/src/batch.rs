@@ -169,6 +169,14 @@ impl Batch {
         }
     }
 
+    /// Forgets the ids of series whose labels are here: nothing of the batch was stored, and what would have defined new ones
+    /// is gone.
+    pub fn forget_ids(&mut self) {
+        for series in self.series.iter_mut().filter(|series| series.len > 0) {
+            series.id = SeriesId::NONE;
+        }
+    }
+
     fn push_entry(&mut self, start: usize, family: u32, id: SeriesId) -> SeriesIndex {
         let index = SeriesIndex(self.series.len() as u32);
         self.series.push(BatchSeries { start: start as u32, len: (self.arena.len() - start) as u32, family, id });

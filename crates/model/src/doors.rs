@@ -165,6 +165,17 @@ impl TimeRange {
     }
 }
 
+/// What changed in the data since a moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Changed {
+    /// The moment of asking: an answer computed after it is compared with it later.
+    pub moment: u64,
+    /// The first time of samples that may have come, gone or changed since; `i64::MAX` when none has.
+    pub from_ms: i64,
+    /// From here on samples are not taken away for their age.
+    pub kept_from_ms: i64,
+}
+
 /// Gives samples out.
 pub trait Select: Send + Sync {
     /// Finds the series that all matchers accept and that may have samples in the range. In no particular order; no label set twice.
@@ -179,6 +190,11 @@ pub trait Select: Send + Sync {
     /// Says what a reader of an answer should know of where its samples come from, such as roll-ups.
     fn notes(&self, _matchers: &[Matcher], _range: TimeRange) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Tells what changed since an earlier moment, for those who keep answers. Who does not know says that everything did.
+    fn changes(&self, _since: u64) -> Changed {
+        Changed { moment: 0, from_ms: i64::MIN, kept_from_ms: i64::MAX }
     }
 
     /// Gives what is known of families, sorted by name; several entries of one name where sources disagree.

@@ -20,8 +20,8 @@ mod target;
 
 pub use batch::{Batch, BatchExemplar, BatchHistogram, BatchSample, BatchSeries, NO_FAMILY, SeriesIndex};
 pub use doors::{
-    Append, AppendDone, AppendError, Appended, LedgerPosition, NoRecall, Recall, Select, SelectError, SeriesReader,
-    TimeRange,
+    Append, AppendDone, AppendError, Appended, Changed, LedgerPosition, NoRecall, Recall, Select, SelectError,
+    SeriesReader, TimeRange,
 };
 pub use duration::{DurationError, format_duration_ms, parse_duration_ms};
 pub use family::{Family, MetricType};

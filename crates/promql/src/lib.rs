@@ -13,6 +13,7 @@ mod lexer;
 mod number;
 mod parser;
 mod printer;
+mod reach;
 pub mod testing;
 
 pub use check::value_type;
@@ -22,3 +23,4 @@ pub use eval::{
 };
 pub use parser::{MAX_DEPTH, MAX_NESTING, MAX_QUERY_BYTES, ParseOptions, parse, parse_selector, parse_with};
 pub use printer::format;
+pub use reach::reach_ms;

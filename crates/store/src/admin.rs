@@ -33,7 +33,10 @@ impl Store {
             self.flush_to_blocks()?;
         }
         let now_ms = self.core.clock.now_ms();
-        self.core.blocks.delete(doomed.to_vec(), range, now_ms).map_err(MaintenanceError::Blocks)
+        let deleted = self.core.blocks.delete(doomed.to_vec(), range, now_ms).map_err(MaintenanceError::Blocks);
+        // An error may come after a part was done.
+        self.core.changes.note_all();
+        deleted
     }
 
     fn head_has(&self, doomed: &Doomed, range: TimeRange) -> bool {
@@ -65,6 +68,7 @@ impl Store {
     pub fn set_retention(&self, rules: RetentionRules) {
         *self.core.retention.write() = std::sync::Arc::new(rules.clone());
         self.core.blocks.retain(rules);
+        self.core.changes.note_all();
     }
 
     /// Copies all blocks into a folder of their own, by hard links where that is possible. A store opens on it as it is.

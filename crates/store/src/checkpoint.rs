@@ -1,7 +1,7 @@
 //! The checkpoint: what the head has and no chunk file has yet goes to chunk files, then the log is cut.
 //!
-//! It goes: capture (begun under the apply lock, so that it falls between two records) → chunks durable → series log,
-//! metadata, exemplars and accounts durable → manifest durable → the head keeps only the places of sealed chunks → the files of
+//! It goes: capture (begun under the apply lock, so that it falls between two records) → series log, metadata,
+//! exemplars and accounts durable → chunks durable → manifest durable → the head keeps only the places of sealed chunks → the files of
 //! what was still growing last time removed → segments cut. A crash between any two leaves a log that holds more than
 //! it needs, never less. What still grows is written anew each time; a start reads it as chunks that grow no more.
 //! Fails how: the disk is full or a file fails: what was written is taken back, head and log keep everything, the next
@@ -110,17 +110,18 @@ impl Core {
     fn write_checkpoint(&self) -> Result<u64, MaintenanceError> {
         let mut state = self.checkpoints.lock();
         let mut next = state.manifest.clone();
-        let Some((out, exemplars)) = self.capture(&mut state, &mut next) else { return Ok(next.seq) };
+        let Some((out, exemplars)) = self.capture(&mut state, &mut next) else { return Ok(state.manifest.seq) };
         let Out { mut sealed, mut open, failed: error } = out;
         let write = || -> Result<(Synced, Synced), MaintenanceError> {
             error.map_or(Ok(()), Err).map_err(failed("write chunk files"))?;
-            let (lasting, growing) = (sealed.sync(), open.sync());
-            let synced = (lasting.map_err(failed("sync chunk files"))?, growing.map_err(failed("sync chunk files"))?);
+            // The small files first: chunk files that are not synced yet can be taken back, should one of them fail.
             self.secure_side_files()?;
             let path = self.config.dir.join("exemplars");
             write_sealed(&*self.fs, &path, &exemplars).map_err(failed("write the exemplars"))?;
             self.store_accounts()?;
-            Ok(synced)
+            let growing = open.sync().map_err(failed("sync chunk files"))?;
+            let lasting = sealed.sync().inspect_err(|_| self.remove_chunk_files(&growing.files));
+            Ok((lasting.map_err(failed("sync chunk files"))?, growing))
         };
         let written = write();
         if written.is_err() {

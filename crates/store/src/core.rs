@@ -13,6 +13,7 @@ use sys::{Clock, Fs};
 use crate::accounts::Accounts;
 use crate::attrs::AttrsTable;
 use crate::blocks::{BlockSet, RetentionRules};
+use crate::changes::Changes;
 use crate::checkpoint::Checkpoints;
 use crate::chunk_file::LookUps;
 use crate::config::StoreConfig;
@@ -89,6 +90,8 @@ pub struct Core {
     /// What reads of chunk files meet.
     pub look_ups: Arc<LookUps>,
     pub blocks: Box<dyn BlockSet>,
+    /// When which times of the data changed.
+    pub changes: Changes,
     /// How long samples are kept.
     pub retention: RwLock<Arc<RetentionRules>>,
     pub epoch: u64,
@@ -134,6 +137,8 @@ impl Core {
             // The record holds the definitions too; the log is tried again before that record is cut.
             tracing::warn!(%error, "cannot write to the series log");
         }
+        let times = batch.samples.iter().map(|s| s.ts_ms).chain(batch.histograms.iter().map(|h| h.ts_ms));
+        let _change = self.changes.begin(times);
         let Batch { samples, verdicts, series, .. } = batch;
         let pending = samples.iter().zip(verdicts.iter()).filter(|(_, v)| **v == Verdict::Pending);
         let placed = pending.map(|(s, _)| {

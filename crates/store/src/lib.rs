@@ -9,6 +9,7 @@ mod admin;
 mod admission;
 mod attrs;
 mod blocks;
+mod changes;
 mod checkpoint;
 mod chunk;
 mod chunk_file;

@@ -5,7 +5,7 @@
 //! without other chunks removed → the reports in the segments durable elsewhere ([`Store::before_cut`]) → segments cut. A crash
 //! between any two leaves a log that holds more than it needs, never less.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -90,22 +90,36 @@ impl Store {
             // The clock may have been set back.
             now_ms < last || now_ms.saturating_sub(last) >= config.late_flush_ms
         });
-        let mut report = MaintenanceReport::default();
+        // What gives room comes first, and whatever fails: the rest may fail for want of it.
+        let dropped = self.drop_old(now_ms);
         let checkpoint = self.checkpoint_if_due();
+        let mut report = MaintenanceReport::default();
         if self.core.blocks.takes_windows() && (closed_ms > done_ms || late_due) {
-            report = self.close_windows(closed_ms.max(done_ms))?;
+            // A round that failed is not tried again at once: each may leave a small block behind.
             schedule.last_late_flush_ms = Some(now_ms);
+            report = self.close_windows(closed_ms.max(done_ms))?;
         }
+        report.blocks_dropped = dropped?;
+        report.segments_cut += checkpoint?;
+        Ok(report)
+    }
+
+    /// Removes blocks that are past the retention or beyond its bytes, and what was replaced long enough ago.
+    fn drop_old(&self, now_ms: i64) -> Result<u64, MaintenanceError> {
+        let config = &self.core.config;
         let blocks = &self.core.blocks;
-        report.blocks_dropped = blocks.drop_before(self.core.retention_start_ms()).map_err(MaintenanceError::Blocks)?;
+        let mut dropped = blocks.drop_before(self.core.retention_start_ms()).map_err(MaintenanceError::Blocks)?;
         if let Some(bytes_max) = config.retention_bytes {
             let wal_bytes = self.pipeline.with_segments(|segments| segments.iter().map(|s| s.bytes).sum::<u64>());
             let bytes_max = bytes_max.saturating_sub(wal_bytes + self.core.look_ups.bytes());
-            report.blocks_dropped += blocks.shrink_to(bytes_max).map_err(MaintenanceError::Blocks)?;
+            let shrunk = blocks.shrink_to(bytes_max).map_err(MaintenanceError::Blocks);
+            if !matches!(shrunk, Ok(0)) {
+                self.core.changes.note_all();
+            }
+            dropped += shrunk?;
         }
         blocks.clean(now_ms).map_err(MaintenanceError::Blocks)?;
-        report.segments_cut += checkpoint?;
-        Ok(report)
+        Ok(dropped)
     }
 
     /// Merges or rewrites blocks once, if that is due; gives how many went into the new one. Another thread of the store
@@ -147,6 +161,7 @@ impl Store {
         report.blocks_written = self.write_blocks(&frozen)?;
         drop(frozen);
         core.secure_side_files()?;
+        core.store_exemplars()?;
         core.store_accounts()?;
         {
             let mut ledger = core.ledger.lock();
@@ -194,7 +209,8 @@ impl Store {
         if core.head.idle_since(idle_ms).is_empty() {
             return Ok(0);
         }
-        let _gate = self.gate.write();
+        // Under load there is always somebody inside: another time, then. Whoever waits here holds up all slow work.
+        let Some(gate) = self.gate.try_write_for(FORGET_WAIT) else { return Ok(0) };
         if !self.pipeline.wait_until_idle(FORGET_WAIT) {
             return Ok(0);
         }
@@ -203,11 +219,7 @@ impl Store {
         core.index.write().remove(&gone);
         core.registry.forget(&gone);
         core.head.remove(&gone.iter().map(|g| g.0).collect::<Vec<_>>());
-        let mut applied = core.applied.lock();
-        if applied.series_log.as_ref().is_some_and(|log| log.entries() > core.registry.len() * 2 + 1000) {
-            applied.series_log = None;
-            applied.series_log = Some(core.rewrite_series_log()?);
-        }
+        drop(gate);
         Ok(gone.len() as u64)
     }
 }
@@ -217,16 +229,22 @@ impl Store {
     fn write_blocks(&self, frozen: &[FrozenSeries]) -> Result<u64, MaintenanceError> {
         let core = &self.core;
         let window_ms = core.config.window_ms;
-        let windows: BTreeSet<i64> = frozen
-            .iter()
-            .flat_map(|s| s.chunks.iter().chain(&s.histograms))
-            .map(|c| c.min_ms.div_euclid(window_ms))
-            .collect();
-        for window in &windows {
+        // Places in `frozen`, rising.
+        let mut windows: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+        for (at, series) in frozen.iter().enumerate() {
+            for chunk in series.chunks.iter().chain(&series.histograms) {
+                let inside = windows.entry(chunk.min_ms.div_euclid(window_ms)).or_default();
+                if inside.last() != Some(&at) {
+                    inside.push(at);
+                }
+            }
+        }
+        for (window, inside) in &windows {
             let start_ms = window.saturating_mul(window_ms);
             let range = TimeRange { start_ms, end_ms: start_ms.saturating_add(window_ms - 1) };
             let mut unanswered = None;
-            let mut inputs = frozen.iter().enumerate().filter_map(|(n, series)| {
+            let series = inside.iter().filter_map(|at| frozen.get(*at));
+            let mut inputs = series.enumerate().filter_map(|(n, series)| {
                 if n % SERIES_PER_LOOK == SERIES_PER_LOOK - 1 {
                     self.checkpoint_meanwhile();
                 }
@@ -259,6 +277,15 @@ impl Core {
     pub fn store_accounts(&self) -> Result<(), MaintenanceError> {
         let accounts = self.applied.lock().accounts();
         accounts.store(&*self.fs, &self.config.dir).map_err(failed("write the accounts"))
+    }
+
+    /// Makes the exemplars durable as of the last record in the head.
+    fn store_exemplars(&self) -> Result<(), MaintenanceError> {
+        let exemplars = {
+            let applied = self.applied.lock();
+            self.exemplars.read().encode(applied.seq)
+        };
+        write_sealed(&*self.fs, &self.config.dir.join("exemplars"), &exemplars).map_err(failed("write the exemplars"))
     }
 
     fn transfer_failed(&self) {
@@ -297,7 +324,12 @@ impl Core {
     /// Makes all definitions durable outside the log that is about to be cut.
     fn sync_series_log(&self) -> io::Result<()> {
         let mut applied = self.applied.lock();
-        let synced = applied.series_log.as_mut().map(SeriesLog::sync);
+        // Series end, and change their owner: most of what it holds may be of no use any more.
+        let is_long = |log: &SeriesLog| log.entries() > self.registry.len() * 2 + 1000;
+        let synced = match applied.series_log.as_mut() {
+            Some(log) if is_long(log) => None,
+            log => log.map(SeriesLog::sync),
+        };
         if let Some(Ok(())) = synced {
             return Ok(());
         }

@@ -57,7 +57,10 @@ impl Waiting {
     }
 
     fn give(&mut self, result: Result<Appended, AppendError>) {
-        if let Some((batch, done)) = self.0.take() {
+        if let Some((mut batch, done)) = self.0.take() {
+            if result.is_err() {
+                batch.forget_ids();
+            }
             // A panic in the giver's code must not end the store's thread.
             if catch_unwind(AssertUnwindSafe(|| done(batch, result))).is_err() {
                 tracing::error!("an append's callback panicked");
@@ -317,6 +320,10 @@ impl Committer {
     fn refuse(&self, items: Vec<Item>, bytes: u64, error: WriteError) {
         let answer = match error {
             WriteError::NoSpace(text) => AppendError::NoSpace(text),
+            WriteError::Later(text) => {
+                tracing::warn!("the write-ahead log: {text}; senders are told to try again");
+                AppendError::Busy { retry_after_ms: 1000 }
+            }
             WriteError::Failed(text) => {
                 tracing::error!("the write-ahead log failed and takes nothing more: {text}");
                 self.shared.fail(&text);

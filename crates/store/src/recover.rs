@@ -15,6 +15,7 @@ use crate::accounts::Accounts;
 use crate::admission::AdmissionLimits;
 use crate::attrs::AttrsTable;
 use crate::blocks::{BlockSet, RetentionRules};
+use crate::changes::Changes;
 use crate::checkpoint::Checkpoints;
 use crate::chunk_file::LookUps;
 use crate::coding::open_sealed;
@@ -108,6 +109,7 @@ pub fn recover(
     let core = Arc::new(Core {
         registry: Registry::new(room, config.label_limits, attrs.clone()),
         attrs,
+        changes: Changes::default(),
         head: Head::new(config.window_ms),
         index: IndexCell::unmade(),
         metadata: RwLock::new(metadata),

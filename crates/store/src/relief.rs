@@ -42,7 +42,7 @@ impl Store {
             return Ok(0);
         }
         self.flush_to_blocks()?;
-        let _gate = self.gate.write();
+        let Some(_gate) = self.gate.try_write_for(FORGET_WAIT) else { return Ok(0) };
         if !self.pipeline.wait_until_idle(FORGET_WAIT) {
             return Ok(0);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
-use model::{Family, Labels, Matcher, Samples, Select, SelectError, SeriesReader, TimeRange};
+use model::{Changed, Family, Labels, Matcher, Samples, Select, SelectError, SeriesReader, TimeRange};
 
 use crate::core::Core;
 use crate::head::Snapshot;
@@ -160,6 +160,13 @@ fn merge_doubles(mut first: Samples, second: Samples) -> Samples {
 }
 
 impl Select for Store {
+    fn changes(&self, since: u64) -> Changed {
+        let core = &self.core;
+        let (moment, from_ms) = core.changes.since(since);
+        let keep_ms = core.retention.read().shortest_ms();
+        Changed { moment, from_ms, kept_from_ms: core.clock.now_ms().saturating_sub(keep_ms) }
+    }
+
     fn select(&self, matchers: &[Matcher], range: TimeRange) -> Result<Vec<Box<dyn SeriesReader>>, SelectError> {
         let core = &self.core;
         let kept = core.kept(range);

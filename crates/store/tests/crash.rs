@@ -220,6 +220,33 @@ fn row_05_a_full_disk_is_told_and_taken_back_when_there_is_space() {
 }
 
 #[test]
+fn a_batch_that_did_not_fit_defines_its_series_when_it_comes_again() {
+    let (fs, clock, mut book) = (SimFs::seeded(2), clock(), Book::default());
+    let (store, _) = open(&fs, &clock, config()).unwrap();
+    assert!(book.append(&store, &[(1, START_MS, 1.0)]));
+    fs.set_capacity_bytes(Some(fs.used_bytes()));
+    let (batch, result) = append(&store, &[(2, START_MS, 1.0)]);
+    assert!(matches!(result, Err(AppendError::NoSpace(_))));
+    fs.set_capacity_bytes(None);
+    let (batch, result) = store.append(batch);
+    assert_eq!(result.unwrap().counts.stored, 1, "{:?}", batch.verdicts);
+    drop(store);
+    let (store, _) = open(&fs, &clock, config()).unwrap();
+    assert_eq!(contents(&store).values().map(|samples| samples.len()).sum::<usize>(), 2);
+}
+
+#[test]
+fn a_log_that_cannot_open_a_file_goes_on_when_it_can_again() {
+    const EMFILE: i32 = 24;
+    let (fs, clock, mut book) = (SimFs::seeded(4), clock(), Book::default());
+    let (store, _) = open(&fs, &clock, config()).unwrap();
+    fs.inject(Fault::Create { after: 0, errno: EMFILE });
+    let (_, result) = append(&store, &[(1, START_MS, 1.0)]);
+    assert!(matches!(result, Err(AppendError::Busy { .. })), "{result:?}");
+    assert!(book.append(&store, &[(1, START_MS + 1, 2.0)]), "nothing was promised on a file that is not there");
+}
+
+#[test]
 fn a_series_whose_first_record_did_not_fit_is_defined_by_its_next() {
     let (fs, clock, mut book) = (SimFs::seeded(2), clock(), Book::default());
     let (store, _) = open(&fs, &clock, config()).unwrap();

@@ -4,12 +4,14 @@
 
 mod clock;
 mod fs;
+mod open_files;
 mod random;
 mod real_fs;
 mod sim_fs;
 
 pub use clock::{Clock, RealClock, SimClock};
 pub use fs::{File, Fs, Lock};
+pub use open_files::raise_open_files_limit;
 pub use random::Random;
 pub use real_fs::RealFs;
 pub use sim_fs::{Fault, SimFs, Weather};

@@ -27,6 +27,42 @@ impl QueryResult {
         QueryResult { value, warnings, infos, stats, annotations }
     }
 
+    /// Tells whether nothing is to be said about the answer.
+    pub fn is_plain(&self) -> bool {
+        self.warnings.is_empty() && self.infos.is_empty()
+    }
+
+    /// Makes one answer of several to the same query, each for times after those of the one before.
+    ///
+    /// **Takes** matrices of which nothing is to be said ([`QueryResult::is_plain`]); what else there is, is left out.
+    pub fn joined(parts: impl IntoIterator<Item = QueryResult>) -> QueryResult {
+        let (mut all, mut stats) = (Vec::new(), QueryStats::default());
+        for part in parts {
+            if let Value::Matrix(series) = part.value {
+                all.extend(series);
+            }
+            stats.total_queryable_samples += part.stats.total_queryable_samples;
+            stats.peak_samples = stats.peak_samples.max(part.stats.peak_samples);
+        }
+        // Stable: the parts of a series stay in the order of time.
+        all.sort_by(|a, b| a.labels.cmp(&b.labels));
+        all.dedup_by(|next, first| {
+            let same = next.labels == first.labels;
+            if same {
+                first.samples.ts_ms.append(&mut next.samples.ts_ms);
+                first.samples.values.append(&mut next.samples.values);
+                first.samples.histograms.append(&mut next.samples.histograms);
+            }
+            same
+        });
+        QueryResult::new(Value::Matrix(all), Annotations::default(), stats)
+    }
+
+    /// Makes an answer of series that an earlier one had.
+    pub fn of_matrix(series: Vec<MatrixSeries>) -> QueryResult {
+        QueryResult::new(Value::Matrix(series), Annotations::default(), QueryStats::default())
+    }
+
     /// Says in warnings and infos where in this text their cause stands, line by line; else the query counts as one line.
     pub fn place(&mut self, query: &str) {
         (self.warnings, self.infos) = self.annotations.texts(Some(query));
@@ -94,4 +130,21 @@ pub struct MatrixSeries {
     pub labels: Labels,
     /// Its samples.
     pub samples: Samples,
+}
+
+impl MatrixSeries {
+    /// Gives the samples from one time to another, both included; `None` when there are none.
+    pub fn between(&self, from_ms: i64, to_ms: i64) -> Option<MatrixSeries> {
+        let Samples { ts_ms, values, histograms } = &self.samples;
+        let (start, end) = (ts_ms.partition_point(|t| *t < from_ms), ts_ms.partition_point(|t| *t <= to_ms));
+        let first = histograms.partition_point(|h| h.0 < from_ms);
+        let last = histograms.partition_point(|h| h.0 <= to_ms);
+        let samples = Samples {
+            ts_ms: ts_ms.get(start..end)?.to_vec(),
+            values: values.get(start..end)?.to_vec(),
+            histograms: histograms.get(first..last)?.to_vec(),
+        };
+        let is_empty = samples.ts_ms.is_empty() && samples.histograms.is_empty();
+        (!is_empty).then(|| MatrixSeries { labels: self.labels.clone(), samples })
+    }
 }

@@ -88,6 +88,8 @@ pub struct QuerySettings {
     pub samples_max: u64,
     /// How old the sample of an instant vector may be, in milliseconds.
     pub lookback_ms: i64,
+    /// Bytes of answers to range queries that are kept; 0 keeps none.
+    pub cache_bytes_max: usize,
 }
 
 /// Limits of everything that comes in.
@@ -135,7 +137,13 @@ impl Default for Settings {
 impl Default for QuerySettings {
     fn default() -> QuerySettings {
         // Prometheus' defaults.
-        QuerySettings { timeout_ms: 120_000, concurrency: 20, samples_max: 50_000_000, lookback_ms: 300_000 }
+        QuerySettings {
+            timeout_ms: 120_000,
+            concurrency: 20,
+            samples_max: 50_000_000,
+            lookback_ms: 300_000,
+            cache_bytes_max: 64 << 20,
+        }
     }
 }
 
@@ -366,6 +374,9 @@ fn read_query(node: &Node, query: &mut QuerySettings, problems: &mut Problems) {
     }
     if let Some(ms) = fields.duration_ms("lookback_delta", problems) {
         query.lookback_ms = ms;
+    }
+    if let Some(n) = fields.size_bytes("cache_size", problems) {
+        query.cache_bytes_max = usize::try_from(n).unwrap_or(usize::MAX);
     }
     fields.finish(problems);
 }

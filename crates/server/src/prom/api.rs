@@ -140,6 +140,7 @@ impl PromApi {
     /// Writes the figures of queries and remote write.
     pub fn render(&self, page: &mut Exposition) {
         self.queries.stats().render(page);
+        self.queries.cache().render(page);
         self.writer.stats().render(page);
     }
 }

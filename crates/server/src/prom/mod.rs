@@ -14,6 +14,7 @@ mod point_kinds;
 mod query;
 mod read;
 pub mod read_message;
+mod result_cache;
 mod rules;
 pub mod service;
 pub mod status;

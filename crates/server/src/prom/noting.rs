@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use model::{Family, Matcher, Select, SelectError, SeriesReader, TimeRange};
+use model::{Changed, Family, Matcher, Select, SelectError, SeriesReader, TimeRange};
 use parking_lot::Mutex;
 
 /// One query's way into the store.
@@ -38,6 +38,10 @@ impl Select for Noting<'_> {
 
     fn label_values(&self, name: &str, matchers: &[Matcher], range: TimeRange) -> Result<Vec<String>, SelectError> {
         self.select.label_values(name, matchers, range)
+    }
+
+    fn changes(&self, since: u64) -> Changed {
+        self.select.changes(since)
     }
 
     fn metadata(&self, family: Option<&str>) -> Vec<Family> {

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::error::{ApiError, ErrorKind, json_response};
 use super::noting::Noting;
 use super::params::{Params, parse_duration_ms};
+use super::result_cache::{Asked, ResultCache};
 use super::value_json::{self, Timings};
 use crate::rest::query::{Answer, Ask};
 use crate::telemetry::{Exposition, Histogram};
@@ -45,6 +46,8 @@ pub struct QueryLimits {
     pub slow: Duration,
     /// Whether experimental functions and syntax are understood.
     pub experimental: bool,
+    /// Bytes of answers to range queries that are kept; 0 keeps none.
+    pub cache_bytes_max: usize,
 }
 
 /// The memory of an answer while it is written.
@@ -76,6 +79,7 @@ impl Default for QueryLimits {
             default_step_ms: 60_000,
             slow: Duration::from_secs(10),
             experimental: false,
+            cache_bytes_max: 64 << 20,
         }
     }
 }
@@ -146,6 +150,7 @@ pub struct QueryService {
     seats: Arc<Semaphore>,
     lookup_seats: Arc<Semaphore>,
     stats: Arc<QueryStats>,
+    cache: Arc<ResultCache>,
 }
 
 /// What is asked, apart from the expression.
@@ -161,6 +166,8 @@ struct Settings {
     timeout: Duration,
     lookback_ms: i64,
     with_stats: bool,
+    /// Whether kept answers may be used, and this one kept.
+    may_keep: bool,
 }
 
 /// Says "nobody waits any more" when it is dropped.
@@ -192,7 +199,9 @@ impl QueryService {
     /// Makes a service; `now` gives milliseconds since 1970.
     pub fn new(select: Arc<dyn Select>, limits: QueryLimits, now: Arc<dyn Fn() -> i64 + Send + Sync>) -> QueryService {
         let seats = || Arc::new(Semaphore::new(limits.concurrency.max(1)));
-        QueryService { select, limits, memory: None, now, seats: seats(), lookup_seats: seats(), stats: Arc::default() }
+        let (seats, lookup_seats, stats) = (seats(), seats(), Arc::default());
+        let cache = Arc::new(ResultCache::new(limits.cache_bytes_max));
+        QueryService { select, limits, memory: None, now, seats, lookup_seats, stats, cache }
     }
 
     /// Lets all queries share so much memory.
@@ -203,6 +212,11 @@ impl QueryService {
     /// Gives the figures.
     pub fn stats(&self) -> &QueryStats {
         &self.stats
+    }
+
+    /// Gives the kept answers.
+    pub(super) fn cache(&self) -> &ResultCache {
+        &self.cache
     }
 
     /// Tells whether experimental functions and syntax are understood.
@@ -271,7 +285,10 @@ impl QueryService {
                 lookback_ms = ms as i64;
             }
         }
-        Ok(Settings { limit, timeout, lookback_ms, with_stats: !params.get("stats").is_empty() })
+        let with_stats = !params.get("stats").is_empty();
+        // `nocache` is VictoriaMetrics' word. What a query costs is shown of one that is computed.
+        let may_keep = !with_stats && !matches!(params.get("nocache"), "1" | "true");
+        Ok(Settings { limit, timeout, lookback_ms, with_stats, may_keep })
     }
 
     async fn answer(&self, text: &str, expr: Expr, times: Times, settings: Settings) -> Result<Response, ApiError> {
@@ -333,7 +350,16 @@ impl QueryService {
         let result = match times {
             Times::At(ts_ms) => promql::instant(&noting, expr, ts_ms, options),
             Times::Range { start_ms, end_ms, step_ms } => {
-                promql::range(&noting, expr, start_ms, end_ms, step_ms, options)
+                let evaluate = |from_ms, to_ms| promql::range(&noting, expr, from_ms, to_ms, step_ms, options);
+                let (lookback_ms, default_step_ms) = (options.lookback_ms, options.default_step_ms);
+                let keeps = self.cache.is_on() && settings.may_keep;
+                match promql::reach_ms(expr, lookback_ms, default_step_ms).filter(|_| keeps) {
+                    Some(reach_ms) => {
+                        let asked = Asked { query: text, start_ms, end_ms, step_ms, lookback_ms, reach_ms };
+                        self.cache.range(&noting, &asked, &evaluate)
+                    }
+                    None => evaluate(start_ms, end_ms),
+                }
             }
         };
         let timings = Timings { queued, evaluated: started.elapsed() };

@@ -157,6 +157,7 @@ impl Opening {
             timeout: Duration::from_millis(query.timeout_ms.max(1).unsigned_abs()),
             samples_max: query.samples_max,
             lookback_ms: query.lookback_ms,
+            cache_bytes_max: query.cache_bytes_max,
             ..QueryLimits::default()
         }
     }

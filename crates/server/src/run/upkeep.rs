@@ -82,8 +82,9 @@ pub(super) async fn upkeep(
             if let Err(error) = written.tables.save() {
                 tracing::warn!("how far streams and uploads are: {error}");
             }
-            keeper.lock().tick(clock.now_ms())?;
+            let kept = keeper.lock().tick(clock.now_ms());
             let done = store.maintain_windows().map_err(|e| e.to_string())?;
+            kept?;
             let forgotten = if relieve { store.relieve().map_err(|e| e.to_string())? } else { 0 };
             Ok::<_, String>((done, forgotten))
         });

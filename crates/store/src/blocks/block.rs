@@ -232,7 +232,6 @@ impl Block {
     /// Renames it to a name that a start removes; what follows may be lost in a crash.
     pub fn retire(&self, blocks_dir: &Path) -> std::io::Result<()> {
         let fs = &*self.shared.fs;
-        self.removed.store(true, Ordering::Release);
         self.shared.cache.forget(self.id());
         let gone = blocks_dir.join(format!("{GONE}{}", self.id()));
         // After a failure half-way it is called again.

@@ -79,6 +79,12 @@ impl RetentionRules {
         rule.longest_ms().unwrap_or(0).max(rest)
     }
 
+    /// Gives the time for which samples of every series are kept as they came.
+    pub fn shortest_ms(&self) -> i64 {
+        let of_rule = |rule: &TargetRule| rule.selectors.iter().map(|s| s.keep_ms).chain(rule.keep_ms).min();
+        self.targets.values().filter_map(of_rule).fold(self.default_ms, i64::min)
+    }
+
     /// Gives the longest time for which anything is kept, roll-ups included.
     pub fn longest_ms(&self) -> i64 {
         let rollups = self.targets.values().flat_map(|rule| rule.rollups.iter().map(|r| r.keep_ms));

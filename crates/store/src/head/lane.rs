@@ -64,9 +64,9 @@ impl Lane {
             return self.open.get(at).map(|h| *h.1 == *bytes);
         }
         let asked = self.sealed.iter().filter(|s| s.answers_for(ts_ms));
-        asked
-            .filter_map(|s| Some((s.look_up()?, s.count)))
-            .find_map(|(run, count)| entries(&run, count).find(|e| e.0 == ts_ms).map(|e| e.1 == bytes))
+        asked.filter_map(|s| Some((s.look_up()?, s.count))).find_map(|(run, count)| {
+            entries(&run, count).take_while(|e| e.0 <= ts_ms).find(|e| e.0 == ts_ms).map(|e| e.1 == bytes)
+        })
     }
 
     /// Seals sorted histograms, a run for each window.

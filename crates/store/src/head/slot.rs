@@ -148,10 +148,10 @@ impl Slot {
         }
     }
 
-    /// Seals sorted samples, a chunk for each window.
+    /// Seals sorted samples, chunks of each window: short ones, because each late sample that follows looks into all that it lies in.
     fn seal_run(&mut self, run: &[(i64, f64)], window_ms: i64, frozen: u32) {
         for part in run.chunk_by(|a, b| window(a.0, window_ms) == window(b.0, window_ms)) {
-            self.push_sealed(packed(part).aged(frozen));
+            part.chunks(usize::from(CHUNK_SAMPLES_MAX)).for_each(|run| self.push_sealed(packed(run).aged(frozen)));
         }
     }
 
@@ -311,7 +311,7 @@ pub fn window(ts_ms: i64, window_ms: i64) -> i64 {
 }
 
 fn bits_in(bytes: &[u8], count: u16, ts_ms: i64) -> Option<u64> {
-    ChunkIter::new(bytes, count).find(|s| s.0 == ts_ms).map(|s| s.1.to_bits())
+    ChunkIter::new(bytes, count).take_while(|s| s.0 <= ts_ms).find(|s| s.0 == ts_ms).map(|s| s.1.to_bits())
 }
 
 #[cfg(test)]

@@ -58,19 +58,17 @@ impl Index {
     pub fn remove(&mut self, gone: &[(u32, Labels)]) {
         let ids: hashbrown::HashSet<u32> = gone.iter().map(|g| g.0).collect();
         self.all.retain(|id| !ids.contains(id));
-        for (id, labels) in gone {
-            for (name, value) in labels.iter() {
-                self.remove_one(*id, name, value);
-            }
+        // Each list is walked over once: all series that are alive may stand in it, and all that are gone, too.
+        let touched: hashbrown::HashSet<(&str, &str)> = gone.iter().flat_map(|(_, labels)| labels.iter()).collect();
+        for (name, value) in touched {
+            self.remove_from(&ids, name, value);
         }
     }
 
-    fn remove_one(&mut self, id: u32, name: &str, value: &str) {
+    fn remove_from(&mut self, gone: &hashbrown::HashSet<u32>, name: &str, value: &str) {
         let Some(values) = self.names.get_mut(name) else { return };
         if let Some(ids) = values.get_mut(value) {
-            if let Ok(at) = ids.binary_search(&id) {
-                ids.remove(at);
-            }
+            ids.retain(|id| !gone.contains(id));
             if ids.is_empty() {
                 values.remove(value);
             }

@@ -21,6 +21,8 @@ const EDQUOT: i32 = 122;
 pub enum WriteError {
     /// The disk is full; nothing was kept and the next try may go well.
     NoSpace(String),
+    /// No file could be opened; nothing was written, and the next try may go well.
+    Later(String),
     /// Anything else: what the file holds now is unknown.
     Failed(String),
 }
@@ -58,6 +60,10 @@ struct Open {
     /// How much of it is on the disk.
     synced: u64,
 }
+
+/// Too many files are open, in the system and in the process.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
 
 /// Writes segments.
 pub struct SegmentWriter {
@@ -97,7 +103,14 @@ impl SegmentWriter {
     fn create(&self, number: u64) -> Result<Open, WriteError> {
         let path = self.dir.join(file_name(number));
         let header = SegmentHeader { nonce: RandomState::new().build_hasher().finish(), epoch: self.epoch };
-        let made = self.fs.create(&path).and_then(|file| {
+        let created = self.fs.create(&path);
+        if let Err(error) = &created
+            && matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+        {
+            // Nothing is promised on a file that is not there.
+            return Err(WriteError::Later(format!("cannot create {}: {error}", path.display())));
+        }
+        let made = created.and_then(|file| {
             file.append(&header.encode())?;
             file.sync_data()?;
             self.fs.sync_dir(&self.dir)?;

@@ -12,6 +12,13 @@ pub enum Fault {
         /// For example 28 for ENOSPC, 5 for EIO.
         errno: i32,
     },
+    /// The file that would be made after `after` more cannot be, with this errno.
+    Create {
+        /// Files that are still made.
+        after: u64,
+        /// For example 24 for EMFILE.
+        errno: i32,
+    },
     /// The `sync_data` after `after` more fails with ENOSPC, as where room is found only then; else as [`Fault::Sync`].
     SyncNoSpace {
         /// Syncs that still go well.
@@ -62,6 +69,7 @@ pub(super) const ENOSPC: i32 = 28;
 #[derive(Default)]
 pub(super) struct Faults {
     append: Option<(u64, i32)>,
+    create: Option<(u64, i32)>,
     sync: Option<(u64, i32)>,
     read: Option<u64>,
     misdirect: Option<u64>,
@@ -73,6 +81,7 @@ impl Faults {
     pub fn arm(&mut self, fault: Fault) {
         match fault {
             Fault::Append { after, errno } => self.append = Some((after, errno)),
+            Fault::Create { after, errno } => self.create = Some((after, errno)),
             Fault::Sync { after } => self.sync = Some((after, EIO)),
             Fault::SyncNoSpace { after } => self.sync = Some((after, ENOSPC)),
             Fault::Read { after } => self.read = Some(after),
@@ -90,6 +99,11 @@ impl Faults {
             return Some(ENOSPC);
         }
         strikes(self.weather.append_eio, random).then_some(EIO)
+    }
+
+    /// Tells with which errno this file cannot be made, if so.
+    pub fn create(&mut self) -> Option<i32> {
+        due(&mut self.create)
     }
 
     /// Tells with which errno this sync fails, if it does.

@@ -177,6 +177,9 @@ impl Fs for SimFs {
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
         let mut disk = self.disk();
         disk.change()?;
+        if let Some(code) = disk.faults.create() {
+            return Err(errno(code));
+        }
         let place = disk.place(path)?;
         let id = match disk.find(path) {
             Some(Entry::Dir(_)) => return Err(errno(EEXIST)),

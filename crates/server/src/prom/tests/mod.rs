@@ -4,6 +4,7 @@
 
 mod asking;
 mod federating;
+mod keeping;
 mod reading;
 mod showing;
 mod speed;
