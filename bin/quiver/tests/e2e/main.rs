@@ -14,6 +14,7 @@ mod lines;
 mod main_job;
 mod otlp;
 mod prometheus_api;
+mod promises;
 mod push;
 mod read;
 mod readme;

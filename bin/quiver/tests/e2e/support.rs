@@ -85,6 +85,19 @@ impl Client {
         self.try_send(method, path, headers, body).unwrap_or_else(|e| panic!("{method} {}{path}: {e}", self.base))
     }
 
+    /// Sends and gives the body as bytes; it must be a 200.
+    #[track_caller]
+    pub fn bytes(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = self.agent.run(request.body(body).expect("a valid request"));
+        let mut answer = answer.unwrap_or_else(|e| panic!("{method} {}{path}: {e}", self.base));
+        assert_eq!(answer.status().as_u16(), 200, "{path}");
+        answer.body_mut().read_to_vec().expect("a body")
+    }
+
     #[track_caller]
     pub fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[], b"")
