@@ -1,5 +1,6 @@
 //! Kept answers: with them or without, an answer is the same to the last digit, whatever is written meanwhile.
 
+use model::NO_FAMILY;
 use store::{Doomed, Store, StoreConfig};
 use sys::{RealClock, RealFs};
 
@@ -85,7 +86,8 @@ async fn kept_answers_are_those_that_would_be_computed() {
     let (store, _) = Store::open(Arc::new(RealFs), Arc::new(RealClock::default()), config).unwrap();
     let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
     let base_ms = (now_ms - 3 * 3_600_000) / 60_000 * 60_000;
-    let queries = QueryService::new(store.clone(), QueryLimits::default(), Arc::new(move || now_ms));
+    let limits = QueryLimits { experimental: true, ..QueryLimits::default() };
+    let queries = QueryService::new(store.clone(), limits, Arc::new(move || now_ms));
     let mut dice = Dice(7);
     for round in 0..400 {
         let edge_ms = base_ms + round * STEP_MS;
