@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::book::{Book, rows, seeds};
 use common::*;
-use model::AppendError;
+use model::{Append, AppendError};
 use store::{Store, StoreConfig};
 use sys::{Fault, Fs, Random, SimFs};
 
