@@ -103,6 +103,11 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
+    /// Tells whether the database is out of reach, which is said once when it begins and once when it ends.
+    pub fn is_away(&self) -> bool {
+        matches!(self, CatalogError::Away(_) | CatalogError::Refused(_))
+    }
+
     /// Tells whether the database file is damaged, rather than out of reach.
     fn is_corruption(&self) -> bool {
         use sqlx::migrate::MigrateError;

@@ -232,6 +232,24 @@ impl EventLog {
         Ok(Subscription::new(Arc::clone(&self.shared), live, source_id, next_seq))
     }
 
+    /// Listens from a place in the log on, or from the oldest event when that place is not kept any more.
+    ///
+    /// **Takes** a place that this log knows: of an event that [`EventLog::sync`] has made durable, or the next one. One that
+    /// lies beyond the log is of another log, and everything that is kept comes.
+    /// **Gives** how many events were missed besides.
+    pub fn subscribe_at(&self, seq: u64) -> Result<(Subscription, u64), EventError> {
+        let live = self.shared.live.subscribe();
+        self.shared.write()?;
+        let state = self.shared.state.lock();
+        let end = state.next_seq;
+        let kept = state.segments.values().find(|s| s.last_seq >= s.first_seq).map_or(end, |s| s.first_seq);
+        drop(state);
+        let beyond = seq > end;
+        let next_seq = if beyond { kept } else { seq.max(kept) };
+        let missed = if beyond { 0 } else { next_seq - seq.min(next_seq) };
+        Ok((Subscription::new(Arc::clone(&self.shared), live, None, next_seq), missed))
+    }
+
     /// Says how the log is doing.
     pub fn stats(&self) -> EventLogStats {
         let state = self.shared.state.lock();

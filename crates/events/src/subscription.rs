@@ -65,6 +65,11 @@ impl Subscription {
         Subscription { shared, live, source_id, next_seq, ahead: None, from_disk: VecDeque::new(), cursor: None }
     }
 
+    /// Gives the place of the event that comes next at the earliest.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
     /// Waits for the next event of the wanted source. Cancelling it loses nothing.
     pub async fn next(&mut self) -> Result<Delivery, SubscribeError> {
         loop {

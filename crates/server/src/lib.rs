@@ -2,6 +2,8 @@
 
 pub mod access;
 pub mod alerting;
+pub mod announce;
+pub mod cache;
 pub mod config;
 pub mod lines;
 pub mod memory;

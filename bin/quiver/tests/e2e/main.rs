@@ -5,6 +5,8 @@
 
 mod access;
 mod admin;
+mod announce;
+mod backing;
 mod bad_input;
 mod differential;
 mod exploding;
@@ -12,12 +14,18 @@ mod hostile;
 mod kill;
 mod lines;
 mod main_job;
+#[path = "../../../../tests/support/nats.rs"]
+mod nats;
 mod otlp;
+#[path = "../../../../tests/support/postgres.rs"]
+mod postgres;
 mod prometheus_api;
 mod promises;
 mod push;
 mod read;
 mod readme;
+#[path = "../../../../tests/support/redis.rs"]
+mod redis;
 mod remote;
 mod remote_v2;
 mod rules;

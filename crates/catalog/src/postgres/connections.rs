@@ -46,6 +46,9 @@ impl PostgresPlace {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err("it must begin with postgres://".to_owned());
         }
+        if url.split_once('?').is_some_and(|(_, query)| query.contains("password=")) {
+            return Err("a password does not belong into the parameters, which are shown".to_owned());
+        }
         let options: PgConnectOptions = url.parse().map_err(|e: sqlx::Error| match e {
             sqlx::Error::Configuration(reason) => reason.to_string(),
             other => other.to_string(),

@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod alerting;
+pub mod announce;
 pub mod backing;
 pub mod fields;
 pub mod global;
@@ -25,6 +26,7 @@ mod tests;
 pub mod web;
 pub mod yaml;
 
+pub use announce::{EventSettings, NatsSettings, WebhookSettings};
 pub use backing::{CacheSettings, CatalogSettings};
 pub use discover::Mechanism;
 pub use fields::parse_size_bytes;

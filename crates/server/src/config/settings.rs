@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::access;
+use super::announce::{self, EventSettings};
 use super::backing::{self, CacheSettings, CatalogSettings};
 use super::fields::{Fields, Problems};
 use super::yaml::{Kind, Node};
@@ -48,6 +49,8 @@ pub struct Settings {
     pub catalog: Option<CatalogSettings>,
     /// The cache for others to read, if not the one in this process.
     pub cache: Option<CacheSettings>,
+    /// Where events are sent.
+    pub events: EventSettings,
     /// Where line protocols are listened for.
     pub lines: LineSettings,
     /// Limits of queries.
@@ -125,6 +128,7 @@ impl Default for Settings {
             push_restate_ms: 15_000,
             catalog: None,
             cache: None,
+            events: EventSettings::default(),
             lines: LineSettings::default(),
             query: QuerySettings::default(),
             limits: LimitSettings::default(),
@@ -189,6 +193,8 @@ pub struct SettingsText {
     pub catalog: Option<CatalogSettings>,
     /// `cache`
     pub cache: Option<CacheSettings>,
+    /// `events`
+    pub events: EventSettings,
     /// `listen` as a mapping, without `http`.
     pub lines: LineSettings,
     /// `query`
@@ -252,6 +258,7 @@ impl Settings {
             push_restate_ms: text.push_restate_ms.unwrap_or(defaults.push_restate_ms),
             catalog: flags.catalog.clone().or(text.catalog.clone()),
             cache: flags.cache.clone().or(text.cache.clone()),
+            events: text.events.clone(),
             lines: text.lines.with(flags),
             query: text.query,
             secrets: text.secrets.clone(),
@@ -342,6 +349,9 @@ pub fn read(node: &Node, dir: &Path, problems: &mut Problems) -> SettingsText {
     }
     text.catalog = fields.get("catalog").and_then(|node| backing::read_catalog(node, dir, problems));
     text.cache = fields.get("cache").and_then(|node| backing::read_cache(node, dir, problems));
+    if let Some(node) = fields.get("events") {
+        text.events = announce::read(node, dir, problems);
+    }
     if let Some(node) = fields.get("query") {
         read_query(node, &mut text.query, problems);
     }

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::body::Query;
 use super::problem::Problem;
 use super::{Rest, time};
+use crate::announce::Format;
 use crate::prom::params::Params;
 
 /// Longest silence on a stream.
@@ -144,6 +145,7 @@ impl Drop for Seat {
     params(
         ("source_id" = Option<String>, Query, description = "Only events of this source"),
         ("resume_after" = Option<String>, Query, description = "Id of the last event seen; Last-Event-ID does the same"),
+        ("format" = Option<String>, Query, description = "plain, or cloudevents for an envelope of CloudEvents 1.0"),
     ),
     responses(
         (status = 200, description = "A stream of events; the data of each is one object", body = MetricsCollectedEvent, content_type = "text/event-stream"),
@@ -156,6 +158,9 @@ pub async fn stream(State(rest): State<Rest>, headers: HeaderMap, Query(params):
     }
     let source_id = params.all("source_id").next().filter(|s| !s.is_empty()).map(str::to_owned);
     let after = resume_after(&headers, &params)?;
+    let format =
+        Format::parse(params.get("format")).map_err(|e| Problem::parameter("format", format!("format: {e}")))?;
+    let node = rest.node.clone();
     let seat = Seat::take(&rest.seats).ok_or_else(|| {
         let detail = format!("{SUBSCRIBERS_MAX} listeners are here already");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_listeners", detail).retry_after_ms(10_000)
@@ -169,7 +174,7 @@ pub async fn stream(State(rest): State<Rest>, headers: HeaderMap, Query(params):
         Err(_) => return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is stopping")),
     };
     let stop = rest.stop.clone();
-    let listener = Listener { subscription, stop, started: false, done: false, _seat: seat };
+    let listener = Listener { subscription, format, node, stop, started: false, done: false, _seat: seat };
     let stream = futures_util::stream::unfold(listener, |mut listener| async move {
         let item = listener.next().await?;
         Some((Ok::<_, Infallible>(item), listener))
@@ -218,6 +223,8 @@ fn subscribe_problem(error: SubscribeError) -> Problem {
 
 struct Listener {
     subscription: Subscription,
+    format: Format,
+    node: String,
     stop: tokio::sync::watch::Receiver<bool>,
     started: bool,
     done: bool,
@@ -241,9 +248,8 @@ impl Listener {
         };
         match delivery {
             Ok(Delivery::Event(event)) => {
-                let shown = MetricsCollectedEvent::from(event.report.as_ref());
-                let data = serde_json::to_string(&shown).unwrap_or_default();
-                Some(SseEvent::default().id(shown.event_id).event("metrics_collected").data(data))
+                let data = self.format.show(&event, &self.node).to_string();
+                Some(SseEvent::default().id(id_text(&event.id())).event("metrics_collected").data(data))
             }
             Ok(Delivery::Lagged { behind }) => {
                 Some(SseEvent::default().comment(format!("lagged by {behind}, reading from disk")))

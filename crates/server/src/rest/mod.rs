@@ -145,7 +145,7 @@ impl Rest {
         }))
     }
 
-    fn now_ms(&self) -> i64 {
+    pub(crate) fn now_ms(&self) -> i64 {
         (self.now)()
     }
 
@@ -196,13 +196,13 @@ impl Rest {
     }
 
     /// Gives how a target stands, whoever collects it.
-    fn status_of(&self, target_id: &str) -> Option<TargetStatus> {
+    pub(crate) fn status_of(&self, target_id: &str) -> Option<TargetStatus> {
         let pushing = || self.observer.push_targets().status(target_id, self.now_ms());
         self.collector.status(target_id).or_else(pushing)
     }
 
     /// Gives how all targets stand.
-    fn statuses(&self) -> Vec<TargetStatus> {
+    pub(crate) fn statuses(&self) -> Vec<TargetStatus> {
         let mut all = self.collector.statuses();
         all.extend(self.observer.push_targets().statuses(self.now_ms()));
         all
@@ -245,10 +245,14 @@ impl Rest {
         }
         if second.is_multiple_of(5)
             && let Err(error) = self.catalog.flush(now_ms, second.is_multiple_of(60)).await
+            && !error.is_away()
         {
             tracing::warn!("{error}");
         }
-        if hourly && let Err(error) = self.catalog.prune(now_ms).await {
+        if hourly
+            && let Err(error) = self.catalog.prune(now_ms).await
+            && !error.is_away()
+        {
             tracing::warn!("{error}");
         }
     }

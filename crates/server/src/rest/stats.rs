@@ -53,24 +53,31 @@ pub async fn stats(State(rest): State<Rest>, Query(params): Query) -> Result<Jso
         "cluster" => return Err(Problem::not_yet("?scope", "clusters are not built yet")),
         other => return Err(Problem::parameter("scope", format!("scope {other:?} is neither node nor cluster"))),
     }
-    let now_ms = rest.now_ms();
-    let totals = (rest.totals)();
-    let recent = rest.observer.recent(now_ms, totals.stored);
-    let health = rest.all_health();
-    let count = |h: Health| health.iter().filter(|x| **x == h).count() as u64;
-    Ok(Json(CollectionStats {
-        total_targets: health.len() as u64,
-        healthy_targets: count(Health::Healthy),
-        total_metrics_collected: totals.stored,
-        collection_rate_per_second: recent.samples_per_second,
-        average_scrape_duration_ms: recent.duration_mean_ms,
-        error_rate: recent.error_rate(),
-        scrape_duration_p50_ms: recent.duration_p50_ms,
-        scrape_duration_p95_ms: recent.duration_p95_ms,
-        scrape_duration_p99_ms: recent.duration_p99_ms,
-        targets_by_health: Health::ALL.iter().map(|h| (h.as_str().to_owned(), count(*h))).collect(),
-        balance: Balance::from(&totals),
-        as_of: time::to_text(now_ms),
-        scope: "node".to_owned(),
-    }))
+    Ok(Json(rest.collection_stats()))
+}
+
+impl Rest {
+    /// Computes the statistics of this node.
+    pub fn collection_stats(&self) -> CollectionStats {
+        let now_ms = self.now_ms();
+        let totals = (self.totals)();
+        let recent = self.observer.recent(now_ms, totals.stored);
+        let health = self.all_health();
+        let count = |h: Health| health.iter().filter(|x| **x == h).count() as u64;
+        CollectionStats {
+            total_targets: health.len() as u64,
+            healthy_targets: count(Health::Healthy),
+            total_metrics_collected: totals.stored,
+            collection_rate_per_second: recent.samples_per_second,
+            average_scrape_duration_ms: recent.duration_mean_ms,
+            error_rate: recent.error_rate(),
+            scrape_duration_p50_ms: recent.duration_p50_ms,
+            scrape_duration_p95_ms: recent.duration_p95_ms,
+            scrape_duration_p99_ms: recent.duration_p99_ms,
+            targets_by_health: Health::ALL.iter().map(|h| (h.as_str().to_owned(), count(*h))).collect(),
+            balance: Balance::from(&totals),
+            as_of: time::to_text(now_ms),
+            scope: "node".to_owned(),
+        }
+    }
 }

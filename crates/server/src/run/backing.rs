@@ -1,12 +1,17 @@
-//! Opens what others run for us: the catalog's database.
+//! Opens what others run for us: the catalog's database, the cache, receivers of events.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use catalog::Catalog;
+use events::EventLog;
+use store::Store;
 
 use super::RunError;
 use super::parts::Opening;
+use crate::announce::Announcer;
+use crate::cache::{Cache, Feeder, Latest, MemoryCache, RedisCache};
+use crate::rest::Rest;
 
 impl Opening {
     /// Opens the embedded catalog, or connects to the one that the configuration names.
@@ -25,5 +30,28 @@ impl Opening {
             self.gate.progress(text);
         });
         Ok(Arc::new(catalog.await?))
+    }
+
+    /// Opens the cache and lets it be filled.
+    pub(super) fn open_cache(&self, rest: &Rest, store: &Arc<Store>) -> Latest {
+        let cache = match &self.settings.cache {
+            None => Cache::Memory(MemoryCache::default()),
+            Some(settings) => Cache::Redis(Box::new(RedisCache::new(settings.clone()))),
+        };
+        let latest = Latest::new(rest.clone(), store.clone(), Arc::new(cache));
+        tokio::spawn(Feeder::new(latest.clone()).run(self.stop.clone()));
+        latest
+    }
+
+    /// Starts to bring events to those who want them.
+    pub(super) fn start_announcer(
+        &self,
+        dir: &Path,
+        events: &EventLog,
+        now: &Arc<dyn Fn() -> i64 + Send + Sync>,
+    ) -> Result<Arc<Announcer>, RunError> {
+        let started = Announcer::start(&self.settings.events, &self.settings.node, dir, events, now, &self.stop);
+        let failed = |error| RunError::System { what: "make the folder of what is announced", error };
+        started.map(Arc::new).map_err(failed)
     }
 }

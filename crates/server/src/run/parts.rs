@@ -26,6 +26,7 @@ use super::upkeep::{Tables, Written, merging, secure_events, upkeep};
 use super::{Options, RunError};
 use crate::access::Access;
 use crate::alerting::{Groups, HostParts, Notifier, StoreHost};
+use crate::announce::Announcer;
 use crate::config::{Config, Settings};
 use crate::lines::{Influx, Lines, LinesParts};
 use crate::memory::{Memory, MemoryPlan};
@@ -68,6 +69,7 @@ pub struct Parts {
     rule_groups: Arc<Groups>,
     lines: Lines,
     positions: Arc<Positions>,
+    announcer: Arc<Announcer>,
     clock: Arc<dyn Clock>,
 }
 
@@ -242,6 +244,8 @@ impl Opening {
         let loaded = rest.load_targets();
         reloader.apply(config).await;
         tracing::info!(registered = loaded, targets = collector.len(), "targets loaded");
+        let latest = self.open_cache(&rest, &store);
+        let announcer = self.start_announcer(&dir, &events, &now)?;
         let http = Arc::new(HttpMetrics::default());
         let own = Arc::new(Own::new(OwnParts {
             intake,
@@ -252,6 +256,8 @@ impl Opening {
             collector: collector.clone(),
             events: events.clone(),
             catalog: catalog.clone(),
+            cache: latest.cache().clone(),
+            announcer: announcer.clone(),
             jobs: jobs.clone(),
             reloader: reloader.clone(),
             groups: rule_groups.clone(),
@@ -292,6 +298,7 @@ impl Opening {
         tokio::spawn(memory.clone().watch(store.clone(), self.stop.clone()));
         let app = App {
             rest,
+            latest,
             prom: prom.clone(),
             gateway,
             otlp: otlp.clone(),
@@ -306,7 +313,20 @@ impl Opening {
             access: self.access.clone(),
         };
         self.gate.open(routes::router(app, http, &self.settings.limits));
-        Ok(Parts { reloader, otlp, collector, catalog, events, store, prom, rule_groups, lines, positions, clock })
+        Ok(Parts {
+            reloader,
+            otlp,
+            collector,
+            catalog,
+            events,
+            store,
+            prom,
+            rule_groups,
+            lines,
+            positions,
+            announcer,
+            clock,
+        })
     }
 }
 
@@ -322,6 +342,7 @@ impl Parts {
     /// Writes the last reports, then closes event log, catalog and store.
     pub async fn close(self) {
         self.lines.finish().await;
+        self.announcer.finish().await;
         self.prom.writer.report();
         let positions = self.positions.clone();
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || positions.save()).await {

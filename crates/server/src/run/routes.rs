@@ -19,6 +19,7 @@ use super::inflight::{self, Inflight};
 use super::landing;
 use super::reload::Reloader;
 use crate::access::{Access, guard, tokens_api};
+use crate::cache::{self, Latest};
 use crate::config::settings::LimitSettings;
 use crate::lines::{self, Influx};
 use crate::memory::Memory;
@@ -37,6 +38,7 @@ use crate::upload::{self, Uploads};
 #[derive(Clone)]
 pub struct App {
     pub rest: Rest,
+    pub latest: Latest,
     pub prom: PromApi,
     pub gateway: Gateway,
     pub otlp: Otlp,
@@ -60,6 +62,12 @@ impl FromRef<App> for Arc<Access> {
 impl FromRef<App> for Rest {
     fn from_ref(app: &App) -> Rest {
         app.rest.clone()
+    }
+}
+
+impl FromRef<App> for Latest {
+    fn from_ref(app: &App) -> Latest {
+        app.latest.clone()
     }
 }
 
@@ -126,6 +134,7 @@ fn bounded() -> Router<App> {
         .route("/metrics", get(metrics))
         .route("/-/reload", post(reload).put(reload))
         .merge(rest::router::<App>())
+        .merge(cache::router::<App>())
         .merge(tokens_api::router::<App>())
         .merge(prom::router::<App>())
         .merge(push::router::<App>())

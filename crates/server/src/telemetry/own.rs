@@ -20,6 +20,8 @@ use super::intake::Intake;
 use super::process;
 use crate::access::Access;
 use crate::alerting::{Groups, Notifier};
+use crate::announce::Announcer;
+use crate::cache::Cache;
 use crate::lines::{Influx, Lines};
 use crate::memory::Memory;
 use crate::net::NetStats;
@@ -52,6 +54,10 @@ pub struct OwnParts {
     pub events: EventLog,
     /// Targets and collections.
     pub catalog: Arc<Catalog>,
+    /// The cache.
+    pub cache: Arc<Cache>,
+    /// Events on their way out.
+    pub announcer: Arc<Announcer>,
     /// Scrape jobs and discovery.
     pub jobs: Arc<Jobs>,
     /// The configuration.
@@ -122,6 +128,8 @@ impl Own {
         self.events(&mut page);
         super::backing::catalog(&mut page, &parts.catalog.stats());
         parts.access.render(&mut page);
+        parts.cache.render(&mut page);
+        parts.announcer.render(&mut page);
         parts.prom.render(&mut page);
         parts.groups.render(&mut page);
         parts.notifier.render(&mut page);
