@@ -212,6 +212,7 @@ async fn a_sink_that_fell_behind_is_told_the_gap() {
     stop.send(true).unwrap();
     announcer.finish().await;
     (1..=500).for_each(|n| log.publish(report(n)));
+    log.sync().unwrap();
     log.retain(T0 as i64).unwrap();
     let (announcer, _stop) = start(dir.path(), &log, &config);
     until("the last is there", || receiver.numbers().last() == Some(&500)).await;
