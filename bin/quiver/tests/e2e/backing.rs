@@ -72,7 +72,8 @@ fn two_servers_share_a_catalog_that_goes_away() {
         serde_json::from_str(&redis.ask(&["GET", name]).expect("the key is there")).expect("it is JSON")
     };
     assert_eq!(key(&redis, "target_health:one")["status"], "healthy");
-    assert_eq!(key(&redis, "collection_stats")["total_targets"], 1);
+    // Statistics are put each ten seconds, the first ones before there was a target.
+    wait_until("statistics have it", || key(&redis, "collection_stats")["total_targets"] == 1);
     assert!(key(&redis, "scrape_schedule:one").as_str().is_some_and(|t| t.ends_with('Z')));
     let latest = key(&redis, "latest_metrics:one");
     assert!(
