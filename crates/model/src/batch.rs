@@ -162,6 +162,15 @@ impl Batch {
         self.push_entry(self.arena.len(), family, id)
     }
 
+    /// Gives a series other labels; what it had as an id means nothing any more.
+    pub fn set_labels(&mut self, series: SeriesIndex, labels: &Labels) {
+        let start = self.arena.len();
+        if let Some(entry) = self.series.get_mut(series.0 as usize) {
+            self.arena.extend_from_slice(labels.as_bytes());
+            (entry.start, entry.len, entry.id) = (start as u32, labels.as_bytes().len() as u32, SeriesId::NONE);
+        }
+    }
+
     /// Notes the id of a series that was added by its labels, in the batch's generation.
     pub fn set_id(&mut self, series: SeriesIndex, id: SeriesId) {
         if let Some(series) = self.series.get_mut(series.0 as usize) {

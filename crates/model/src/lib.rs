@@ -3,11 +3,14 @@
 //! Not here: I/O, async, JSON. A sample enters the store through [`Append`] and leaves it through [`Select`];
 //! both doors live here so that no lower crate has to know a higher one.
 
+pub mod aggregate;
 mod batch;
 mod doors;
 mod duration;
 mod family;
+pub mod filter;
 pub mod histogram;
+pub mod histogram_sum;
 mod labels;
 mod mark;
 mod matcher;

@@ -22,11 +22,13 @@ pub enum Refusal {
     TypeConflict = 7,
     /// More samples in one scrape than allowed.
     SampleLimit = 8,
+    /// Filters made it the same series as another one that goes on.
+    LabelCollision = 9,
 }
 
 impl Refusal {
     /// How many reasons there are.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 10;
 
     /// All reasons, in order of their numbers.
     pub const ALL: [Refusal; Refusal::COUNT] = [
@@ -39,6 +41,7 @@ impl Refusal {
         Refusal::InvalidValue,
         Refusal::TypeConflict,
         Refusal::SampleLimit,
+        Refusal::LabelCollision,
     ];
 
     /// Gives the word that the outside sees.
@@ -53,6 +56,7 @@ impl Refusal {
             Refusal::InvalidValue => "invalid_value",
             Refusal::TypeConflict => "type_conflict",
             Refusal::SampleLimit => "sample_limit",
+            Refusal::LabelCollision => "label_collision",
         }
     }
 }

@@ -13,8 +13,8 @@ use model::{Batch, BatchHistogram, BatchSample, LABEL_NAME, Refusal, SeriesIndex
 use wire::otlp::{RejectedPoint, Stats};
 
 use super::delta::{Claim, Deltas, Key, Last, Total};
-use super::histogram_sum;
 use crate::prom::write::Refused;
+use model::histogram_sum;
 
 /// A start that lies further back is not taken for one: no sample of zero is put there.
 const ZERO_AGE_MAX_MS: i64 = 86_400_000;

@@ -12,7 +12,6 @@ mod delta_batch;
 pub mod grpc;
 mod grpc_answer;
 mod handler;
-mod histogram_sum;
 #[cfg(test)]
 mod tests;
 

@@ -1,11 +1,11 @@
-//! The sum of two native histograms, for points of delta temporality.
+//! The sum of two native histograms, for whoever adds up: points of delta temporality, filters that aggregate.
 //!
 //! Invariants: 1. every observation of both is in the sum; 2. the sum is as coarse as the coarser one, its zero bucket as wide as
 //! the wider one; 3. it passes [`Histogram::check`].
 
 use std::collections::BTreeMap;
 
-use model::histogram::{BUCKETS_MAX, BucketSpan, Histogram, SCHEMAS};
+use crate::histogram::{BUCKETS_MAX, BucketSpan, Histogram, SCHEMAS};
 
 /// Empty buckets in a row that are written rather than begin a new span.
 const GAP_MAX: i64 = 2;
@@ -147,7 +147,7 @@ fn spans_of(side: &BTreeMap<i32, f64>) -> Option<(Vec<BucketSpan>, Vec<f64>)> {
 
 #[cfg(test)]
 mod tests {
-    use model::histogram::CUSTOM_SCHEMA;
+    use crate::histogram::CUSTOM_SCHEMA;
     use proptest::prelude::*;
 
     use super::*;
