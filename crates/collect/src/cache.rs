@@ -11,14 +11,16 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use hashbrown::{HashSet, HashTable};
+use hashbrown::{HashMap, HashSet, HashTable};
+use model::aggregate::Child;
 use model::{Batch, Family, Labels, LabelsBuf, MetricType, NO_FAMILY, SeriesId, SeriesIndex, stale_nan};
 use wire::Format;
 use wire::points::Role;
 use wire::scrape::key_labels;
 
 use crate::draft::{Draft, INDEX_BITS, TRACKED};
-use crate::rules::{Mapped, map_labels};
+use crate::rules::{Mapped, map_before_filters, map_labels};
+use crate::sums::OwnSums;
 use crate::target::TargetSpec;
 
 /// Lines ahead that are compared before the table is asked: enough for a few series that vanished.
@@ -33,8 +35,10 @@ const COUNTED_MAX: usize = 100_000;
 pub(crate) enum Kind {
     /// It is stored.
     Kept,
-    /// A relabel rule took it out.
+    /// A relabel rule or a filter took it out.
     Dropped,
+    /// It is added to others; in the place of a fingerprint stands which child of the sums it is.
+    Aggregated,
     /// A label limit keeps it out.
     Refused,
 }
@@ -56,6 +60,10 @@ pub(crate) struct CachedSeries {
     pub(crate) kind: Kind,
     /// The type that stood above it when its labels were read.
     pub(crate) metric_type: MetricType,
+    /// The type that the filters took it for.
+    pub(crate) judged: MetricType,
+    /// A sum of others, which stands in no body: its key holds its labels.
+    is_sum: bool,
     /// The last scrape wrote it with the scrape's own time, so that its end must be marked.
     live: bool,
 }
@@ -80,6 +88,14 @@ pub(crate) struct SeriesCache {
     /// The families of the last scrape, in order.
     pub(crate) families: Vec<Family>,
     orphans: Vec<Orphan>,
+    /// What the filters add up; `None` where they add up nothing.
+    pub(crate) sums: Option<OwnSums>,
+    /// The numbers of children are of this epoch.
+    sums_epoch: u64,
+    /// The entries of the sums.
+    sum_entries: HashMap<Labels, u32>,
+    /// A series has another type than the filters took it for.
+    pub(crate) judged_wrong: bool,
     generation: u64,
     mapping: Option<(Arc<TargetSpec>, Format)>,
     /// A draft is open; if one is still open at the next start, its owner died.
@@ -103,12 +119,21 @@ impl SeriesCache {
         generation: u64,
     ) -> Draft {
         if std::mem::replace(&mut self.drafting, true) {
-            *self = SeriesCache { drafting: true, ..SeriesCache::default() };
+            *self = SeriesCache { drafting: true, sums: self.sums.take(), ..SeriesCache::default() };
         }
-        let fits = self
-            .mapping
-            .as_ref()
-            .is_some_and(|(old, old_format)| old.maps_like(spec) && format.is_none_or(|format| format == *old_format));
+        let epoch = self.sums.as_ref().map_or(0, |sums| {
+            let mut sums = sums.lock();
+            sums.begin();
+            sums.epoch()
+        });
+        let same_children = epoch == self.sums_epoch || !self.entries.iter().any(|e| e.kind == Kind::Aggregated);
+        self.sums_epoch = epoch;
+        let judged_right = !std::mem::take(&mut self.judged_wrong);
+        let fits = same_children
+            && judged_right
+            && self.mapping.as_ref().is_some_and(|(old, old_format)| {
+                old.maps_like(spec) && format.is_none_or(|format| format == *old_format)
+            });
         if !fits {
             self.orphan_all();
             let format = format.or(self.mapping.as_ref().map(|m| m.1)).unwrap_or_default();
@@ -222,6 +247,8 @@ impl SeriesCache {
             created: false,
             kind,
             metric_type,
+            judged: metric_type,
+            is_sum: false,
             live: false,
         });
         self.keys.extend_from_slice(key);
@@ -238,9 +265,59 @@ impl SeriesCache {
     /// **Gives** `false` if the rules do not keep it.
     pub(crate) fn read_labels(&self, entry: u32, out: &mut LabelsBuf) -> bool {
         out.clear();
+        let cached = self.entry(entry);
+        if cached.is_sum {
+            let labels = self.key(entry).get(1..).and_then(Labels::from_bytes);
+            labels.iter().flat_map(Labels::iter).for_each(|(name, value)| out.push(name, value));
+            return labels.is_some();
+        }
         let Some((spec, format)) = &self.mapping else { return false };
-        key_labels(*format, self.key(entry), self.entry(entry).metric_type, out).is_ok()
-            && map_labels(spec, out) == Ok(Mapped::Kept)
+        key_labels(*format, self.key(entry), cached.metric_type, out).is_ok()
+            && map_labels(spec, cached.judged, out) == Ok(Mapped::Kept)
+    }
+
+    /// Reads the labels that the filters got of an entry; `false` if it did not come to them.
+    pub(crate) fn read_unfiltered(&self, entry: u32, out: &mut LabelsBuf) -> bool {
+        out.clear();
+        let cached = self.entry(entry);
+        let Some((spec, format)) = self.mapping.as_ref().filter(|_| !cached.is_sum) else { return false };
+        key_labels(*format, self.key(entry), cached.metric_type, out).is_ok()
+            && map_before_filters(spec, out) == Ok(true)
+    }
+
+    /// Gives which child of the sums an entry is.
+    pub(crate) fn child(&self, entry: u32) -> Child {
+        Child(self.entry(entry).fingerprint as u32)
+    }
+
+    /// Finds the entry of a sum, or adds it; tells whether it is a new one.
+    pub(crate) fn sum_entry(&mut self, draft: &mut Draft, labels: &Labels, metric_type: MetricType) -> (u32, bool) {
+        if let Some(entry) = self.sum_entries.get(labels) {
+            return (*entry, false);
+        }
+        // No line of a body begins so.
+        let mut key = vec![u8::MAX];
+        key.extend_from_slice(labels.as_bytes());
+        let entry = self.add(draft, &key, Kind::Kept, labels.fingerprint().0, metric_type);
+        self.entry_mut(entry).is_sum = true;
+        self.sum_entries.insert(labels.clone(), entry);
+        (entry, true)
+    }
+
+    /// Finds series by what they are stored as.
+    pub(crate) fn by_fingerprint(&self) -> HashMap<u64, u32> {
+        let kept = self.entries.iter().zip(0u32..).filter(|(e, _)| e.kind == Kind::Kept);
+        kept.map(|(e, entry)| (e.fingerprint, entry)).collect()
+    }
+
+    /// Tells whether there is an entry of a sum.
+    pub(crate) fn has_sum(&self, labels: &Labels) -> bool {
+        self.sum_entries.contains_key(labels)
+    }
+
+    /// Tells whether an entry is a sum.
+    pub(crate) fn is_sum(&self, entry: u32) -> bool {
+        self.entry(entry).is_sum
     }
 
     /// Adds an entry to a batch: by its id, or by its labels if it has none.
@@ -297,6 +374,9 @@ impl SeriesCache {
     /// Makes the draft one of a failed scrape: nothing was seen, so that everything ends.
     pub(crate) fn fail(&mut self, draft: &mut Draft) {
         self.drop_fresh(draft);
+        if let Some(sums) = &self.sums {
+            sums.lock().begin();
+        }
         draft.marks.clear();
         draft.marks.resize(self.entries.len(), 0);
         draft.order.clear();
@@ -369,6 +449,9 @@ impl SeriesCache {
             }
             return;
         }
+        if let Some(sums) = &self.sums {
+            sums.lock().commit();
+        }
         for (entry, mark) in self.entries.iter_mut().zip(&draft.marks) {
             let index = mark & INDEX_BITS;
             if index > 0 && entry.kind == Kind::Kept {
@@ -426,6 +509,10 @@ impl SeriesCache {
         keys.shrink_to_fit();
         entries.shrink_to_fit();
         (self.entries, self.keys, self.order, self.index) = (entries, keys, order, None);
+        self.sum_entries.retain(|_, entry| {
+            *entry = moved.get(*entry as usize).copied().unwrap_or(u32::MAX);
+            *entry != u32::MAX
+        });
     }
 
     /// Forgets a draft whose batch was not stored.
@@ -447,7 +534,7 @@ impl SeriesCache {
     /// Counts different values of each label over the kept series, a hundred thousand at most; the labels with the most
     /// come first.
     pub(crate) fn cardinalities(&self, max: usize) -> Vec<(String, u64)> {
-        let mut values: hashbrown::HashMap<String, HashSet<u64>> = hashbrown::HashMap::new();
+        let mut values: HashMap<String, HashSet<u64>> = HashMap::new();
         let mut buf = LabelsBuf::default();
         for entry in 0..self.entries.len().min(COUNTED_MAX) as u32 {
             if self.entry(entry).kind == Kind::Kept && self.read_labels(entry, &mut buf) {
@@ -476,7 +563,9 @@ impl SeriesCache {
             }
         }
         let (generation, mapping) = (self.generation, self.mapping.take());
-        *self = SeriesCache { orphans, generation, mapping, drafting: true, ..SeriesCache::default() };
+        let (sums, sums_epoch) = (self.sums.take(), self.sums_epoch);
+        *self =
+            SeriesCache { orphans, generation, mapping, sums, sums_epoch, drafting: true, ..SeriesCache::default() };
     }
 
     fn forget_ids(&mut self) {
@@ -488,6 +577,7 @@ impl SeriesCache {
     /// Throws out what a draft added, and roles: they belong to the families of a scrape that did not come to be.
     fn drop_fresh(&mut self, draft: &Draft) {
         self.entries.truncate(draft.entries_before);
+        self.sum_entries.retain(|_, entry| (*entry as usize) < draft.entries_before);
         self.keys.truncate(draft.keys_before);
         self.entries.shrink_to_fit();
         self.keys.shrink_to_fit();

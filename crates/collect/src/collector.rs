@@ -25,7 +25,8 @@ use crate::schedule::{Schedule, Tick};
 use crate::scrape::{self, Occasion, Shop};
 use crate::slot::{Scraper, Slot};
 use crate::spare::Spare;
-use crate::table::Table;
+use crate::sums::Sums;
+use crate::table::{COLLECTORS, Table};
 use crate::target::TargetSpec;
 
 /// Running scrapes get this long at shutdown.
@@ -63,9 +64,28 @@ impl Collector {
         ids: Arc<BatchIds>,
         clock: Arc<dyn Clock>,
     ) -> Collector {
+        Collector::with_sums(append, observer, ids, clock, Arc::default())
+    }
+
+    /// Like [`Collector::with_clock`], with what filters added up before.
+    pub fn with_sums(
+        append: Arc<dyn Append>,
+        observer: Arc<impl Observe + 'static>,
+        ids: Arc<BatchIds>,
+        clock: Arc<dyn Clock>,
+        sums: Arc<Sums>,
+    ) -> Collector {
         let abort = CancellationToken::new();
-        let shop =
-            Arc::new(Shop { append, observer, ids, clock, gates: Gates::default(), spare: Spare::default(), abort });
+        let shop = Arc::new(Shop {
+            append,
+            observer,
+            ids,
+            clock,
+            gates: Gates::default(),
+            spare: Spare::default(),
+            sums,
+            abort,
+        });
         let inner = Arc::new(Inner {
             shop,
             targets: RwLock::default(),
@@ -131,6 +151,11 @@ impl Collector {
             }
         }
         self.0.retire_all(gone);
+    }
+
+    /// Makes these the custom collectors, as [`Collector::set_job_targets`] does for a job.
+    pub fn set_collectors(&self, specs: Vec<TargetSpec>) {
+        self.set_job_targets(COLLECTORS, specs);
     }
 
     /// Scrapes a target now: a normal collection, stored and reported, with the labels of most values listed. Waits for a

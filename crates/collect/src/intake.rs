@@ -6,8 +6,10 @@
 //! what is not stored.
 //! Cost: a known series at its place costs one comparison of its key; see `examples/scrape_cost.rs`.
 
+mod collide;
 mod family;
 mod room;
+mod sums;
 
 use std::sync::Arc;
 
@@ -23,8 +25,9 @@ use wire::{BodyParser, Format, ParseError};
 use crate::cache::{Kind, SeriesCache};
 use crate::draft::Draft;
 use crate::outcome::{ScrapeError, ScrapeErrorKind};
-use crate::rules::{Mapped, map_labels};
+use crate::rules::{Mapped, map_labels_noting};
 use crate::target::{OnExceed, TargetSpec};
+use collide::Collisions;
 use room::Room;
 
 /// The series that decided samples belong to.
@@ -90,6 +93,10 @@ pub(crate) struct Intake<'a> {
     points: PointCounter,
     /// For samples of new series, and more samples of known ones.
     room: Room,
+    /// For series that filters made the same as others.
+    collisions: Collisions,
+    /// The families of the sums that have samples, in order.
+    sum_families: Vec<u32>,
     /// The family that stands above, by its place in the batch.
     family: u32,
     /// Its place in the last scrape.
@@ -103,6 +110,8 @@ pub(crate) struct Intake<'a> {
     /// Memory taken by native histograms so far.
     histogram_bytes: usize,
     buf: LabelsBuf,
+    /// The labels of the series read last before the filters, where these may change them.
+    unfiltered: LabelsBuf,
     encoded: Vec<u8>,
     key: Vec<u8>,
 }
@@ -119,6 +128,9 @@ impl<'a> Intake<'a> {
         let keeps = spec.limits.sample > 0 && spec.limits.on_exceed == OnExceed::KeepExisting;
         let left = keeps.then(|| spec.limits.sample.saturating_sub(cache.kept()));
         let expected = cache.len() + cache.len() / 8 + 16;
+        if let Some(sums) = &cache.sums {
+            sums.lock().next_step(scrape_ms);
+        }
         batch.series.reserve(expected);
         batch.samples.reserve(expected);
         batch.verdicts.reserve(expected);
@@ -131,6 +143,8 @@ impl<'a> Intake<'a> {
             taken: Taken::default(),
             points: PointCounter::default(),
             room: Room::new(left),
+            collisions: Collisions::default(),
+            sum_families: Vec::new(),
             family: NO_FAMILY,
             family_before: NO_FAMILY,
             family_line: 0,
@@ -139,6 +153,7 @@ impl<'a> Intake<'a> {
             point: None,
             histogram_bytes: 0,
             buf: LabelsBuf::default(),
+            unfiltered: LabelsBuf::default(),
             encoded: Vec::new(),
             key: Vec::new(),
         }
@@ -156,7 +171,12 @@ impl<'a> Intake<'a> {
             }
         };
         self.cache.expect(body.len());
-        let failure = self.read(&mut parser).err().or_else(|| self.over_limit());
+        let mut failure = self.read(&mut parser).err();
+        if failure.is_none() {
+            self.settle_collisions();
+            self.finish_sums();
+            failure = self.over_limit();
+        }
         self.taken.points = self.points.finish();
         (self.taken, failure)
     }
@@ -229,7 +249,11 @@ impl<'a> Intake<'a> {
     fn take_float(&mut self, entry: u32, reading: &Reading, value: f64, fresh: bool) -> SeriesIndex {
         let placed = self.place(entry, reading, fresh);
         if placed.verdict != Verdict::Pending {
-            self.decide(placed.ts_ms, value, placed.verdict);
+            if self.cache.entry(entry).kind == Kind::Aggregated {
+                self.add_up(entry, placed.ts_ms, value);
+            } else {
+                self.decide(placed.ts_ms, value, placed.verdict);
+            }
             return placed.series;
         }
         self.batch.push_sample(placed.series, placed.ts_ms, value);
@@ -241,7 +265,7 @@ impl<'a> Intake<'a> {
 
     /// Takes a native histogram of a known series.
     fn take_native(&mut self, entry: u32, reading: &Reading, parser: &BodyParser<'_>) -> SeriesIndex {
-        if self.cache.entry(entry).kind != Kind::Kept {
+        if !matches!(self.cache.entry(entry).kind, Kind::Kept | Kind::Aggregated) {
             // What is not kept need not be read.
             return self.take_float(entry, reading, f64::NAN, false);
         }
@@ -255,6 +279,8 @@ impl<'a> Intake<'a> {
         let placed = self.place(entry, reading, fresh);
         if placed.verdict == Verdict::Pending {
             self.batch.push_histogram(placed.series, placed.ts_ms, Arc::new(histogram));
+        } else if self.cache.entry(entry).kind == Kind::Aggregated {
+            self.add_up_histogram(entry, placed.ts_ms, histogram);
         } else {
             self.decide(placed.ts_ms, f64::NAN, placed.verdict);
         }
@@ -333,7 +359,7 @@ impl<'a> Intake<'a> {
                 }
                 Verdict::Pending
             }
-            Kind::Dropped => Verdict::Filtered,
+            Kind::Dropped | Kind::Aggregated => Verdict::Filtered,
             Kind::Refused => Verdict::Refused(Refusal::LabelLimit),
         };
         Placed { series, ts_ms, verdict, created }
@@ -370,29 +396,45 @@ impl<'a> Intake<'a> {
 
     /// Takes a sample of a series that the cache does not know; its key stands in `key`.
     fn admit(&mut self, reading: Reading, parser: &BodyParser<'_>) -> Result<SeriesIndex, Failure> {
-        let kind = self.read_labels(parser)?;
+        let (kind, judged) = self.read_labels(&reading, parser)?;
         let histogram = match reading.value {
-            Value::Histogram if kind == Kind::Kept => match self.read_histogram(&reading, parser) {
-                None => return Ok(UP),
-                histogram => histogram,
-            },
+            Value::Histogram if matches!(kind, Kind::Kept | Kind::Aggregated) => {
+                match self.read_histogram(&reading, parser) {
+                    None => return Ok(UP),
+                    histogram => histogram,
+                }
+            }
             _ => None,
         };
         let value = if let Value::Float(value) = reading.value { value } else { f64::NAN };
-        if kind == Kind::Kept && !self.has_room_for_new() {
-            self.taken.samples += 1;
-            let (ts_ms, _) = self.time_of(&reading);
-            self.decide(ts_ms, value, Verdict::Refused(Refusal::SampleLimit));
-            return Ok(UP);
-        }
         let mut fingerprint = 0;
         if kind == Kind::Kept {
             self.encoded.clear();
             self.buf.encode_into(&mut self.encoded);
             fingerprint = xxhash_rust::xxh3::xxh3_64(&self.encoded);
-            self.taken.added += 1;
         }
+        let refusal = match kind {
+            Kind::Kept if self.collides(fingerprint) => Some(Refusal::LabelCollision),
+            Kind::Kept if !self.has_room_for_new() => Some(Refusal::SampleLimit),
+            Kind::Aggregated => match self.child(judged, histogram.is_some()) {
+                Ok(child) => {
+                    fingerprint = u64::from(child.0);
+                    None
+                }
+                Err(reason) => Some(reason),
+            },
+            _ => None,
+        };
+        if let Some(reason) = refusal {
+            self.taken.samples += 1;
+            let (ts_ms, _) = self.time_of(&reading);
+            self.decide(ts_ms, value, Verdict::Refused(reason));
+            return Ok(UP);
+        }
+        self.taken.added += u64::from(kind == Kind::Kept);
         let entry = self.cache.add(self.draft, &self.key, kind, fingerprint, parser.metric_type());
+        self.cache.entry_mut(entry).judged = judged;
+        self.note_stored_as(entry, fingerprint, kind);
         let fresh = kind == Kind::Kept;
         if fresh {
             self.note_fresh(entry);
@@ -404,23 +446,30 @@ impl<'a> Intake<'a> {
     }
 
     /// Reads the labels of the sample given last into `buf` and asks the rules.
-    fn read_labels(&mut self, parser: &BodyParser<'_>) -> Result<Kind, Failure> {
+    fn read_labels(&mut self, reading: &Reading, parser: &BodyParser<'_>) -> Result<(Kind, MetricType), Failure> {
         self.buf.clear();
         parser.labels(&mut self.buf).map_err(Failure::Syntax)?;
         if self.buf.get(LABEL_NAME).unwrap_or("").is_empty() {
             return Err(Failure::Syntax(parser.fault("the metric name is empty")));
         }
-        let mapped =
-            map_labels(self.spec, &mut self.buf).map_err(|twice| Failure::Syntax(parser.fault(twice.to_string())))?;
-        match mapped {
+        let judged = if self.spec.filters.asks_types() { self.type_of(reading) } else { parser.metric_type() };
+        let unfiltered = self.spec.filters.transforms().then_some(&mut self.unfiltered);
+        let mapped = map_labels_noting(self.spec, judged, &mut self.buf, unfiltered)
+            .map_err(|twice| Failure::Syntax(parser.fault(twice.to_string())))?;
+        let kind = match mapped {
             Mapped::Kept => Ok(Kind::Kept),
+            Mapped::Aggregated(filter) => {
+                self.collisions.aggregate = filter;
+                Ok(Kind::Aggregated)
+            }
             Mapped::Dropped => Ok(Kind::Dropped),
             Mapped::OverLimit(text) if self.spec.limits.on_exceed == OnExceed::Fail => {
                 Err(Failure::Rule(ScrapeError::new(ScrapeErrorKind::LabelLimit, text)))
             }
             Mapped::OverLimit(_) => Ok(Kind::Refused),
             Mapped::Invalid(text) => Err(Failure::Rule(ScrapeError::new(ScrapeErrorKind::Parse, text))),
-        }
+        };
+        kind.map(|kind| (kind, judged))
     }
 
     /// Looks at the limits that a body can only break as a whole.

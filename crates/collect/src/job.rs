@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use model::filter::FilterSet;
 use model::relabel::{self, Rule};
 use model::{Labels, LabelsBuf, TargetGroup, format_duration_ms, parse_duration_ms};
 use url::Url;
 
 use crate::address::AddressPolicy;
 use crate::http::HttpSettings;
-use crate::target::{Protocol, ScrapeLimits, TargetOrigin, TargetSpec};
+use crate::target::{Escaping, Protocol, ScrapeLimits, TargetOrigin, TargetSpec};
 
 const ADDRESS: &str = "__address__";
 const SCHEME: &str = "__scheme__";
@@ -43,10 +44,16 @@ pub struct ScrapeJob {
     pub relabel: Vec<Rule>,
     /// `metric_relabel_configs`.
     pub metric_relabel: Arc<[Rule]>,
+    /// Filters of the job, from `quiver.filters`.
+    pub filters: Arc<FilterSet>,
     /// The limits.
     pub limits: ScrapeLimits,
     /// `scrape_protocols`.
     pub protocols: Vec<Protocol>,
+    /// `metric_name_escaping_scheme`.
+    pub escaping: Escaping,
+    /// `metric_name_validation_scheme: legacy`.
+    pub legacy_names: bool,
     /// `fallback_scrape_protocol`.
     pub fallback_protocol: Option<Protocol>,
     /// `scrape_native_histograms`. Whoever sets it puts [`Protocol::Proto`] first, unless the protocols are given.
@@ -74,8 +81,11 @@ impl ScrapeJob {
             track_timestamps_staleness: false,
             relabel: Vec::new(),
             metric_relabel: Arc::from([]),
+            filters: Arc::default(),
             limits: ScrapeLimits { body_bytes: 0, ..ScrapeLimits::default() },
             protocols: Protocol::DEFAULT.to_vec(),
+            escaping: Escaping::default(),
+            legacy_names: false,
             fallback_protocol: None,
             native_histograms: false,
             always_classic_histograms: false,
@@ -184,12 +194,16 @@ fn build_target(job: &ScrapeJob, buf: &mut LabelsBuf, discovered: &Labels) -> Re
         honor_timestamps: job.honor_timestamps,
         track_timestamps_staleness: job.track_timestamps_staleness,
         metric_relabel: job.metric_relabel.clone(),
+        filters: job.filters.clone(),
         limits: job.limits,
         protocols: job.protocols.clone(),
+        escaping: job.escaping,
+        legacy_names: job.legacy_names,
         fallback_protocol: job.fallback_protocol,
         native_histograms: job.native_histograms,
         always_classic_histograms: job.always_classic_histograms,
         http: job.http.clone(),
+        gather: None,
         enabled: true,
         address_policy: job.address_policy.clone(),
     };

@@ -8,7 +8,9 @@ mod address;
 mod cache;
 mod collector;
 mod draft;
+mod filtering;
 mod gates;
+mod gather;
 mod http;
 mod intake;
 mod job;
@@ -22,15 +24,21 @@ mod schedule;
 mod scrape;
 mod slot;
 mod spare;
+mod sums;
 mod table;
 mod target;
 
 pub use address::{AddressPolicy, Cidr, ForbiddenAddress};
 pub use collector::Collector;
-pub use http::{Auth, HttpOptions, HttpSettings, HttpSettingsError, Oauth2Options, Posted, Poster, Secret, TlsOptions};
+pub use filtering::{Explained, FilterEffects, explain};
+pub use gather::{Gather, Gathering};
+pub use http::{
+    Auth, HttpOptions, HttpSettings, HttpSettingsError, Oauth2Options, Posted, Poster, Secret, TlsOptions, TlsPeer,
+};
 pub use job::{DropReason, DroppedTarget, ScrapeJob, build_targets};
 pub use outcome::{
     IgnoreReports, LabelCardinality, Observe, ScrapeError, ScrapeErrorKind, ScrapeOutcome, TargetStatus,
 };
 pub use reader::BodyReader;
-pub use target::{OnExceed, Protocol, ScrapeLimits, TargetOrigin, TargetSpec};
+pub use sums::{BYTES_MAX as SUMS_BYTES_MAX, OwnSums, Resume, Sums};
+pub use target::{Escaping, OnExceed, Protocol, ScrapeLimits, TargetOrigin, TargetSpec};

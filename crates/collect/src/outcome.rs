@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
-use model::{CollectionReport, Counts, Health, LedgerPosition, MetricType, TypeCounts};
+use model::{CollectionReport, Counts, Health, Labels, LedgerPosition, MetricType, TypeCounts};
 
+use crate::filtering::FilterEffects;
+use crate::http::TlsPeer;
 use crate::target::{TargetOrigin, TargetSpec};
 
 /// What kind of failure ended a scrape.
@@ -41,6 +43,8 @@ pub enum ScrapeErrorKind {
     Store,
     /// A credential could not be read.
     Credentials,
+    /// A custom collector failed.
+    Collector,
     /// The target was removed or the collector shut down meanwhile.
     Cancelled,
 }
@@ -65,6 +69,7 @@ impl ScrapeErrorKind {
             ScrapeErrorKind::LabelLimit => "label_limit",
             ScrapeErrorKind::Store => "store",
             ScrapeErrorKind::Credentials => "credentials",
+            ScrapeErrorKind::Collector => "collector",
             ScrapeErrorKind::Cancelled => "cancelled",
         }
     }
@@ -138,12 +143,20 @@ pub struct ScrapeOutcome {
     pub points: TypeCounts,
     /// The labels with the most values; only filled on demand (`scrape_now`, `dry_run`).
     pub top_labels: Vec<LabelCardinality>,
+    /// What each filter did to the series; only filled on demand.
+    pub filters: Vec<FilterEffects>,
+    /// Series that filters made the same as others, with why they are refused; only filled on demand.
+    pub collisions: Vec<Labels>,
+    /// What the sender should know about refused series.
+    pub advice: Option<String>,
     /// Position and text of a syntax error.
     pub parse_error: Option<wire::ParseError>,
     /// The balance of the batch.
     pub counts: Counts,
     /// The address that was connected to last.
     pub address: Option<SocketAddr>,
+    /// Who answered over TLS.
+    pub peer: Option<TlsPeer>,
     /// Redirects followed.
     pub redirects: u32,
     /// Whether an open connection was used again.

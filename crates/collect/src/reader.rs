@@ -10,6 +10,7 @@ use crate::draft::Draft;
 use crate::intake::{Failure, Intake};
 use crate::outcome::{ScrapeError, ScrapeErrorKind};
 use crate::report_series::ReportSeries;
+use crate::sums::Sums;
 use crate::target::TargetSpec;
 
 /// The way from body to batch, with the memory of the body before.
@@ -17,13 +18,20 @@ pub struct BodyReader {
     spec: Arc<TargetSpec>,
     cache: SeriesCache,
     report: ReportSeries,
+    sums: Sums,
     draft: Option<Draft>,
 }
 
 impl BodyReader {
     /// Starts without memory.
     pub fn new(spec: TargetSpec) -> BodyReader {
-        BodyReader { spec: Arc::new(spec), cache: SeriesCache::default(), report: ReportSeries::default(), draft: None }
+        BodyReader {
+            spec: Arc::new(spec),
+            cache: SeriesCache::default(),
+            report: ReportSeries::default(),
+            sums: Sums::default(),
+            draft: None,
+        }
     }
 
     /// Turns a body into the batch that a scrape would store: samples and stale markers. The first five series are those of
@@ -42,6 +50,7 @@ impl BodyReader {
         self.forget_draft();
         let mut batch = Batch::new(Origin::default());
         batch.generation = generation;
+        self.cache.sums = self.spec.filters.aggregates().then(|| self.sums.of(&self.spec.target_id));
         let mut draft = self.cache.begin(&self.spec, Some(format), generation);
         self.report.push_series(&self.spec, &mut batch);
         let intake = Intake::new(&self.spec, &mut self.cache, &mut draft, &mut batch, scrape_ms);

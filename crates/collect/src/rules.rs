@@ -1,6 +1,7 @@
 //! From the labels of a body to the labels of the store: the target's labels, relabeling, limits.
 
-use model::{LABEL_NAME, LabelsBuf, relabel};
+use model::filter::Outcome;
+use model::{LABEL_NAME, LabelsBuf, MetricType, is_legacy_label_name, is_legacy_metric_name, relabel};
 
 use crate::target::{ScrapeLimits, TargetSpec};
 
@@ -11,7 +12,9 @@ const EXPORTED: &str = "exported_";
 pub(crate) enum Mapped {
     /// It is stored under the labels that the buffer now holds, sorted.
     Kept,
-    /// A relabel rule took it out.
+    /// Its samples are added to those of others, by the filter at this place; the buffer holds the labels of the sum, sorted.
+    Aggregated(usize),
+    /// A relabel rule or a filter took it out.
     Dropped,
     /// It breaks a label limit; the text is Prometheus'.
     OverLimit(String),
@@ -26,7 +29,36 @@ pub(crate) type Twice = model::DuplicateLabel;
 ///
 /// **Takes** labels as they stand in the body, empty values among them.
 /// **Errors** when a name stands twice.
-pub(crate) fn map_labels(spec: &TargetSpec, labels: &mut LabelsBuf) -> Result<Mapped, Twice> {
+pub(crate) fn map_labels(spec: &TargetSpec, metric_type: MetricType, labels: &mut LabelsBuf) -> Result<Mapped, Twice> {
+    map_labels_noting(spec, metric_type, labels, None)
+}
+
+/// The same; the labels that the filters got are noted.
+pub(crate) fn map_labels_noting(
+    spec: &TargetSpec,
+    metric_type: MetricType,
+    labels: &mut LabelsBuf,
+    unfiltered: Option<&mut LabelsBuf>,
+) -> Result<Mapped, Twice> {
+    if !map_before_filters(spec, labels)? {
+        return Ok(Mapped::Dropped);
+    }
+    if spec.filters.is_empty() {
+        return Ok(judge(spec, labels));
+    }
+    if let Some(unfiltered) = unfiltered {
+        unfiltered.clone_from(labels);
+    }
+    let Outcome::Kept { aggregate, .. } = spec.filters.apply(labels, metric_type) else { return Ok(Mapped::Dropped) };
+    labels.sort()?;
+    Ok(match (judge(spec, labels), aggregate) {
+        (Mapped::Kept, Some(filter)) => Mapped::Aggregated(filter),
+        (judged, _) => judged,
+    })
+}
+
+/// Applies the rules that come before the filters; tells whether they keep the series.
+pub(crate) fn map_before_filters(spec: &TargetSpec, labels: &mut LabelsBuf) -> Result<bool, Twice> {
     // An empty label is no label, but with honor_labels it keeps the target's away: the Pushgateway relies on it.
     let empty: Vec<String> = if spec.honor_labels {
         labels.iter().filter(|(_, value)| value.is_empty()).map(|(name, _)| name.to_owned()).collect()
@@ -40,10 +72,10 @@ pub(crate) fn map_labels(spec: &TargetSpec, labels: &mut LabelsBuf) -> Result<Ma
         attach_renaming(spec, labels);
     }
     if !relabel::apply(&spec.metric_relabel, labels) {
-        return Ok(Mapped::Dropped);
+        return Ok(false);
     }
     labels.sort()?;
-    Ok(judge(&spec.limits, labels))
+    Ok(true)
 }
 
 fn attach_honoring(spec: &TargetSpec, labels: &mut LabelsBuf, empty: &[String]) {
@@ -77,14 +109,20 @@ fn attach_renaming(spec: &TargetSpec, labels: &mut LabelsBuf) {
     }
 }
 
-fn judge(limits: &ScrapeLimits, labels: &LabelsBuf) -> Mapped {
+pub(crate) fn judge(spec: &TargetSpec, labels: &LabelsBuf) -> Mapped {
     if labels.is_empty() {
         return Mapped::Dropped;
     }
     let Some(metric) = labels.get(LABEL_NAME) else {
         return Mapped::Invalid("missing metric name (__name__ label)".to_owned());
     };
-    over_limit(limits, metric, labels).map_or(Mapped::Kept, Mapped::OverLimit)
+    if spec.legacy_names {
+        let bad = labels.iter().find(|(name, _)| !is_legacy_label_name(name)).map(|(name, _)| name);
+        if let Some(bad) = bad.or(Some(metric).filter(|metric| !is_legacy_metric_name(metric))) {
+            return Mapped::Invalid(format!("invalid metric name or label names: {bad:?}"));
+        }
+    }
+    over_limit(&spec.limits, metric, labels).map_or(Mapped::Kept, Mapped::OverLimit)
 }
 
 fn over_limit(limits: &ScrapeLimits, metric: &str, labels: &LabelsBuf) -> Option<String> {
@@ -137,7 +175,7 @@ mod tests {
         for (name, value) in labels {
             buf.push(name, value);
         }
-        let result = map_labels(spec, &mut buf).unwrap_or_else(|e| panic!("{e}"));
+        let result = map_labels(spec, MetricType::Unknown, &mut buf).unwrap_or_else(|e| panic!("{e}"));
         (result, buf.to_labels().to_string())
     }
 
@@ -172,11 +210,23 @@ mod tests {
     }
 
     #[test]
+    fn legacy_names_are_all_where_nothing_else_is_allowed() {
+        let mut target = spec(&[("job", "j")]);
+        assert_eq!(mapped(&target, &[("a.b", "1")]).0, Mapped::Kept);
+        target.legacy_names = true;
+        assert_eq!(mapped(&target, &[("a_b", "1")]).0, Mapped::Kept);
+        assert_eq!(
+            mapped(&target, &[("a.b", "1")]).0,
+            Mapped::Invalid("invalid metric name or label names: \"a.b\"".into())
+        );
+    }
+
+    #[test]
     fn names_that_stand_twice_are_refused() {
         let mut buf = LabelsBuf::default();
         buf.push("a", "1");
         buf.push("a", "");
-        assert!(map_labels(&spec(&[]), &mut buf).is_err());
+        assert!(map_labels(&spec(&[]), MetricType::Unknown, &mut buf).is_err());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use wire::Format;
 
 use crate::draft::Draft;
 use crate::gates::Gates;
+use crate::gather::Gather;
 use crate::http::{Fetch, FetchTrace, Fetched, body_limit, format_of, inflate};
 use crate::intake::{Failure, Intake, Taken};
 use crate::outcome::{LabelCardinality, Observe, ScrapeError, ScrapeErrorKind, ScrapeOutcome};
@@ -28,6 +29,7 @@ use crate::report_series::{Facts, ReportSeries};
 use crate::schedule::{Tick, follow_drift, snap};
 use crate::slot::{Scraper, Slot};
 use crate::spare::Spare;
+use crate::sums::Sums;
 use crate::target::TargetSpec;
 
 /// Labels listed by their number of values.
@@ -50,6 +52,7 @@ pub(crate) struct Shop {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) gates: Gates,
     pub(crate) spare: Spare,
+    pub(crate) sums: Arc<Sums>,
     /// Ends every running scrape.
     pub(crate) abort: CancellationToken,
 }
@@ -71,6 +74,8 @@ struct Run {
     /// When the last byte of the body was there, or the fetch failed.
     fetched_at: Instant,
     asked: bool,
+    /// Nothing is stored: what filters add up begins anew.
+    dry: bool,
     /// The place in the schedule, for a scrape that has one.
     place: Option<ScrapeSlot>,
     outcome: ScrapeOutcome,
@@ -113,7 +118,7 @@ pub(crate) async fn collect(
     let (scrape_ms, place) = scrape_time(&shop, &slot, &mut scraping, occasion);
     let asked = matches!(occasion, Occasion::Asked);
     let outcome = ScrapeOutcome { scrape_ms, ..ScrapeOutcome::default() };
-    let mut run = Run { shop: shop.clone(), spec, started, fetched_at: started, asked, place, outcome };
+    let mut run = Run { shop: shop.clone(), spec, started, fetched_at: started, asked, dry: false, place, outcome };
     let fetched = tokio::select! {
         fetched = run.fetch(&mut scraping) => fetched,
         () = cancel.cancelled() => return Some(cancelled(run.outcome)),
@@ -133,7 +138,8 @@ pub(crate) async fn dry_run(shop: Arc<Shop>, spec: TargetSpec) -> ScrapeOutcome 
     let outcome = ScrapeOutcome { scrape_ms: shop.clock.now_ms(), ..ScrapeOutcome::default() };
     let mut scraper = Scraper::default();
     let Ok(_memory) = shop.gates.memory_for(0).await else { return cancelled(outcome) };
-    let mut run = Run { shop: shop.clone(), spec, started, fetched_at: started, asked: true, place: None, outcome };
+    let mut run =
+        Run { shop: shop.clone(), spec, started, fetched_at: started, asked: true, dry: true, place: None, outcome };
     let fetched = tokio::select! {
         fetched = run.fetch(&mut scraper) => fetched,
         () = shop.abort.cancelled() => return cancelled(run.outcome),
@@ -220,6 +226,19 @@ fn scrape_time(shop: &Shop, slot: &Slot, scraper: &mut Scraper, occasion: Occasi
 
 impl Run {
     async fn fetch(&mut self, scraper: &mut Scraper) -> Result<Fetched, ScrapeError> {
+        if let Some(gather) = self.spec.gather.clone()
+            && let Some(gathering) = gather.gather()
+        {
+            let limit = Duration::from_millis(self.spec.timeout_ms);
+            let gathered = tokio::time::timeout(limit, gathering).await;
+            self.fetched_at = Instant::now();
+            self.outcome.scrape_wait_ms = ms_between(self.started, self.fetched_at);
+            return match gathered {
+                Ok(Ok(wire)) => Ok(Fetched { wire, gzip: false }),
+                Ok(Err(text)) => Err(ScrapeError::new(ScrapeErrorKind::Collector, text)),
+                Err(_) => Err(ScrapeError::new(ScrapeErrorKind::Timeout, "context deadline exceeded")),
+            };
+        }
         let mut trace = FetchTrace::default();
         let buffer = self.shop.spare.body();
         let fetched = Fetch::new(&self.spec, &mut scraper.connection, &mut trace, buffer).run().await;
@@ -229,6 +248,7 @@ impl Run {
         outcome.http_status = trace.http_status;
         outcome.content_type = trace.content_type;
         outcome.address = trace.address;
+        outcome.peer = trace.peer;
         outcome.redirects = trace.redirects;
         outcome.connection_reused = trace.reused;
         outcome.bytes_wire = trace.bytes_wire;
@@ -315,6 +335,10 @@ impl Run {
         batch.generation = self.shop.append.generation();
         let outdated = scraper.report.outdated(&spec);
         let format = body.as_ref().ok().map(|b| b.0);
+        scraper.cache.sums = spec.filters.aggregates().then(|| match self.dry {
+            true => Sums::default().of(&spec.target_id),
+            false => self.shop.sums.of(&spec.target_id),
+        });
         let mut draft = scraper.cache.begin_in(self.shop.spare.draft(), &spec, format, batch.generation);
         for labels in outdated {
             scraper.cache.add_orphan(labels);
@@ -343,6 +367,12 @@ impl Run {
             debug_assert_eq!(batch.series.len(), own_series);
         } else if self.asked {
             let top = scraper.cache.cardinalities(TOP_LABELS).into_iter();
+            if !spec.filters.is_empty() {
+                self.outcome.filters = scraper.cache.filter_effects(&spec);
+                let collided = batch.examples.iter().filter(|(reason, _)| *reason == Refusal::LabelCollision);
+                self.outcome.collisions = collided.map(|(_, labels)| labels.clone()).collect();
+            }
+            self.outcome.advice.clone_from(&batch.advice);
             self.outcome.top_labels = top.map(|(name, values)| LabelCardinality { name, values }).collect();
         }
         scraper.cache.push_stale(&mut draft, &mut batch, self.outcome.scrape_ms);
@@ -353,6 +383,9 @@ impl Run {
 
     /// Gives the inflated body and its format.
     fn body(&mut self, fetched: Fetched) -> Result<(Format, Vec<u8>), ScrapeError> {
+        if let Some(gather) = self.spec.gather.clone() {
+            return self.gathered(&*gather, fetched);
+        }
         let negotiated = format_of(self.outcome.content_type.as_deref(), self.spec.fallback_protocol)
             .map_err(|text| ScrapeError::new(ScrapeErrorKind::ContentType, text))?;
         self.outcome.format = Some(negotiated.name);
@@ -371,6 +404,15 @@ impl Run {
             return families.map(|body| (negotiated.format, body)).map_err(|e| self.refused(Failure::Syntax(e)));
         }
         Ok((negotiated.format, body))
+    }
+
+    /// Gives the exposition that a custom collector makes of what it gathered.
+    fn gathered(&mut self, gather: &dyn Gather, fetched: Fetched) -> Result<(Format, Vec<u8>), ScrapeError> {
+        let limit = body_limit(self.spec.limits.body_bytes);
+        let body = if fetched.gzip { inflate(&fetched.wire, limit)? } else { fetched.wire };
+        self.outcome.bytes_body = body.len() as u64;
+        let read = gather.read(body, self.outcome.scrape_ms);
+        read.map_err(|text| ScrapeError::new(ScrapeErrorKind::Collector, text))
     }
 
     fn refused(&mut self, failure: Failure) -> ScrapeError {

@@ -10,6 +10,9 @@ use hashbrown::{HashMap, HashSet};
 use crate::slot::Slot;
 use crate::target::TargetOrigin;
 
+/// Stands for a job to which all custom collectors belong; no job can be called so.
+pub(crate) const COLLECTORS: &str = "\u{0}collectors";
+
 /// All targets of a collector.
 #[derive(Default)]
 pub(crate) struct Table {
@@ -87,5 +90,6 @@ fn job_of(origin: &TargetOrigin) -> Option<&str> {
     match origin {
         TargetOrigin::Rest => None,
         TargetOrigin::Discovery { job } => Some(job),
+        TargetOrigin::Collector { .. } => Some(COLLECTORS),
     }
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use model::Labels;
+use model::filter::FilterSet;
 use model::relabel::Rule;
 use url::Url;
 
 use crate::address::AddressPolicy;
+use crate::gather::Gather;
 use crate::http::HttpSettings;
 
 /// Who brought a target.
@@ -18,6 +20,11 @@ pub enum TargetOrigin {
     Discovery {
         /// The job's name.
         job: String,
+    },
+    /// A custom collector of the configuration.
+    Collector {
+        /// Its name.
+        name: String,
     },
 }
 
@@ -61,6 +68,40 @@ impl Protocol {
     /// Reads the word of the configuration.
     pub fn parse(word: &str) -> Option<Protocol> {
         Protocol::PROTO_FIRST.into_iter().chain([Protocol::OpenMetrics200]).find(|p| p.as_str() == word)
+    }
+}
+
+/// How names that the formats of old cannot write are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Escaping {
+    /// As they are.
+    #[default]
+    AllowUtf8,
+    /// What is not allowed becomes `_`.
+    Underscores,
+    /// Dots become `_dot_`.
+    Dots,
+    /// What is not allowed becomes `_` and its number.
+    Values,
+}
+
+impl Escaping {
+    /// All schemes.
+    pub const ALL: [Escaping; 4] = [Escaping::AllowUtf8, Escaping::Underscores, Escaping::Dots, Escaping::Values];
+
+    /// Gives the word of the configuration and of the `Accept` header.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Escaping::AllowUtf8 => "allow-utf-8",
+            Escaping::Underscores => "underscores",
+            Escaping::Dots => "dots",
+            Escaping::Values => "values",
+        }
+    }
+
+    /// Reads the word of the configuration.
+    pub fn parse(word: &str) -> Option<Escaping> {
+        Escaping::ALL.into_iter().find(|e| e.as_str() == word)
     }
 }
 
@@ -131,10 +172,16 @@ pub struct TargetSpec {
     pub track_timestamps_staleness: bool,
     /// Applied to every series.
     pub metric_relabel: Arc<[Rule]>,
+    /// Applied to every series after `metric_relabel`.
+    pub filters: Arc<FilterSet>,
     /// Limits of one scrape.
     pub limits: ScrapeLimits,
     /// Formats to ask for, best first.
     pub protocols: Vec<Protocol>,
+    /// How names are asked for.
+    pub escaping: Escaping,
+    /// Names that the formats of old cannot write fail the scrape.
+    pub legacy_names: bool,
     /// The format of answers without a usable content type; `None` fails them.
     pub fallback_protocol: Option<Protocol>,
     /// Native histograms are taken; otherwise the classic buckets of every histogram.
@@ -143,6 +190,8 @@ pub struct TargetSpec {
     pub always_classic_histograms: bool,
     /// TLS, authentication, headers.
     pub http: Arc<HttpSettings>,
+    /// What makes the body, where no exporter does.
+    pub gather: Option<Arc<dyn Gather>>,
     /// Whether it is scraped at all.
     pub enabled: bool,
     /// Which addresses may be connected to.
@@ -166,12 +215,16 @@ impl TargetSpec {
             honor_timestamps: true,
             track_timestamps_staleness: false,
             metric_relabel: Arc::from([]),
+            filters: Arc::default(),
             limits: ScrapeLimits::default(),
             protocols: Protocol::DEFAULT.to_vec(),
+            escaping: Escaping::default(),
+            legacy_names: false,
             fallback_protocol: None,
             native_histograms: false,
             always_classic_histograms: false,
             http: Arc::new(HttpSettings::default()),
+            gather: None,
             enabled: true,
             address_policy: AddressPolicy::allow_all(),
         }
@@ -182,7 +235,9 @@ impl TargetSpec {
         self.labels == other.labels
             && self.honor_labels == other.honor_labels
             && self.limits == other.limits
+            && self.legacy_names == other.legacy_names
             && self.metric_relabel == other.metric_relabel
+            && (Arc::ptr_eq(&self.filters, &other.filters) || self.filters == other.filters)
     }
 
     /// Gives the hash that spreads targets over their interval and names them.

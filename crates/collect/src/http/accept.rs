@@ -2,7 +2,7 @@
 
 use wire::Format;
 
-use crate::target::Protocol;
+use crate::target::{Escaping, Protocol};
 
 /// What the answer's body is.
 #[derive(Clone, Copy, Debug)]
@@ -15,19 +15,20 @@ pub(crate) struct Negotiated {
     pub(crate) name: &'static str,
 }
 
-/// Builds the `Accept` header as Prometheus does: falling weights, underscores for escaping, anything at the end.
-pub(super) fn accept_header(protocols: &[Protocol]) -> String {
+/// Builds the `Accept` header as Prometheus does: falling weights, how names are escaped, anything at the end.
+pub(super) fn accept_header(protocols: &[Protocol], escaping: Escaping) -> String {
+    let escaping = escaping.as_str();
     let mut weight = 6;
     let mut out = String::new();
     for protocol in protocols.iter().take(5) {
         let media = match protocol {
-            Protocol::OpenMetrics200 => "application/openmetrics-text;version=2.0.0;escaping=allow-utf-8",
-            Protocol::OpenMetrics100 => "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8",
-            Protocol::OpenMetrics001 => "application/openmetrics-text;version=0.0.1",
-            Protocol::Text100 => "text/plain;version=1.0.0;escaping=allow-utf-8",
-            Protocol::Text004 => "text/plain;version=0.0.4",
+            Protocol::OpenMetrics200 => format!("application/openmetrics-text;version=2.0.0;escaping={escaping}"),
+            Protocol::OpenMetrics100 => format!("application/openmetrics-text;version=1.0.0;escaping={escaping}"),
+            Protocol::OpenMetrics001 => "application/openmetrics-text;version=0.0.1".to_owned(),
+            Protocol::Text100 => format!("text/plain;version=1.0.0;escaping={escaping}"),
+            Protocol::Text004 => "text/plain;version=0.0.4".to_owned(),
             Protocol::Proto => {
-                "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+                "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited".to_owned()
             }
         };
         out.push_str(&format!("{media};q=0.{weight},"));
@@ -96,14 +97,14 @@ mod tests {
     #[test]
     fn the_accept_header_is_prometheus_own() {
         assert_eq!(
-            accept_header(&Protocol::DEFAULT),
+            accept_header(&Protocol::DEFAULT, Escaping::AllowUtf8),
             "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
              application/openmetrics-text;version=0.0.1;q=0.5,\
              text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
              text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
         );
         assert_eq!(
-            accept_header(&Protocol::PROTO_FIRST),
+            accept_header(&Protocol::PROTO_FIRST, Escaping::AllowUtf8),
             "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,\
              application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
              application/openmetrics-text;version=0.0.1;q=0.4,\
@@ -111,10 +112,17 @@ mod tests {
              text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
         );
         assert_eq!(
-            accept_header(&[Protocol::OpenMetrics200]),
+            accept_header(&[Protocol::OpenMetrics200], Escaping::AllowUtf8),
             "application/openmetrics-text;version=2.0.0;escaping=allow-utf-8;q=0.6,*/*;q=0.5"
         );
-        assert_eq!(accept_header(&[Protocol::Text004]), "text/plain;version=0.0.4;q=0.6,*/*;q=0.5");
+        assert_eq!(
+            accept_header(&[Protocol::Text004], Escaping::AllowUtf8),
+            "text/plain;version=0.0.4;q=0.6,*/*;q=0.5"
+        );
+        assert_eq!(
+            accept_header(&[Protocol::Text100], Escaping::Dots),
+            "text/plain;version=1.0.0;escaping=dots;q=0.6,*/*;q=0.5"
+        );
     }
 
     #[test]

@@ -23,6 +23,7 @@ use url::{Host, Url};
 
 use crate::address::AddressPolicy;
 use crate::http::HttpSettings;
+use crate::http::peer::{self, TlsPeer};
 use crate::outcome::{ScrapeError, ScrapeErrorKind};
 
 /// More addresses of one name are not tried.
@@ -35,6 +36,8 @@ pub(crate) struct Connection {
     sender: Sender,
     /// Whom it leads to.
     pub(super) address: SocketAddr,
+    /// Who that is, over TLS.
+    pub(super) peer: Option<TlsPeer>,
 }
 
 #[derive(Debug)]
@@ -84,6 +87,7 @@ impl Connection {
     pub(super) async fn open(url: &Url, dial: &Dial<'_>) -> Result<Connection, ScrapeError> {
         let (stream, address) = connect(url, dial).await?;
         let stream = tls(url, dial, stream).await?;
+        let peer = peer_of(&stream);
         let broken = |e: hyper::Error| ScrapeError::new(ScrapeErrorKind::Http, e.to_string());
         let sender = if stream.connected().is_negotiated_h2() {
             let (sender, task) = http2::handshake(TokioExecutor::new(), stream).await.map_err(broken)?;
@@ -94,7 +98,7 @@ impl Connection {
             tokio::spawn(task);
             Sender::Http1(sender)
         };
-        Ok(Connection { endpoint: Endpoint::of(url), sender, address })
+        Ok(Connection { endpoint: Endpoint::of(url), sender, address, peer })
     }
 
     /// Sends a request with an absolute URI and a `Host` header.
@@ -172,6 +176,13 @@ async fn allowed_addresses(url: &Url, policy: &AddressPolicy) -> Result<Vec<Sock
         (true, None) => Err(ScrapeError::new(ScrapeErrorKind::Resolve, "dial tcp: lookup: no such host")),
         (false, _) => Ok(allowed),
     }
+}
+
+fn peer_of(stream: &Stream) -> Option<TlsPeer> {
+    let Stream::Https(stream) = stream else { return None };
+    let (_, session) = stream.inner().get_ref();
+    let version = session.protocol_version().map(|v| format!("{v:?}")).unwrap_or_default();
+    peer::read(session.peer_certificates()?.first()?, version)
 }
 
 type Stream = hyper_rustls::MaybeHttpsStream<TokioIo<TcpStream>>;

@@ -18,6 +18,7 @@ use crate::address::AddressPolicy;
 use crate::http::accept::accept_header;
 use crate::http::body::{FIRST_BYTES_MAX, body_limit, grow, too_large};
 use crate::http::connection::{Connection, Dial};
+use crate::http::peer::TlsPeer;
 use crate::http::settings::{Auth, HttpSettings, Secret};
 use crate::outcome::{ScrapeError, ScrapeErrorKind};
 use crate::target::TargetSpec;
@@ -32,6 +33,7 @@ pub(crate) struct FetchTrace {
     pub(crate) http_status: Option<u16>,
     pub(crate) content_type: Option<String>,
     pub(crate) address: Option<SocketAddr>,
+    pub(crate) peer: Option<TlsPeer>,
     pub(crate) redirects: u32,
     pub(crate) reused: bool,
     pub(crate) bytes_wire: u64,
@@ -129,6 +131,7 @@ impl<'a> Fetch<'a> {
             && connection.serves(url).await
         {
             self.trace.address = Some(connection.address);
+            self.trace.peer.clone_from(&connection.peer);
             if let Ok(response) = connection.send(request(headers.clone())?).await {
                 self.trace.reused = true;
                 return Ok((connection, response));
@@ -142,6 +145,7 @@ impl<'a> Fetch<'a> {
         };
         let mut connection = Connection::open(url, &dial).await?;
         self.trace.address = Some(connection.address);
+        self.trace.peer.clone_from(&connection.peer);
         self.trace.reused = false;
         let response = connection.send(request(headers)?).await.map_err(broken)?;
         Ok((connection, response))
@@ -213,7 +217,7 @@ impl<'a> Fetch<'a> {
     fn headers(&self, credentials: Option<&Vec<(HeaderName, HeaderValue)>>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let options = self.spec.http.options();
-        if let Ok(accept) = HeaderValue::from_str(&accept_header(&self.spec.protocols)) {
+        if let Ok(accept) = HeaderValue::from_str(&accept_header(&self.spec.protocols, self.spec.escaping)) {
             headers.insert(ACCEPT, accept);
         }
         let encoding = if options.enable_compression { "gzip" } else { "identity" };

@@ -5,6 +5,7 @@ mod body;
 mod connection;
 mod fetch;
 mod oauth2;
+mod peer;
 mod post;
 mod settings;
 
@@ -13,5 +14,6 @@ pub(crate) use body::{body_limit, inflate};
 pub(crate) use connection::Connection;
 pub(crate) use fetch::{Fetch, FetchTrace, Fetched};
 pub use oauth2::Oauth2Options;
+pub use peer::TlsPeer;
 pub use post::{Posted, Poster};
 pub use settings::{Auth, HttpOptions, HttpSettings, HttpSettingsError, Secret, TlsOptions};

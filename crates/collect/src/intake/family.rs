@@ -1,7 +1,8 @@
 //! Families and starts: what the lines above a sample make of it.
 
-use model::{Family, NO_FAMILY};
+use model::{Family, MetricType, NO_FAMILY};
 use wire::points::{Role, role_of};
+use wire::scrape::Reading;
 use wire::{openmetrics, series_name};
 
 use super::Intake;
@@ -65,7 +66,28 @@ impl Intake<'_> {
             created = openmetrics::is_created_of(name, &open.name, open.metric_type);
         }
         let family = self.family;
+        let is_wrong = self.spec.filters.asks_types() && self.cache.entry(entry).judged != self.typed(role);
+        // The next scrape reads all labels anew.
+        self.cache.judged_wrong |= is_wrong;
         let cached = self.cache.entry_mut(entry);
         (cached.role, cached.created, cached.family) = (role, created, family);
+    }
+
+    fn typed(&self, role: Role) -> MetricType {
+        let open = self.batch.families.get(self.family as usize);
+        open.filter(|_| role != Role::Stranger).map_or(MetricType::Unknown, |f| f.metric_type)
+    }
+
+    /// Gives the type of a new series, whose key stands in `key`: that of the family above if it belongs to it.
+    pub(super) fn type_of(&mut self, reading: &Reading) -> MetricType {
+        if !self.family_is_settled {
+            self.settle_family();
+        }
+        let role = reading.role.unwrap_or_else(|| {
+            let text = std::str::from_utf8(&self.key).unwrap_or_default();
+            let open = self.batch.families.get(self.family as usize);
+            open.map_or(Role::Stranger, |open| role_of(open.metric_type, &open.name, text, series_name(text)))
+        });
+        self.typed(role)
     }
 }

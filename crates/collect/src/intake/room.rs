@@ -81,14 +81,19 @@ impl Intake<'_> {
     #[cold]
     fn withdraw(&mut self, family: u64) {
         let Some(entries) = self.room.fresh.remove(&family) else { return };
-        let entries: HashSet<u32> = entries.into_iter().collect();
+        self.take_out(entries.into_iter().collect(), Refusal::SampleLimit);
+    }
+
+    /// Takes new series out again; their samples are refused for a reason.
+    #[cold]
+    pub(super) fn take_out(&mut self, entries: HashSet<u32>, reason: Refusal) {
         let series: HashSet<SeriesIndex> = entries.iter().filter_map(|entry| self.draft.series(*entry)).collect();
         let mut freed = 0;
         let samples = self.batch.samples.iter().map(|s| s.series).zip(self.batch.verdicts.iter_mut());
         let histograms = self.batch.histograms.iter_mut().map(|h| (h.series, &mut h.verdict));
         for (of, verdict) in samples.chain(histograms) {
             if *verdict == Verdict::Pending && series.contains(&of) {
-                *verdict = Verdict::Refused(Refusal::SampleLimit);
+                *verdict = Verdict::Refused(reason);
                 freed += 1;
             }
         }

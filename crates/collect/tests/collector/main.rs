@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod failures;
+mod filtering;
 mod http2;
 mod limits;
 mod mapping;
