@@ -51,6 +51,8 @@ pub struct TargetPatch {
     pub enabled: Option<bool>,
     /// The whole new label set.
     pub labels: Option<BTreeMap<String, String>>,
+    /// The whole new filters.
+    pub filters: Option<Value>,
     /// The whole new limits.
     pub limits: Option<Value>,
     /// The whole new retention.
@@ -126,6 +128,9 @@ impl Target {
         }
         if let Some(labels) = &patch.labels {
             next.spec.labels.clone_from(labels);
+        }
+        if let Some(filters) = &patch.filters {
+            next.spec.filters.clone_from(filters);
         }
         if let Some(limits) = &patch.limits {
             next.spec.limits.clone_from(limits);

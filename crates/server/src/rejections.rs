@@ -142,6 +142,10 @@ impl Rejections {
             one.take(counts, &found, now_ms);
             most_values(&one.sketches)
         };
+        if let (Some(advice), Some(one)) = (&batch.advice, self.kept.lock().get_mut(&target_id)) {
+            // What the filters said.
+            one.record.advice = Some(advice.clone());
+        }
         if limited {
             let advice = self.advice(batch, counts, &labels);
             if let Some(one) = self.kept.lock().get_mut(&target_id) {

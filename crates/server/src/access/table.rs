@@ -73,6 +73,8 @@ pub const ROWS: &[Row] = &[
     row("/api/v1/metrics/targets/{target_id}/restore", &[("POST", Manage)]),
     row("/api/v1/metrics/targets/{target_id}/rejections", GET),
     row("/api/v1/metrics/targets/{target_id}/latest", GET),
+    row("/api/v1/metrics/targets/{target_id}/explain", GET),
+    row("/api/v1/metrics/targets/{target_id}/filters", GET),
     ingest("/api/v1/metrics/custom", Named::Source, POST_WRITE),
     row("/api/v1/metrics/query", ASK),
     row("/api/v1/metrics/stats", GET),

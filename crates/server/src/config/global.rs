@@ -1,6 +1,6 @@
 //! The section `global`, with Prometheus' defaults and checks.
 
-use collect::Protocol;
+use collect::{Escaping, Protocol};
 
 use super::fields::{Fields, Problems};
 use super::rule_file::Inherited;
@@ -27,13 +27,17 @@ pub struct Global {
     pub rule_query_offset_ms: i64,
 }
 
-/// Options of histograms that `global` and `scrape_configs` share.
+/// Options of histograms and of names that `global` and `scrape_configs` share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Histograms {
     /// `scrape_native_histograms`
     pub native: bool,
     /// `always_scrape_classic_histograms`
     pub always_classic: bool,
+    /// `metric_name_validation_scheme: legacy`
+    pub legacy_names: bool,
+    /// `metric_name_escaping_scheme`; `None` follows from the validation.
+    pub escaping: Option<Escaping>,
 }
 
 /// Limits that `global` and `scrape_configs` share; 0 means none.
@@ -157,28 +161,31 @@ pub fn read_histogram_and_name_options(
             problems.not_yet(fields.place_of(key), key, fields.what());
         }
     }
-    let histograms = Histograms {
+    let legacy = fields.parsed("metric_name_validation_scheme", problems, |word| match word {
+        "" => Ok(None),
+        "utf8" => Ok(Some(false)),
+        "legacy" => Ok(Some(true)),
+        _ => Err(format!("unknown scheme {word:?}, must be one of utf8, legacy")),
+    });
+    let escaping = fields.parsed("metric_name_escaping_scheme", problems, |word| match word {
+        "" => Ok(None),
+        _ => Escaping::parse(word).map(Some).ok_or_else(|| {
+            let all: Vec<&str> = Escaping::ALL.into_iter().map(Escaping::as_str).collect();
+            format!("unknown scheme {word:?}, must be one of {}", all.join(", "))
+        }),
+    });
+    let legacy_names = legacy.flatten().unwrap_or(inherited.legacy_names);
+    let escaping = escaping.flatten().or(inherited.escaping);
+    if legacy_names && escaping == Some(Escaping::AllowUtf8) {
+        let text = "metric_name_escaping_scheme: allow-utf-8 does not go with metric_name_validation_scheme: legacy";
+        problems.error(fields.place_of("metric_name_escaping_scheme"), text);
+    }
+    Histograms {
         native: fields.bool("scrape_native_histograms", problems).unwrap_or(inherited.native),
         always_classic: fields.bool("always_scrape_classic_histograms", problems).unwrap_or(inherited.always_classic),
-    };
-    let schemes = [
-        ("metric_name_validation_scheme", "utf8", &["legacy"][..]),
-        ("metric_name_escaping_scheme", "allow-utf-8", &["underscores", "dots", "values"][..]),
-    ];
-    for (key, served, later) in schemes {
-        match fields.string(key, problems).as_deref() {
-            None | Some("") => {}
-            Some(word) if word == served => {}
-            Some(word) if later.contains(&word) => {
-                problems.not_yet(fields.place_of(key), &format!("{key}: {word}"), fields.what());
-            }
-            Some(word) => {
-                let all = [&[served][..], later].concat().join(", ");
-                problems.error(fields.place_of(key), format!("{key}: unknown scheme {word:?}, must be one of {all}"));
-            }
-        }
+        legacy_names,
+        escaping,
     }
-    histograms
 }
 
 fn read_external_labels(fields: &mut Fields<'_>, problems: &mut Problems) -> Vec<(String, String)> {

@@ -8,10 +8,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use collect::TargetSpec;
 use rules::GroupDefinition;
 
 use super::alerting::{self, Alerting};
+use super::collectors;
 use super::fields::{Fields, Problems, Severity};
+use super::filters::{self, ConfiguredFilters};
 use super::global::{self, Global};
 use super::otlp;
 use super::rule_file::{self, Inherited};
@@ -40,6 +43,10 @@ pub struct Config {
     pub rules: Vec<GroupDefinition>,
     /// `alerting`.
     pub alerting: Alerting,
+    /// `quiver.collectors`.
+    pub collectors: Vec<TargetSpec>,
+    /// `quiver.filters`.
+    pub filters: ConfiguredFilters,
     /// `quiver`.
     pub settings: SettingsText,
     /// The whole, printed anew, without secrets.
@@ -118,6 +125,10 @@ pub fn load_text(text: &str, path: &Path, allow_unsupported: bool) -> Result<Con
         let more = read_root(root, folder(path), &mut config, &mut problems);
         found.take(path, problems);
         read_more_jobs(&more.jobs, &mut config, &mut found);
+        let mut problems = Problems::default();
+        config.collectors = collectors::read(root, folder(path), &mut problems);
+        config.filters = filters::read(root, &mut config.jobs, &mut config.collectors, &mut problems);
+        found.take(path, problems);
         config.rules = read_rules(&more.rules, config.global.inherited(), &mut found);
         config.printed = super::print::without_secrets(root);
     }

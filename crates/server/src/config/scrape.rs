@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use collect::{HttpSettings, OnExceed, Protocol, ScrapeJob, ScrapeLimits};
+use collect::{Escaping, HttpSettings, OnExceed, Protocol, ScrapeJob, ScrapeLimits};
 use discover::Mechanism;
 
 use super::fields::{Fields, Problems};
@@ -99,6 +99,8 @@ fn read_times(fields: &mut Fields<'_>, job: &mut ScrapeJob, global: &Global, pro
 fn read_protocols(fields: &mut Fields<'_>, job: &mut ScrapeJob, global: &Global, problems: &mut Problems) {
     let of = format!(" for {}", fields.what());
     let histograms = global::read_histogram_and_name_options(fields, global.histograms, problems);
+    let plain = if histograms.legacy_names { Escaping::Underscores } else { Escaping::AllowUtf8 };
+    (job.legacy_names, job.escaping) = (histograms.legacy_names, histograms.escaping.unwrap_or(plain));
     (job.native_histograms, job.always_classic_histograms) = (histograms.native, histograms.always_classic);
     let own = global::read_protocols(fields, &of, problems);
     match own.or_else(|| global.protocols.clone()).filter(|p| !p.is_empty()) {

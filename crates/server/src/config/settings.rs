@@ -352,6 +352,8 @@ pub fn read(node: &Node, dir: &Path, problems: &mut Problems) -> SettingsText {
     if let Some(node) = fields.get("events") {
         text.events = announce::read(node, dir, problems);
     }
+    // Read with the jobs, see `config/filters.rs` and `config/collectors.rs`.
+    fields.ignore(&["filters", "collectors"]);
     if let Some(node) = fields.get("query") {
         read_query(node, &mut text.query, problems);
     }

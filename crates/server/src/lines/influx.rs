@@ -116,6 +116,16 @@ pub fn read(
     Ok(read)
 }
 
+/// Reads lines that must all be right, with times in nanoseconds.
+pub fn influx_to_batch(body: &[u8], now_ms: i64, samples_max: usize) -> Result<Batch, String> {
+    let mut batch = Batch::default();
+    let found = read(body, "", Precision::Nanoseconds, now_ms, samples_max, &mut batch)?;
+    match found.errors.first() {
+        Some(error) => Err(format!("line protocol: {error}")),
+        None => Ok(batch),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

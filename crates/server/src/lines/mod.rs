@@ -17,6 +17,7 @@ mod stats;
 mod statsd;
 mod table;
 
+pub use influx::influx_to_batch;
 pub use influx_http::{Influx, router};
 pub use sockets::{Lines, LinesParts, ListenError};
 pub use stats::render as render_lines;

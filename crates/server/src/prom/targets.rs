@@ -25,6 +25,7 @@ fn pool(spec: &TargetSpec) -> &str {
     match &spec.origin {
         TargetOrigin::Rest => &spec.source_id,
         TargetOrigin::Discovery { job } => job,
+        TargetOrigin::Collector { name } => name,
     }
 }
 

@@ -12,7 +12,10 @@ pub mod body;
 pub mod completeness;
 pub mod custom;
 pub mod events_api;
+pub mod explain;
 pub mod fields;
+pub mod filters;
+mod first_scrape;
 pub mod following;
 pub mod integrity;
 pub mod metric;
@@ -82,6 +85,8 @@ pub struct RestParts {
     pub observer: Arc<Observer>,
     /// Knows who was refused what.
     pub rejections: Arc<Rejections>,
+    /// Gives the type that is known of a metric.
+    pub type_of_metric: Arc<dyn Fn(&str) -> model::MetricType + Send + Sync>,
     /// Gives the ledger since the data directory was made.
     pub totals: Arc<dyn Fn() -> Counts + Send + Sync>,
     /// The ledger by target and over time.
@@ -185,6 +190,7 @@ impl Rest {
                 source_id: &registration.source_id,
                 method: registration.method,
                 settings: registration.push,
+                filters: registration.filters.set(),
                 enabled: registration.enabled,
                 health,
             };
@@ -305,6 +311,8 @@ where
         .route(&path("/targets/{target_id}/scrape"), post(targets_change::scrape))
         .route(&path("/targets/{target_id}/restore"), post(targets_change::restore))
         .route(&path("/targets/{target_id}/rejections"), get(rejections::rejections))
+        .route(&path("/targets/{target_id}/explain"), get(explain::explain))
+        .route(&path("/targets/{target_id}/filters"), get(explain::filters))
         .route(&path("/custom"), post(custom::custom))
         .route(&path("/query"), get(query::query).post(query::query))
         .route(&path("/stats"), get(stats::stats))

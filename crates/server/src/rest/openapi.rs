@@ -6,7 +6,7 @@ use http::{HeaderValue, header};
 use utoipa::OpenApi;
 
 use super::{
-    custom, events_api, integrity, problem, query, rejections, sd, stats, target_json, targets, targets_change,
+    custom, events_api, explain, integrity, problem, query, rejections, sd, stats, target_json, targets, targets_change,
 };
 
 /// The document of the REST API.
@@ -29,6 +29,8 @@ use super::{
         targets_change::restore,
         targets_change::dry_run,
         rejections::rejections,
+        explain::explain,
+        explain::filters,
         custom::custom,
         query::query,
         stats::stats,
@@ -55,6 +57,8 @@ use super::{
         target_json::ScrapeReport,
         target_json::DeletionResult,
         rejections::TargetRejections,
+        explain::Explanation,
+        explain::FilterReport,
         custom::Metric,
         custom::IngestionResult,
         stats::CollectionStats,

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use collect::{ScrapeError, ScrapeErrorKind, TargetOrigin, TargetStatus};
+use model::filter::FilterSet;
 use model::{Append, AppendDone, Batch, CollectionMethod, CollectionReport, Health, Labels, Origin, Recall, SeriesId};
 use parking_lot::RwLock;
 use serde_json::{Value, json};
@@ -119,6 +120,7 @@ struct Known {
     source_id: String,
     method: CollectionMethod,
     settings: PushSettings,
+    filters: Arc<FilterSet>,
     enabled: bool,
     /// What the catalog was told last.
     told: Health,
@@ -165,6 +167,8 @@ pub struct PushTarget<'a> {
     pub method: CollectionMethod,
     /// How often.
     pub settings: PushSettings,
+    /// Which series are kept, with which labels.
+    pub filters: Arc<FilterSet>,
     /// Whether pushes count.
     pub enabled: bool,
     /// What the catalog knows of its health.
@@ -209,6 +213,7 @@ impl PushTargets {
             source_id: target.source_id.to_owned(),
             method: target.method,
             settings: target.settings,
+            filters: target.filters,
             enabled: target.enabled,
             told: target.health,
             pushed: before.as_ref().and_then(|b| b.pushed.clone()),
@@ -282,6 +287,17 @@ impl PushTargets {
             }
         }
         changed
+    }
+
+    /// Gives the filters of what a source sends: those of its first target that is switched on.
+    pub fn filters(&self, method: CollectionMethod, source_id: &str) -> Option<Arc<FilterSet>> {
+        let inner = self.0.read();
+        if inner.targets.is_empty() {
+            return None;
+        }
+        let ids = inner.by_source.get(&(method, source_id.to_owned()))?;
+        let known = ids.iter().filter_map(|id| inner.targets.get(id)).find(|known| known.enabled)?;
+        Some(known.filters.clone()).filter(|set| !set.is_empty())
     }
 
     /// Gives how long the groups of a source live that does not say so itself; 0 is for ever.
@@ -403,6 +419,7 @@ mod tests {
             source_id: "batch",
             method: CollectionMethod::PushGateway,
             settings: PushSettings { expected_interval_ms: 1_000, ttl_ms: 5_000 },
+            filters: Arc::default(),
             enabled,
             health: Health::Unknown,
         }

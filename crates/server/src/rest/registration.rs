@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::address::{self, ScrapeUrl, UrlParts};
 use super::auth_config::{AuthConfig, is_secret_header};
 use super::fields::{Fields, Issues, Severity, join};
+use super::filters::Filters;
 use super::problem::Problem;
 use super::protocols::Formats;
 use super::push_targets::{self, PushSettings};
@@ -69,6 +70,8 @@ pub struct Registration {
     pub scrape: Option<ScrapeSettings>,
     /// How a source pushes that is not scraped.
     pub push: PushSettings,
+    /// Which series are kept, with which labels.
+    pub filters: Filters,
     /// Limits of one scrape.
     pub limits: Limits,
     /// How long samples are kept.
@@ -153,7 +156,7 @@ impl Registration {
             "source_type": self.source_type,
             "labels": self.labels,
             "scrape_config": self.scrape.as_ref().map_or(Value::Null, ScrapeSettings::normal),
-            "filters": [],
+            "filters": self.filters.normal(),
             "retention_policy": self.retention.as_ref().map_or(Value::Null, Policy::to_value),
             "limits": self.limits_json(),
             "enabled": self.enabled,
@@ -233,6 +236,7 @@ impl Registration {
         spec.timeout_ms = s.timeout_ms;
         spec.honor_labels = s.honor_labels;
         spec.honor_timestamps = s.honor_timestamps;
+        spec.filters = self.filters.set();
         spec.limits = self.scrape_limits(s);
         spec.http = Arc::new(http);
         spec.enabled = self.enabled;
@@ -300,7 +304,7 @@ fn read_request(body: &Value, issues: &mut Issues, policy: &AddressPolicy) -> Op
     let source_type = f.word("source_type", &SOURCES).unwrap_or("APPLICATION");
     let labels = f.strings("labels").unwrap_or_default();
     let labels = check_labels(&mut f, labels);
-    f.not_yet("filters", "filters are");
+    let filters = Filters::read(&mut f, &labels);
     let limits = read_limits(&mut f);
     let retention = Policy::read(&mut f);
     let enabled = f.boolean("enabled").unwrap_or(true);
@@ -335,6 +339,7 @@ fn read_request(body: &Value, issues: &mut Issues, policy: &AddressPolicy) -> Op
         labels,
         scrape,
         push,
+        filters,
         limits,
         retention,
         enabled,
@@ -636,6 +641,7 @@ mod tests {
             b["retention_policy"] =
                 json!({"raw": "30d", "match": [{"selector": "up", "raw_ms": 1000}], "on_delete": "PURGE"});
             b["limits"] = json!({"max_series": 10, "on_exceed": "fail"});
+            b["filters"] = json!([{"action": "drop", "match": "up"}, {"action": "HASH_LABEL", "labels": ["a"]}]);
         })
         .expect("fine");
         assert_eq!(Registration::read(&r.normal(), true, &policy).expect("reads back"), r);
@@ -679,7 +685,6 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_said_with_its_pointer() {
-        refused(501, "not_yet", "/filters", |b| b["filters"] = json!([{"action": "DROP"}]));
         refused(400, "missing_field", "/retention_policy/rollups/0/after", |b| {
             b["retention_policy"] = json!({"rollups": [{"resolution": "5m", "keep": "90d"}]})
         });

@@ -4,13 +4,21 @@ use std::collections::BTreeMap;
 
 use catalog::Target;
 use collect::{ScrapeOutcome, TargetOrigin, TargetSpec, TargetStatus};
+use model::filter::FilterSet;
 use model::{Counts, Health, MetricType, Refusal};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::auth_config::redacted;
+use super::explain::FilterReport;
 use super::time;
+
+/// Series that collide which are shown.
+const COLLISIONS_MAX: usize = 20;
+const DAY_MS: u64 = 86_400_000;
+/// What samples of a real node exporter take once blocks are merged, see `docs/bench`.
+const BYTES_PER_100_SAMPLES: u64 = 80;
 
 /// The specification's MetricTarget, with what users of Prometheus miss without.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -72,6 +80,9 @@ pub struct MetricTarget {
     /// As accepted.
     #[schema(value_type = Object)]
     pub limits: Value,
+    /// In their normal form.
+    #[schema(value_type = Vec<Object>)]
+    pub filters: Value,
     /// As accepted.
     #[schema(value_type = Object)]
     pub retention_policy: Value,
@@ -120,6 +131,7 @@ impl MetricTarget {
             version: target.version,
             scrape_config: redacted(&spec.scrape_config),
             limits: spec.limits.clone(),
+            filters: spec.filters.clone(),
             retention_policy: spec.retention_policy.clone(),
             damage: target.damage.clone(),
             first_scrape: None,
@@ -160,6 +172,7 @@ impl MetricTarget {
             version: 1,
             scrape_config: discovered_config(spec),
             limits: Value::Null,
+            filters: Value::Array(Vec::new()),
             retention_policy: Value::Null,
             damage: None,
             first_scrape: None,
@@ -187,6 +200,7 @@ pub fn origin_text(origin: &TargetOrigin) -> String {
     match origin {
         TargetOrigin::Rest => "api".to_owned(),
         TargetOrigin::Discovery { job } => format!("discovery:{job}"),
+        TargetOrigin::Collector { name } => format!("collector:{name}"),
     }
 }
 
@@ -245,16 +259,67 @@ pub struct ScrapeReport {
     pub series_by_type: BTreeMap<String, u64>,
     /// Labels with the most values.
     pub top_labels: Vec<TopLabel>,
+    /// What each filter did to the series of the body.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<FilterReport>,
+    /// Series that filters make the same as others; they are refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub collisions: Vec<String>,
+    /// What there is to know about series that are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
     /// Where the body is not what its content type says.
     pub parse_errors: Vec<ParseErrorJson>,
     /// What became of the samples.
     pub balance: Balance,
     /// The address that was connected to.
     pub address: Option<String>,
+    /// Who answered over TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsPeerJson>,
+    /// What the target will make in a day, at its interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projected: Option<Projection>,
+    /// Targets whose series have the same labels: what both expose is one series, written by both.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<String>,
     /// Redirects followed.
     pub redirects: u32,
     /// Whether an open connection was used again.
     pub connection_reused: bool,
+}
+
+/// The certificate of a target.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct TlsPeerJson {
+    /// Common name of its subject.
+    pub subject: String,
+    /// Common name of its issuer.
+    pub issuer: String,
+    /// When it ends.
+    pub not_after: String,
+    /// Whole days until then; negative afterwards.
+    pub days_to_expiry: i64,
+    /// Such as `TLSv1_3`.
+    pub version: String,
+}
+
+/// What a target will make.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Projection {
+    /// Samples stored in a day.
+    pub samples_per_day: u64,
+    /// What they take on disk, roughly: it depends on the values.
+    pub bytes_per_day: u64,
+}
+
+impl Projection {
+    /// Reckons with the samples of one scrape.
+    pub fn of(samples: u64, interval_ms: u64) -> Projection {
+        let scrapes = DAY_MS / interval_ms.max(1);
+        let samples_per_day = samples.saturating_mul(scrapes);
+        Projection { samples_per_day, bytes_per_day: samples_per_day.saturating_mul(BYTES_PER_100_SAMPLES) / 100 }
+    }
 }
 
 /// A label and how many values it has.
@@ -314,6 +379,17 @@ fn by_type(list: &[(MetricType, u64)]) -> BTreeMap<String, u64> {
     list.iter().filter(|(_, n)| *n > 0).map(|(t, n)| (t.as_str().to_owned(), *n)).collect()
 }
 
+impl ScrapeReport {
+    /// Shows what a scrape came to, and what each filter did.
+    pub fn with_filters(outcome: &ScrapeOutcome, set: &FilterSet) -> ScrapeReport {
+        ScrapeReport {
+            filters: super::explain::report(&outcome.filters, set),
+            collisions: outcome.collisions.iter().take(COLLISIONS_MAX).map(ToString::to_string).collect(),
+            ..ScrapeReport::from(outcome)
+        }
+    }
+}
+
 impl From<&ScrapeOutcome> for ScrapeReport {
     fn from(o: &ScrapeOutcome) -> ScrapeReport {
         let parse_error = |e: &wire::ParseError| ParseErrorJson {
@@ -343,9 +419,21 @@ impl From<&ScrapeOutcome> for ScrapeReport {
             families_by_type: by_type(&o.families_by_type),
             series_by_type: by_type(&o.series_by_type),
             top_labels: o.top_labels.iter().map(|l| TopLabel { name: l.name.clone(), values: l.values }).collect(),
+            filters: Vec::new(),
+            collisions: Vec::new(),
+            advice: o.advice.clone(),
             parse_errors: o.parse_error.iter().map(parse_error).collect(),
             balance: Balance::from(&o.counts),
             address: o.address.map(|a| a.to_string()),
+            tls: o.peer.as_ref().map(|peer| TlsPeerJson {
+                subject: peer.subject.clone(),
+                issuer: peer.issuer.clone(),
+                not_after: time::to_text(peer.not_after_ms),
+                days_to_expiry: (peer.not_after_ms - o.scrape_ms).div_euclid(DAY_MS as i64),
+                version: peer.version.clone(),
+            }),
+            projected: None,
+            conflicts: Vec::new(),
             redirects: o.redirects,
             connection_reused: o.connection_reused,
         }

@@ -44,11 +44,11 @@ impl Rest {
         url
     }
 
-    /// Finds a target that discovery brought.
+    /// Finds a target that discovery or the configuration brought.
     pub(super) fn discovered(&self, target_id: &str) -> Option<(TargetSpec, TargetStatus)> {
         let status = self.collector.status(target_id)?;
         let spec = self.collector.spec(target_id)?;
-        matches!(spec.origin, TargetOrigin::Discovery { .. }).then_some((spec, status))
+        (spec.origin != TargetOrigin::Rest).then_some((spec, status))
     }
 }
 
@@ -130,7 +130,7 @@ pub async fn list(State(rest): State<Rest>, Query(params): Query) -> Result<Resp
         shown.push(rest.show(target, by_id.get(target.spec.target_id.as_str()).copied()));
     }
     for status in statuses.iter().filter(|s| past(&s.target_id)) {
-        if let TargetOrigin::Discovery { .. } = status.origin
+        if status.origin != TargetOrigin::Rest
             && let Some(spec) = rest.collector.spec(&status.target_id)
         {
             shown.push(MetricTarget::discovered(&spec, status, &rest.node));

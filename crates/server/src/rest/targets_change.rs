@@ -53,7 +53,9 @@ pub struct MetricCollectionRequest {
     /// `degraded`, and its pushed groups end; 0 is for ever. 5 intervals when absent.
     #[schema(value_type = Option<Object>)]
     push_config: Option<Value>,
-    /// Not built yet: must be empty.
+    /// An ordered list of `{"action": "KEEP|DROP|DROP_LABEL|RENAME_LABEL|HASH_LABEL|AGGREGATE_AWAY", "match": selector, "types",
+    /// "labels", "to", "modulus", "function", "note"}` or `{"relabel": rule or rules}`; the first KEEP or DROP that accepts a series
+    /// decides, the others all run in order.
     #[schema(value_type = Option<Vec<Object>>)]
     filters: Option<Vec<Value>>,
     /// `{"raw": "15d"}` or `"15d"`.
@@ -246,7 +248,7 @@ impl Rest {
             false => None,
         };
         let mut shown = self.show(&target, self.status_of(target_id).as_ref());
-        shown.first_scrape = first.as_ref().map(ScrapeReport::from);
+        shown.first_scrape = first.as_ref().map(|first| self.first_report(registration, first));
         if existing.is_some() {
             return Ok(with_etag(Json(shown).into_response(), target.version));
         }
@@ -271,6 +273,7 @@ fn conflict(old: &Target, new: &Value) -> Problem {
         "source_type",
         "labels",
         "scrape_config",
+        "filters",
         "limits",
         "retention_policy",
         "enabled",
@@ -322,7 +325,7 @@ async fn dry_run_of(rest: &Rest, registration: &Registration) -> Result<Response
     shown.scrape_duration_ms = outcome.duration_ms as f64;
     shown.samples_scraped = outcome.samples;
     shown.last_error = outcome.error.as_ref().map(|e| e.message.clone());
-    shown.first_scrape = Some(ScrapeReport::from(&outcome));
+    shown.first_scrape = Some(rest.first_report(registration, &outcome));
     shown.created_at = None;
     shown.updated_at = None;
     shown.version = 0;
@@ -415,6 +418,7 @@ impl Rest {
         let patch = TargetPatch {
             enabled: Some(new.enabled),
             labels: Some(new.labels),
+            filters: Some(new.filters),
             limits: Some(new.limits),
             retention_policy: Some(new.retention_policy),
             source_type: Some(new.source_type),
@@ -484,7 +488,10 @@ pub async fn scrape(State(rest): State<Rest>, Path(target_id): Path<String>) -> 
         return Err(Problem::new(StatusCode::CONFLICT, "disabled", detail));
     }
     match rest.collector.scrape_now(&target_id).await {
-        Some(outcome) => Ok(Json(ScrapeReport::from(&outcome)).into_response()),
+        Some(outcome) => {
+            let set = rest.collector.spec(&target_id).map(|spec| spec.filters).unwrap_or_default();
+            Ok(Json(ScrapeReport::with_filters(&outcome, &set)).into_response())
+        }
         None => Err(no_target(&target_id)),
     }
 }

@@ -148,6 +148,7 @@ impl World {
         let counted = Arc::clone(&store);
         let purges = Arc::new(parking_lot::Mutex::new(Vec::new()));
         let rest = Rest::new(RestParts {
+            type_of_metric: Arc::new(|_| model::MetricType::Unknown),
             node: "n1".into(),
             catalog,
             events,

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use collect::Sums;
 use model::Append;
 use store::Store;
 use sys::Clock;
 
 use super::unpublished::Noting;
+use crate::filtering::{Filtered, SourceFilters};
 use crate::observe::Observer;
 use crate::rejections::{Noted, Rejections};
 use crate::rest::push_targets::Attributed;
@@ -19,6 +21,8 @@ pub(super) struct Doors<'a> {
     pub(super) observer: &'a Observer,
     pub(super) intake: &'a Arc<Intake>,
     pub(super) clock: &'a Arc<dyn Clock>,
+    pub(super) filters: &'a Arc<SourceFilters>,
+    pub(super) sums: &'a Arc<Sums>,
 }
 
 impl Doors<'_> {
@@ -30,6 +34,9 @@ impl Doors<'_> {
         let metered: Arc<dyn Append> = Arc::new(Metered::new(tapped, self.intake.clone()));
         let rejections = Arc::new(Rejections::new(Some(self.store.clone())));
         let append: Arc<dyn Append> = Arc::new(Noted::new(metered, rejections.clone(), self.clock.clone()));
+        let (filters, sums) = (self.filters.clone(), self.sums.clone());
+        let append: Arc<dyn Append> =
+            Arc::new(Filtered::new(append, filters, sums, self.store.clone(), self.clock.clone()));
         let append: Arc<dyn Append> = Arc::new(Attributed::new(append, self.observer.push_targets().clone()));
         (append, tap, rejections)
     }

@@ -67,6 +67,14 @@ impl Jobs {
         self.refresh(names).await;
     }
 
+    /// Puts the custom collectors of a configuration in force.
+    pub fn set_collectors(&self, mut specs: Vec<TargetSpec>) {
+        for spec in &mut specs {
+            spec.enabled = !(self.is_muted)(&spec.target_id);
+        }
+        self.collector.set_collectors(specs);
+    }
+
     /// Follows discovery until the server stops.
     pub async fn follow(self: Arc<Jobs>, mut stop: watch::Receiver<bool>) {
         loop {

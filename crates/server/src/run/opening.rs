@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use catalog::Catalog;
+use collect::Sums;
 use events::EventLog;
 use model::{Counts, StreamMark};
 use parking_lot::Mutex;
@@ -17,6 +18,7 @@ use super::parts::Opening;
 use super::reload::Reloader;
 use super::retention::Keeper;
 use crate::access::vault::Vault;
+use crate::filtering::{self, SumsFile};
 use crate::memory::MemoryPlan;
 use crate::prom::{QueryLimits, RuntimeInfo, WriteLimits};
 use crate::push::{Folder, Group, PushLimits};
@@ -65,6 +67,23 @@ impl Opening {
             tracing::error!("damage found: {damage}");
         }
         Ok((store, recovery))
+    }
+
+    /// Reads what filters added up in earlier lives.
+    pub(super) async fn open_sums(
+        &self,
+        dir: &Path,
+        store: &Arc<Store>,
+        now: &Arc<dyn Fn() -> i64 + Send + Sync>,
+    ) -> Result<(Arc<Sums>, Arc<SumsFile>), RunError> {
+        let sums = filtering::sums(store.clone(), now.clone());
+        let (dir, read_into) = (dir.to_owned(), sums.clone());
+        let opened = tokio::task::spawn_blocking(move || SumsFile::open(Arc::new(RealFs), &dir, read_into));
+        let (file, trouble) = opened.await.map_err(|_| RunError::Bug)?;
+        if let Some(trouble) = trouble {
+            tracing::error!("damage found: {trouble}");
+        }
+        Ok((sums, Arc::new(file)))
     }
 
     /// Brings the targets' retention into the store before anybody can ask.

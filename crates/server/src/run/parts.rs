@@ -28,6 +28,7 @@ use crate::access::Access;
 use crate::alerting::{Groups, HostParts, Notifier, StoreHost};
 use crate::announce::Announcer;
 use crate::config::{Config, Settings};
+use crate::filtering::{self, SourceFilters, SumsFile};
 use crate::lines::{Influx, Lines, LinesParts};
 use crate::memory::{Memory, MemoryPlan};
 use crate::net::NetStats;
@@ -70,6 +71,7 @@ pub struct Parts {
     lines: Lines,
     positions: Arc<Positions>,
     announcer: Arc<Announcer>,
+    sums_file: Arc<SumsFile>,
     clock: Arc<dyn Clock>,
 }
 
@@ -98,14 +100,26 @@ impl Opening {
         let keeper = self.open_keeper(&store, &catalog).await?;
         let intake = Arc::new(Intake::default());
         let observer = Arc::new(Observer::new(catalog.clone(), events.clone()));
-        let doors = Doors { store: &store, observer: &observer, intake: &intake, clock: &clock };
+        let filters = Arc::new(SourceFilters::new(observer.push_targets().clone()));
+        let (sums, sums_file) = self.open_sums(&dir, &store, &now).await?;
+        let doors = Doors {
+            store: &store,
+            observer: &observer,
+            intake: &intake,
+            clock: &clock,
+            filters: &filters,
+            sums: &sums,
+        };
         let (append, tap, rejections) = doors.open();
         let batch_ids = Arc::new(BatchIds::new(self.settings.node.clone()));
         let pushed: Pushed = {
             let observer = observer.clone();
             Arc::new(move |report| observer.pushed(report))
         };
-        let collector = Arc::new(Collector::new(append.clone(), observer.clone(), batch_ids.clone()));
+        let collector = {
+            let (append, observer, ids) = (append.clone(), observer.clone(), batch_ids.clone());
+            Arc::new(Collector::with_sums(append, observer, ids, clock.clone(), sums))
+        };
         let queries = QueryService::new(store.clone(), self.query_limits(), now.clone());
         let queries = queries.with_memory(memory.queries.clone());
         let rest = Rest::new(RestParts {
@@ -117,6 +131,10 @@ impl Opening {
             batch_ids: batch_ids.clone(),
             observer: observer.clone(),
             rejections: rejections.clone(),
+            type_of_metric: {
+                let store = store.clone();
+                Arc::new(move |name: &str| filtering::type_of(&*store, name))
+            },
             totals: source(&store, |store| store.totals().0),
             ledger: store.clone(),
             now: now.clone(),
@@ -162,6 +180,7 @@ impl Opening {
             notifier: notifier.clone(),
             otlp: Arc::clone(&otlp_options),
             external_labels: external_labels.clone(),
+            filters,
         };
         let reloader = Arc::new(Reloader::new(options, settings, in_force, now.clone()));
         let gateway = Gateway::new(GatewayParts {
@@ -286,7 +305,7 @@ impl Opening {
         tokio::spawn(notifier.run(self.stop.clone()));
         let unpublished = observer.unpublished().clone();
         tokio::spawn(uploads.clone().work(self.stop.clone()));
-        let tables = Tables { positions: positions.clone(), uploads: uploads.clone() };
+        let tables = Tables { positions: positions.clone(), uploads: uploads.clone(), sums: sums_file.clone() };
         {
             let (events, unpublished, tables) = (events.clone(), unpublished.clone(), tables.clone());
             store.before_cut(move || secure_events(&events, &unpublished).and_then(|()| tables.save()));
@@ -325,6 +344,7 @@ impl Opening {
             lines,
             positions,
             announcer,
+            sums_file,
             clock,
         })
     }
@@ -347,6 +367,10 @@ impl Parts {
         let positions = self.positions.clone();
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || positions.save()).await {
             tracing::error!("how far streams have come: {error}; the store's log has it");
+        }
+        let sums_file = self.sums_file.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || sums_file.save_now()).await {
+            tracing::error!("what filters added up: {error}; it goes on from what is stored");
         }
         let events = self.events.clone();
         let synced = tokio::task::spawn_blocking(move || events.sync()).await;

@@ -10,6 +10,7 @@ use super::{Options, RunError, load};
 use crate::access::Access;
 use crate::alerting::{Groups, Notifier};
 use crate::config::{Config, LoadError, Settings};
+use crate::filtering::SourceFilters;
 
 /// Knows the configuration in force and how to replace it.
 pub struct Reloader {
@@ -31,6 +32,7 @@ pub struct InForce {
     pub notifier: Arc<Notifier>,
     pub otlp: Arc<ArcSwap<wire::otlp::Options>>,
     pub external_labels: Arc<ArcSwap<Vec<(String, String)>>>,
+    pub filters: Arc<SourceFilters>,
 }
 
 /// How the last reading went.
@@ -117,6 +119,8 @@ impl Reloader {
         let deltas = wire::otlp::Deltas::Mark;
         parts.otlp.store(Arc::new(wire::otlp::Options { deltas, ..config.otlp }));
         parts.external_labels.store(Arc::new(config.global.external_labels));
+        parts.filters.configure(config.filters.sources);
+        parts.jobs.set_collectors(config.collectors);
         parts.jobs.apply(config.jobs).await;
         parts.notifier.apply(config.alerting).await;
         parts.groups.apply(config.rules).await;

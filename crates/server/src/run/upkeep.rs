@@ -12,6 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::retention::Keeper;
 use super::unpublished::Unpublished;
+use crate::filtering::SumsFile;
 use crate::stream::Positions;
 use crate::upload::Uploads;
 
@@ -29,11 +30,13 @@ const MERGE_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Tables {
     pub(super) positions: Arc<Positions>,
     pub(super) uploads: Uploads,
+    pub(super) sums: Arc<SumsFile>,
 }
 
 impl Tables {
     pub(super) fn save(&self) -> Result<(), String> {
-        self.positions.save().and_then(|()| self.uploads.save_all()).map_err(|e| e.to_string())
+        let saved = self.positions.save().and_then(|()| self.uploads.save_all());
+        saved.and_then(|()| self.sums.save()).map_err(|e| e.to_string())
     }
 }
 
