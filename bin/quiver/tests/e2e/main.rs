@@ -8,8 +8,10 @@ mod admin;
 mod announce;
 mod backing;
 mod bad_input;
+mod collectors;
 mod differential;
 mod exploding;
+mod filters;
 mod hostile;
 mod kill;
 mod lines;
@@ -27,6 +29,7 @@ mod readme;
 #[path = "../../../../tests/support/redis.rs"]
 mod redis;
 mod remote;
+mod remote_senders;
 mod remote_v2;
 mod rules;
 mod selftest;
