@@ -70,7 +70,7 @@ fn collectors_that_are_wrong_stop_the_start_with_their_place() {
         "quiver.yml:4:",
         "quiver.yml:5:",
         "there is no shell",
-        "exec or http_json",
+        "one of exec, http_json and sql",
         "no scrape job and no collector",
         "/filters/0/action",
     ] {
