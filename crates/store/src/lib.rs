@@ -37,6 +37,7 @@ mod select;
 mod series_log;
 mod stats;
 mod store;
+mod tabular;
 mod wal;
 
 pub use accounts::{AccountReport, Durability, HOLES_MAX, Hole, HoleCause, SlotCounts};
@@ -44,9 +45,9 @@ pub use admin::Doomed;
 pub use admission::{AdmissionLimits, AdmissionStats, Full, OwnerStats};
 pub use attrs::SeriesAttrs;
 pub use blocks::{
-    Balance, BlockFolder, BlockInfo, BlockInput, BlockSet, BlockSettings, BlockTotals, HeadOnly, Imported, Manifest,
-    Pace, RetentionRules, RollupRule, SelectorRule, TargetRule, export_blocks, import_block, list_blocks, restore,
-    verify_block,
+    Balance, BlockFiles, BlockFolder, BlockInfo, BlockInput, BlockSet, BlockSettings, BlockTotals, HeadOnly,
+    HiddenRows, Imported, Manifest, Pace, RetentionRules, RollupRule, SelectorRule, TargetRule, export_blocks,
+    import_block, list_blocks, restore, verify_block,
 };
 pub use config::{LabelLimits, OpenError, StoreConfig};
 pub use exemplars::Exemplar;
@@ -57,3 +58,4 @@ pub use recover::Recovery;
 pub use scrub::ScrubState;
 pub use stats::StoreStats;
 pub use store::Store;
+pub use tabular::{HeadRow, Tabular};

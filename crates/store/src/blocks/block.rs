@@ -75,6 +75,10 @@ pub struct Block {
     pub shared: Arc<Shared>,
     /// It is past the retention, and its files may be gone.
     pub removed: AtomicBool,
+    /// All bytes of the file of series had their checksums; see `tables.rs`.
+    pub sound_series: AtomicBool,
+    /// The same of the samples, or of a roll-up's stretches.
+    pub sound_rows: AtomicBool,
 }
 
 /// The samples file, open.
@@ -92,7 +96,8 @@ pub struct OpenHistograms {
 impl Block {
     /// Takes a block whose manifest was read.
     pub fn new(shared: Arc<Shared>, path: PathBuf, manifest: Manifest) -> Block {
-        Block { manifest, path, shared, removed: AtomicBool::new(false) }
+        let unknown = || AtomicBool::new(false);
+        Block { manifest, path, shared, removed: unknown(), sound_series: unknown(), sound_rows: unknown() }
     }
 
     /// Gives its number.

@@ -31,7 +31,7 @@ use super::reader::BlockReader;
 use super::removal::Leaving;
 use super::view::write_view;
 use super::writer::{BlockWriter, UNFINISHED, parse_folder_name, span};
-use super::{BlockInfo, BlockInput, BlockSet, BlockTotals};
+use super::{BlockInfo, BlockInput, BlockSet, BlockTables, BlockTotals, TablesOf};
 use crate::admin::Doomed;
 
 const DAMAGED: &str = "damaged";
@@ -461,6 +461,10 @@ impl BlockSet for BlockFolder {
             format!("older samples are answered from roll-ups: first, last, least and greatest of each {text}")
         };
         resolutions.iter().map(note).collect()
+    }
+
+    fn tables(&self, range: TimeRange, of: TablesOf) -> Result<BlockTables, SelectError> {
+        self.files_in(range, of)
     }
 
     fn totals(&self) -> BlockTotals {

@@ -24,6 +24,7 @@ mod reader;
 mod removal;
 mod rolling;
 mod rollup;
+mod tables;
 mod verify;
 mod view;
 mod writer;
@@ -38,6 +39,7 @@ pub use manifest::{Balance, Manifest};
 pub use masks::{RetentionRules, RollupRule, SelectorRule, TargetRule};
 pub use offline::{Imported, export_blocks, import_block, list_blocks, restore, verify_block};
 pub use pace::Pace;
+pub use tables::{BlockFiles, BlockTables, HiddenRows, TablesOf};
 pub use verify::{Verified, scrub_block};
 pub use writer::parse_folder_name;
 
@@ -158,6 +160,11 @@ pub trait BlockSet: Send + Sync {
     /// Gives what blocks there are, in order of their windows.
     fn infos(&self) -> Vec<BlockInfo> {
         Vec::new()
+    }
+
+    /// Gives the blocks with samples in a range as files, and what to leave out of them.
+    fn tables(&self, _range: TimeRange, _of: TablesOf) -> Result<BlockTables, SelectError> {
+        Ok(BlockTables::none())
     }
 
     /// Says what a reader of the answer should know of where it comes from.
