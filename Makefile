@@ -4,7 +4,10 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/quiver/target
 export QUIVER_CACHE ?= $(HOME)/.cache/quiver
 
-.PHONY: run test check fmt lint unit compat bench bench-instructions soak deny help
+.PHONY: run test check analytics analytics-release fmt lint unit compat bench bench-instructions soak deny help
+
+analytics-release: ## the same, as it is put beside a quiver that is in use
+	scripts/analytics release
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -17,7 +20,12 @@ test: ## everything: set-up, format, lints, all tests with the real programs bes
 	@scripts/setup test
 	$(MAKE) --no-print-directory check
 
-check: fmt lint unit compat ## what a reviewer would run, without set-up
+check: fmt lint analytics unit compat ## what a reviewer would run, without set-up
+
+analytics: ## the process that answers SQL and works on tables (DuckDB, Polars): build and test it, cheaply compiled
+	scripts/analytics build
+	scripts/analytics test
+	scripts/analytics lint
 
 fmt: ## formatting
 	cargo fmt --all --check
