@@ -12,6 +12,7 @@ Examples:
   quiver targets add http://localhost:9100/metrics    scrape a node exporter
   quiver import old.csv                               bring samples of the past
   quiver query 'up'                                   ask what is there now
+  quiver sql 'SELECT metric_name, count(*) FROM metrics_ts GROUP BY 1'
   quiver query 'rate(node_cpu_seconds_total[5m])' --start 1h --step 1m
 
 Exit codes: 0 all went well, 1 it failed, 2 it was asked wrongly.";
@@ -38,6 +39,12 @@ pub enum Command {
     TestRules(TestRulesArgs),
     /// Ask a running server in PromQL
     Query(QueryArgs),
+    /// Ask a running server in SQL
+    Sql(SqlArgs),
+    /// Write the samples of a running server into a folder of Parquet, by hour, metric and source
+    Export(ExportArgs),
+    /// Report gaps, repetitions, NaN and ends in the samples of a running server
+    Quality(QualityArgs),
     /// List, add, remove or scrape targets of a running server
     Targets(TargetsArgs),
     /// List, verify, export or import the blocks of a data directory
@@ -112,6 +119,15 @@ pub struct ServeArgs {
     /// that are in go on [default: three fifths of the machine or control group]
     #[arg(long, value_name = "SIZE", env = "QUIVER_MEMORY")]
     pub memory: Option<String>,
+    /// The program that answers SQL [default: quiver-analytics beside this one, or in PATH]
+    #[arg(long, value_name = "PROGRAM", env = "QUIVER_ANALYTICS")]
+    pub analytics: Option<PathBuf>,
+    /// How long an SQL query may take [default: 30s]
+    #[arg(long = "sql.timeout", value_name = "DURATION", env = "QUIVER_SQL_TIMEOUT")]
+    pub sql_timeout: Option<String>,
+    /// Memory of one SQL query, in a process apart; at most two run at a time [default: 512MiB]
+    #[arg(long = "sql.memory", value_name = "SIZE", env = "QUIVER_SQL_MEMORY")]
+    pub sql_memory: Option<String>,
     /// Start although the file has keys that are not supported yet; they are ignored with a warning
     #[arg(long = "config.allow-unsupported", alias = "allow-unsupported")]
     pub allow_unsupported: bool,
@@ -270,6 +286,63 @@ pub struct QueryArgs {
     /// Where to ask
     #[command(flatten)]
     pub server: ServerArgs,
+}
+
+/// Flags of `sql`.
+#[derive(Args, Debug)]
+pub struct SqlArgs {
+    /// One SELECT over metrics_ts, stale_ts, series, targets, rollups and promql('...', start, end, step)
+    pub statement: String,
+    /// Write the answer as this instead of a table: json, csv, arrow or parquet
+    #[arg(long, value_name = "FORMAT", value_parser = ["json", "csv", "arrow", "parquet"])]
+    pub format: Option<String>,
+    /// Write the answer to a file
+    #[arg(long, value_name = "FILE", requires = "format")]
+    pub out: Option<PathBuf>,
+    /// Where to ask
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Which samples.
+#[derive(Args, Debug)]
+pub struct SamplesArgs {
+    /// Start: Unix seconds, RFC 3339, or a duration before now such as 1d
+    #[arg(long, value_name = "TIME", default_value = "1d", allow_hyphen_values = true)]
+    pub start: String,
+    /// End, not included
+    #[arg(long, value_name = "TIME", default_value = "now", allow_hyphen_values = true)]
+    pub end: String,
+    /// Only this metric; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub metric: Vec<String>,
+    /// The program that works on tables [default: quiver-analytics beside this one, or in PATH]
+    #[arg(long, value_name = "PROGRAM", env = "QUIVER_ANALYTICS")]
+    pub analytics: Option<PathBuf>,
+    /// Where to ask
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Flags of `export`.
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// An empty or new folder; hour=.../metric_hash=.../source_hash=.../*.parquet come into it
+    pub folder: PathBuf,
+    /// Which samples
+    #[command(flatten)]
+    pub samples: SamplesArgs,
+}
+
+/// Flags of `quality`.
+#[derive(Args, Debug)]
+pub struct QualityArgs {
+    /// Series to show, the worst first
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub worst: usize,
+    /// Which samples
+    #[command(flatten)]
+    pub samples: SamplesArgs,
 }
 
 /// Flags of `import`.

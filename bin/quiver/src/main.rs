@@ -11,8 +11,10 @@ mod integrity;
 mod progress;
 mod query;
 mod rules;
+mod samples;
 mod selftest;
 mod serve;
+mod sql;
 mod table;
 mod targets;
 mod token;
@@ -61,6 +63,9 @@ fn main() -> ExitCode {
         Command::CheckRules(args) => rules::existing(&args.files).and_then(|()| rules::check(&args)),
         Command::TestRules(args) => rules::existing(&args.files).and_then(|()| rules::test(&args)),
         Command::Query(args) => query::run(&args),
+        Command::Sql(args) => sql::run(&args),
+        Command::Export(args) => samples::export(&args),
+        Command::Quality(args) => samples::quality(&args),
         Command::Targets(args) => targets::run(&args),
         Command::Blocks(args) => blocks::run(&args),
         Command::Snapshot(args) => blocks::snapshot(&args),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use server::config::backing::SecretUrl;
 use server::config::{CacheSettings, CatalogSettings, Overrides};
 use server::run::{self, Options};
+use server::sql::SqlOptions;
 use tracing_subscriber::EnvFilter;
 
 use crate::Failure;
@@ -15,6 +16,9 @@ use crate::args::{LogFormat, ServeArgs};
 
 /// What still runs when the server has stopped, such as a file that a hung disk does not give, gets this long.
 const RUNTIME_GRACE: Duration = Duration::from_millis(500);
+
+/// Less holds no query.
+const SQL_MEMORY_BYTES_MIN: u64 = 32 << 20;
 
 /// Runs the server until it is told to stop.
 pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
@@ -78,6 +82,7 @@ fn options(args: &ServeArgs) -> Result<Options, Failure> {
         allow_unsupported: args.allow_unsupported,
         web_config_file: args.web_config_file.clone(),
         insecure_open: args.insecure_open,
+        sql: sql_options(args)?,
         flags: flags(args),
     })
 }
@@ -110,6 +115,20 @@ fn memory_bytes(text: &str) -> Result<u64, Failure> {
     }
 }
 
+fn sql_options(args: &ServeArgs) -> Result<SqlOptions, Failure> {
+    let timeout = match args.sql_timeout.as_deref().map(server::config::parse_duration_ms) {
+        None => None,
+        Some(Ok(ms)) if ms > 0 => Some(Duration::from_millis(ms.unsigned_abs())),
+        Some(_) => return Err(Failure::usage("--sql.timeout wants a duration such as 30s")),
+    };
+    let memory_bytes = match args.sql_memory.as_deref().map(server::config::parse_size_bytes) {
+        None => None,
+        Some(Ok(bytes)) if bytes >= SQL_MEMORY_BYTES_MIN => Some(bytes),
+        Some(_) => return Err(Failure::usage("--sql.memory wants a size of at least 32MiB, such as 1GiB")),
+    };
+    Ok(SqlOptions { program: args.analytics.clone(), timeout, memory_bytes })
+}
+
 /// The flags as `/api/v1/status/flags` shows them.
 fn flags(args: &ServeArgs) -> Vec<(String, String)> {
     let path = |p: &Option<std::path::PathBuf>| p.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
@@ -118,6 +137,7 @@ fn flags(args: &ServeArgs) -> Vec<(String, String)> {
     [
         ("cache", url(&args.cache)),
         ("catalog", url(&args.catalog)),
+        ("analytics", path(&args.analytics)),
         ("config", path(&args.config)),
         ("config.allow-unsupported", args.allow_unsupported.to_string()),
         ("data-dir", path(&args.data_dir)),
@@ -132,6 +152,8 @@ fn flags(args: &ServeArgs) -> Vec<(String, String)> {
         ("retention-size", text(&args.retention_size)),
         ("web.config.file", path(&args.web_config_file)),
         ("web.insecure-open", args.insecure_open.to_string()),
+        ("sql.memory", text(&args.sql_memory)),
+        ("sql.timeout", text(&args.sql_timeout)),
         ("web.enable-admin-api", args.enable_admin_api.to_string()),
     ]
     .into_iter()

@@ -18,6 +18,7 @@ pub mod rejections;
 pub mod rest;
 pub mod run;
 mod sketch;
+pub mod sql;
 pub mod stream;
 pub mod telemetry;
 pub mod upload;

@@ -319,6 +319,49 @@ impl QueryService {
         Ok(json_response(StatusCode::OK, body))
     }
 
+    /// Evaluates an expression at a time, or over start, end and step, and gives the value itself.
+    pub async fn value(
+        &self,
+        query: &str,
+        at_ms: i64,
+        range: Option<(i64, i64, i64)>,
+    ) -> Result<promql::Value, ApiError> {
+        let expr = self.parse(query).map_err(|e| ApiError::invalid_parameter("query", e))?;
+        if let Some((start_ms, end_ms, step_ms)) = range
+            && (end_ms < start_ms || step_ms <= 0 || end_ms.saturating_sub(start_ms) / step_ms > POINTS_MAX)
+        {
+            let text = format!("a range goes from start to end in at most {POINTS_MAX} steps");
+            return Err(ApiError::bad_data(text));
+        }
+        let deadline = self.deadline();
+        let cancel = Arc::new(AtomicBool::new(false));
+        let _guard = CancelOnDrop(Arc::clone(&cancel));
+        let seat = self.seat(&self.seats, deadline).await?;
+        let options = QueryOptions {
+            lookback_ms: self.limits.lookback_ms,
+            samples_max: self.limits.samples_max,
+            memory: self.memory.clone(),
+            points_max: POINTS_MAX as u64 + 1,
+            default_step_ms: self.limits.default_step_ms,
+            experimental: self.limits.experimental,
+            deadline: Some(deadline),
+            cancel,
+        };
+        let service = self.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let _seat = seat;
+            let _active = Gauge::up(&service.stats, |stats| &stats.active);
+            let result = match range {
+                Some((start_ms, end_ms, step_ms)) => {
+                    promql::range(&*service.select, &expr, start_ms, end_ms, step_ms, &options)
+                }
+                None => promql::instant(&*service.select, &expr, at_ms, &options),
+            };
+            result.map(|result| result.value).map_err(|e| api_error(&e))
+        });
+        task.await.map_err(|_| ApiError::new(ErrorKind::Internal, "the query failed unexpectedly"))?
+    }
+
     /// Gives the limits.
     pub fn limits(&self) -> &QueryLimits {
         &self.limits

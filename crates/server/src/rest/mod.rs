@@ -38,8 +38,8 @@ pub mod time;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::FromRef;
@@ -56,6 +56,7 @@ use tokio::sync::{oneshot, watch};
 use crate::access::vault::Vault;
 use crate::observe::Observer;
 use crate::rejections::Rejections;
+use crate::sql::Sql;
 use problem::Problem;
 use push_targets::PushTarget;
 use query::Ask;
@@ -121,6 +122,8 @@ pub struct Inner {
     changing: tokio::sync::Mutex<()>,
     /// URLs of registered targets, by id, with the version they belong to.
     urls: Mutex<HashMap<String, (i64, String)>>,
+    /// Answers SQL; it asks this API for the targets, so that it comes later.
+    sql: OnceLock<Sql>,
 }
 
 impl Deref for Inner {
@@ -147,7 +150,13 @@ impl Rest {
             seats: Arc::default(),
             changing: tokio::sync::Mutex::default(),
             urls: Mutex::default(),
+            sql: OnceLock::new(),
         }))
+    }
+
+    /// Says who answers SQL; once.
+    pub fn answer_sql_by(&self, sql: Sql) {
+        let _ = self.sql.set(sql);
     }
 
     pub(crate) fn now_ms(&self) -> i64 {

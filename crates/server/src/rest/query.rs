@@ -28,7 +28,8 @@ pub trait Ask: Send + Sync {
 #[utoipa::path(
     get, path = "/api/v1/metrics/query", tag = "query",
     params(
-        ("query" = String, Query, description = "PromQL"),
+        ("query" = String, Query, description = "PromQL; with lang=sql one SELECT, see /api/v1/metrics/sql"),
+        ("lang" = Option<String>, Query, description = "promql or sql"),
         ("start" = Option<String>, Query, description = "Start of a range: RFC 3339 or Unix seconds"),
         ("end" = Option<String>, Query, description = "End of a range, included"),
         ("step" = Option<String>, Query, description = "Duration or seconds; at most 11,000 points a series"),
@@ -47,7 +48,12 @@ pub trait Ask: Send + Sync {
 pub async fn query(State(rest): State<Rest>, params: Params) -> Result<Response, Problem> {
     match params.get("lang").to_ascii_lowercase().as_str() {
         "" | "promql" => {}
-        "sql" => return Err(Problem::not_yet("?lang", "SQL is not built yet")),
+        "sql" => {
+            let Some(sql) = rest.sql.get() else {
+                return Err(Problem::not_yet("?lang", "this server answers no SQL"));
+            };
+            return crate::sql::by_parameter(sql, &params).await;
+        }
         _ => return Err(Problem::parameter("lang", "lang is promql or sql")),
     }
     if params.get("query").trim().is_empty() {

@@ -44,6 +44,30 @@ impl Rest {
         url
     }
 
+    /// Gives all targets, registered and discovered.
+    pub(crate) fn all_targets(&self) -> Vec<MetricTarget> {
+        self.targets_after(None)
+    }
+
+    /// Gives the targets whose ids come after one.
+    fn targets_after(&self, after: Option<&str>) -> Vec<MetricTarget> {
+        let statuses = self.statuses();
+        let by_id: HashMap<&str, &TargetStatus> = statuses.iter().map(|s| (s.target_id.as_str(), s)).collect();
+        let past = |id: &str| after.is_none_or(|after| id > after);
+        let mut shown: Vec<MetricTarget> = Vec::new();
+        for target in self.catalog.all().iter().filter(|t| t.spec.origin == "api" && past(&t.spec.target_id)) {
+            shown.push(self.show(target, by_id.get(target.spec.target_id.as_str()).copied()));
+        }
+        for status in statuses.iter().filter(|s| past(&s.target_id)) {
+            if status.origin != TargetOrigin::Rest
+                && let Some(spec) = self.collector.spec(&status.target_id)
+            {
+                shown.push(MetricTarget::discovered(&spec, status, &self.node));
+            }
+        }
+        shown
+    }
+
     /// Finds a target that discovery or the configuration brought.
     pub(super) fn discovered(&self, target_id: &str) -> Option<(TargetSpec, TargetStatus)> {
         let status = self.collector.status(target_id)?;
@@ -122,20 +146,7 @@ impl ListRequest {
 )]
 pub async fn list(State(rest): State<Rest>, Query(params): Query) -> Result<Response, Problem> {
     let request = ListRequest::read(&params)?;
-    let statuses = rest.statuses();
-    let by_id: HashMap<&str, &TargetStatus> = statuses.iter().map(|s| (s.target_id.as_str(), s)).collect();
-    let past = |id: &str| request.after.as_deref().is_none_or(|after| id > after);
-    let mut shown: Vec<MetricTarget> = Vec::new();
-    for target in rest.catalog.all().iter().filter(|t| t.spec.origin == "api" && past(&t.spec.target_id)) {
-        shown.push(rest.show(target, by_id.get(target.spec.target_id.as_str()).copied()));
-    }
-    for status in statuses.iter().filter(|s| past(&s.target_id)) {
-        if status.origin != TargetOrigin::Rest
-            && let Some(spec) = rest.collector.spec(&status.target_id)
-        {
-            shown.push(MetricTarget::discovered(&spec, status, &rest.node));
-        }
-    }
+    let mut shown = rest.targets_after(request.after.as_deref());
     shown.retain(|t| request.accepts(t));
     shown.sort_by(|a, b| a.target_id.cmp(&b.target_id));
     let mut next = None;

@@ -41,6 +41,7 @@ use crate::access::Access;
 use crate::access::guard::guard_grpc;
 use crate::config::{self, Config, LoadError, Overrides, Settings};
 use crate::net::{self, NetStats};
+use crate::sql::SqlOptions;
 use gate::Gate;
 pub use jobs::{JobFigures, Jobs};
 use parts::Parts;
@@ -65,6 +66,8 @@ pub struct Options {
     pub web_config_file: Option<PathBuf>,
     /// Everybody may come in, also from other machines.
     pub insecure_open: bool,
+    /// Where SQL is answered, and how much of it.
+    pub sql: SqlOptions,
     /// All flags as they are in force, for `/api/v1/status/flags`.
     pub flags: Vec<(String, String)>,
 }

@@ -20,9 +20,10 @@ use super::retention::Keeper;
 use crate::access::vault::Vault;
 use crate::filtering::{self, SumsFile};
 use crate::memory::MemoryPlan;
-use crate::prom::{QueryLimits, RuntimeInfo, WriteLimits};
+use crate::prom::{QueryLimits, QueryService, RuntimeInfo, WriteLimits};
 use crate::push::{Folder, Group, PushLimits};
 use crate::rest::Rest;
+use crate::sql::{Sql, SqlParts};
 use crate::stream::Positions;
 use crate::upload::{Uploads, UploadsParts};
 
@@ -167,6 +168,23 @@ impl Opening {
             tracing::info!(restored, "events published that an earlier run did not get to");
         }
         Ok(log)
+    }
+
+    /// Lets SQL be answered over the same samples as PromQL.
+    pub(super) fn open_sql(
+        &self,
+        store: Arc<Store>,
+        queries: QueryService,
+        rest: Rest,
+        now: Arc<dyn Fn() -> i64 + Send + Sync>,
+    ) -> Sql {
+        let dir = &self.settings.data_dir;
+        // The process that answers stands in another folder.
+        let blocks = std::path::absolute(dir).unwrap_or_else(|_| dir.clone()).join("blocks");
+        let options = self.options.sql.clone();
+        let sql = Sql::new(SqlParts { store, queries, rest: rest.clone(), blocks, options, now });
+        rest.answer_sql_by(sql.clone());
+        sql
     }
 
     pub(super) fn query_limits(&self) -> QueryLimits {

@@ -196,6 +196,7 @@ impl Opening {
                 Arc::new(move |source_id: &str| targets.ttl_ms(source_id))
             },
         });
+        let sql = self.open_sql(store.clone(), queries.clone(), rest.clone(), now.clone());
         let (line_append, line_ids, line_pushed) = (append.clone(), batch_ids.clone(), pushed.clone());
         let prom = PromApi::new(PromParts {
             append,
@@ -290,6 +291,7 @@ impl Opening {
             lines: lines.clone(),
             streams: streams.clone(),
             uploads: uploads.clone(),
+            sql: sql.clone(),
             corruptions,
             started_at_ms,
         }));
@@ -324,6 +326,7 @@ impl Opening {
             influx,
             streams,
             uploads,
+            sql,
             reloader: reloading,
             own,
             collector: collecting,

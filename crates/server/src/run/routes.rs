@@ -28,6 +28,7 @@ use crate::prom::{self, BuildInfo, PromApi};
 use crate::push::{self, Gateway};
 use crate::rest::problem::Problem;
 use crate::rest::{self, Rest};
+use crate::sql::{self, Sql};
 use crate::stream::{self, Streams};
 use crate::telemetry::HttpMetrics;
 use crate::telemetry::http::count;
@@ -45,6 +46,7 @@ pub struct App {
     pub influx: Influx,
     pub streams: Streams,
     pub uploads: Uploads,
+    pub sql: Sql,
     pub reloader: Arc<Reloader>,
     pub own: Arc<Own>,
     pub collector: Arc<Collector>,
@@ -101,6 +103,12 @@ impl FromRef<App> for Uploads {
     }
 }
 
+impl FromRef<App> for Sql {
+    fn from_ref(app: &App) -> Sql {
+        app.sql.clone()
+    }
+}
+
 impl FromRef<App> for PromApi {
     fn from_ref(app: &App) -> PromApi {
         app.prom.clone()
@@ -140,6 +148,7 @@ fn bounded() -> Router<App> {
         .merge(push::router::<App>())
         .merge(otlp::router::<App>())
         .merge(lines::router::<App>())
+        .merge(sql::router::<App>())
 }
 
 /// The routes that bound their own.

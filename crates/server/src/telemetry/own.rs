@@ -30,6 +30,7 @@ use crate::prom::PromApi;
 use crate::push::Gateway;
 use crate::rejections::Rejections;
 use crate::run::{Jobs, Reloader};
+use crate::sql::Sql;
 use crate::stream::Streams;
 use crate::upload::Uploads;
 
@@ -84,6 +85,8 @@ pub struct OwnParts {
     pub streams: Streams,
     /// Uploads.
     pub uploads: Uploads,
+    /// SQL.
+    pub sql: Sql,
     /// Damaged records and files found.
     pub corruptions: Arc<AtomicU64>,
     /// When the process started; milliseconds since 1970.
@@ -139,6 +142,7 @@ impl Own {
         parts.lines.render(&mut page);
         parts.streams.render(&mut page);
         parts.uploads.render(&mut page);
+        parts.sql.render(&mut page);
         let [statsd, graphite] = parts.lines.stats();
         crate::lines::render_lines(&mut page, &[("influx", parts.influx.lines()), statsd, graphite]);
         parts.http.render(&mut page);
