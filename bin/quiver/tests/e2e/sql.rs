@@ -212,7 +212,7 @@ fn sql_and_promql_agree_over_blocks_and_head() {
     // Deleted samples are gone at once, though they lie in the files still.
     let doomed = format!("/api/v1/admin/tsdb/delete_series?match[]={}", support::encode("m1{host=\"h2\"}"));
     client.send("POST", &doomed, &[], b"").expect(204);
-    let left = one(client, "SELECT count(*) FROM metrics_ts WHERE metric_name = 'm1' AND labels->>'host' = 'h2'");
+    let left = one(client, "SELECT count(*) FROM metrics_ts WHERE metric_name = 'm1' AND (labels->>'host') = 'h2'");
     assert_eq!(left, 0.0);
     let questions: Vec<Twice> = (0..25).map(|_| twice(&mut random, end_ms)).collect();
     agree(client, &questions);
@@ -229,7 +229,7 @@ fn the_other_views_and_shapes(client: &Client, end_ms: i64) {
     let at = end_ms / 1000;
     let joined = format!(
         "SELECT count(*) FROM promql('sum by (zone) (m0)', {}, {at}, '1m') p JOIN promql('m0', {at}) q \
-         ON p.labels->>'zone' = q.labels->>'zone' AND p.timestamp = q.timestamp",
+         ON (p.labels->>'zone') = (q.labels->>'zone') AND p.timestamp = q.timestamp",
         at - 600
     );
     assert_eq!(one(client, &joined), HOSTS as f64);
