@@ -192,7 +192,12 @@ mod tests {
             end: end.to_owned(),
             metric: Vec::new(),
             analytics: None,
-            server: crate::args::ServerArgs { server: String::new(), output: Output::Json },
+            server: crate::args::ServerArgs {
+                server: String::new(),
+                output: Output::Json,
+                ca_file: None,
+                token_file: None,
+            },
         };
         let cut = hours(&args("3599", "7201")).unwrap();
         assert_eq!(cut, [(3_599_000, 3_600_000), (3_600_000, 7_200_000), (7_200_000, 7_201_000)]);

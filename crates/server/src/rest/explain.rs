@@ -108,7 +108,7 @@ impl Rest {
         }
         let target = self.catalog.get(target_id).ok_or_else(|| no_target(target_id))?;
         let registration = Registration::read(&target.spec.request, false, &self.address_policy)?;
-        if let Some(spec) = registration.to_spec(&self.address_policy)? {
+        if let Some(spec) = registration.to_spec(&self.address_policy, &self.vault)? {
             return Ok(spec);
         }
         // A source that pushes sends its labels itself.

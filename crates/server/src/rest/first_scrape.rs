@@ -16,7 +16,7 @@ impl Rest {
         if let (true, Some(scrape)) = (outcome.ok, &registration.scrape) {
             report.projected = Some(Projection::of(outcome.samples_post_relabeling, scrape.interval_ms));
         }
-        if let Ok(Some(spec)) = registration.to_spec(&self.address_policy) {
+        if let Ok(Some(spec)) = registration.to_spec(&self.address_policy, &self.vault) {
             report.conflicts = self.conflicts(&spec);
         }
         report
