@@ -42,8 +42,10 @@ pub fn open_folder(fs: &dyn Fs, dir: &Path) -> Result<ChunkFolder, OpenError> {
             without_manifest(fs, dir, &numbers)
         }
     };
-    for number in numbers {
-        if manifest.files.iter().all(|f| f.number != number) {
+    let unnamed: Vec<u32> = numbers.into_iter().filter(|n| manifest.files.iter().all(|f| f.number != *n)).collect();
+    // After a power cut an older manifest may be there again that names them: the one that was read is made durable first.
+    if !unnamed.is_empty() && Manifest::sync(fs, dir).is_ok() {
+        for number in unnamed {
             // A checkpoint was broken off before or after its manifest; should this fail it is tried again next time.
             let _ = fs.remove_file(&dir.join(file_name(number)));
         }

@@ -85,11 +85,13 @@ fn registrations_that_make_no_sense_are_refused_with_a_pointer() {
     assert!(conflict.to_string().contains("conflicting_url"), "{conflict}");
     let not_yet = problem(
         &server,
-        &request_with(|r| r["filters"] = json!([{"action": "DROP", "match": "{a=\"b\"}"}])),
+        &request_with(|r| r["scrape_config"]["authentication"] = json!({"type": "SIGV4", "region": "eu-west-1"})),
         &[501],
-        "/filters",
+        "/scrape_config/authentication/type",
     );
     assert!(not_yet.to_string().contains("not_yet"), "{not_yet}");
+    let wrong = json!([{"action": "DROP", "match": "{a=\"b\""}]);
+    problem(&server, &request_with(|r| r["filters"] = wrong), &[400, 422], "/filters/0/match");
     assert_eq!(server.client.get("/api/v1/metrics/targets").expect(200).json(), json!([]));
 }
 

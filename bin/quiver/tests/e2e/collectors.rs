@@ -4,11 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::postgres::{PASSWORD, Postgres};
 use crate::support::{self, Program, free_port, wait_until};
-
-#[path = "../../../../tests/support/postgres.rs"]
-mod postgres;
-use postgres::{PASSWORD, Postgres};
 
 /// Finds a target in the list.
 fn target(server: &Program, id: &str) -> Value {

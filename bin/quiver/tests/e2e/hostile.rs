@@ -135,8 +135,10 @@ type Case<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)], Vec<u8>, u
 
 fn many_texts(series: usize, value_bytes: usize) -> Vec<u8> {
     let symbols = ["", "__name__", "m", "long", &"x".repeat(value_bytes)].map(str::to_owned).to_vec();
-    let one =
-        Series2 { labels_refs: vec![1, 2, 3, 4], samples: vec![remote::Sample { value: 1.0, timestamp: now_ms() }] };
+    let one = Series2 {
+        labels_refs: vec![1, 2, 3, 4],
+        samples: vec![remote::Sample { value: Some(1.0), timestamp: now_ms() }],
+    };
     let bytes = Request2 { symbols, timeseries: vec![one; series] }.encode_to_vec();
     snap::raw::Encoder::new().compress_vec(&bytes).expect("a request fits into one snappy block")
 }

@@ -28,8 +28,9 @@ pub struct Label {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct Sample {
-    #[prost(double, tag = "1")]
-    pub value: f64,
+    /// Optional, so that negative zero, which equals what is left out, is sent, too.
+    #[prost(double, optional, tag = "1")]
+    pub value: Option<f64>,
     #[prost(int64, tag = "2")]
     pub timestamp: i64,
 }
@@ -39,7 +40,8 @@ pub fn series(labels: &[(&str, &str)], samples: impl IntoIterator<Item = (i64, f
     let mut labels: Vec<Label> =
         labels.iter().map(|(n, v)| Label { name: (*n).to_owned(), value: (*v).to_owned() }).collect();
     labels.sort_by(|a, b| a.name.cmp(&b.name));
-    TimeSeries { labels, samples: samples.into_iter().map(|(timestamp, value)| Sample { value, timestamp }).collect() }
+    let sample = |(timestamp, value)| Sample { value: Some(value), timestamp };
+    TimeSeries { labels, samples: samples.into_iter().map(sample).collect() }
 }
 
 pub fn body(timeseries: Vec<TimeSeries>) -> Vec<u8> {

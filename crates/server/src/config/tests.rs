@@ -258,10 +258,10 @@ fn what_is_wrong_is_named_with_its_place() {
             job("consul_sd_configs: [{server: 'x'}]"),
             "3:5: \"consul_sd_configs\" in scrape config with job name \"a\" is not supported yet",
         ),
-        (job("oauth2: {client_id: x}"), "3:5: \"oauth2\" in scrape config with job name \"a\" is not supported yet"),
+        (job("oauth2: {client_id: x}"), "3:13: oauth2 token_url must be configured"),
         (
-            "remote_write: [{url: 'http://x'}]\n".to_owned(),
-            "1:1: \"remote_write\" in the configuration is not supported yet",
+            "remote_read: [{url: 'http://x'}]\n".to_owned(),
+            "1:1: \"remote_read\" in the configuration is not supported yet",
         ),
         ("global: {scrape_timeout: 2m}\n".to_owned(), "1:10: global scrape timeout greater than scrape interval"),
         ("globals: {}\n".to_owned(), "1:1: unknown key \"globals\" in the configuration; did you mean \"global\"?"),

@@ -82,6 +82,14 @@ impl Manifest {
         NAMES.iter().try_for_each(|name| write_sealed(fs, &dir.join(name), &body))
     }
 
+    /// Makes what lies in the folder durable as it is read now: a killed process may not have come to it.
+    pub fn sync(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
+        for path in NAMES.map(|name| dir.join(name)).iter().filter(|path| fs.exists(path)) {
+            fs.open(path)?.sync_data()?;
+        }
+        fs.sync_dir(dir)
+    }
+
     /// Takes files as they are now: those that are in the list already have grown.
     pub fn take(&mut self, files: &[FileInfo]) {
         for file in files {

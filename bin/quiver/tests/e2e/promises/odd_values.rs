@@ -68,10 +68,11 @@ fn remote_read(client: &Client, name: &str, from_ms: i64) -> BTreeMap<i64, u64> 
     let bytes = ReadRequest { queries: vec![query] }.encode_to_vec();
     let body = snap::raw::Encoder::new().compress_vec(&bytes).expect("it fits");
     let answer = client.bytes("POST", "/api/v1/read", &remote::HEADERS, &body);
-    let plain = snap::raw::Decoder::new().decompress_vec(&answer).expect("snappy");
-    let response = ReadResponse::decode(&plain[..]).expect("a read response");
+    let mut plain = Vec::new();
+    let plain = wire::snappy::decode_block_into(&answer, 1 << 20, &mut plain).expect("snappy");
+    let response = ReadResponse::decode(plain).expect("a read response");
     let series = response.results.into_iter().flat_map(|r| r.timeseries);
-    series.flat_map(|s| s.samples).map(|s| (s.timestamp, s.value.to_bits())).collect()
+    series.flat_map(|s| s.samples).map(|s| (s.timestamp, s.value.unwrap_or_default().to_bits())).collect()
 }
 
 fn promql(server: &Program, name: &str) -> Vec<(i64, f64)> {

@@ -12,6 +12,9 @@ use crate::support::{self, Program, now_ms, wait_until};
 /// Values that a careless way changes: all digits, a denormal, negative zero, large and whole.
 const VALUES: [f64; 5] = [0.1 + 0.2, 5e-324, -0.0, 1.797_693_134_862_315_7e308, 9_007_199_254_740_993.0];
 
+/// Sends all values with one time.
+type Way = fn(&Program, i64);
+
 #[derive(Clone, PartialEq, Message)]
 struct RequestV2 {
     #[prost(string, repeated, tag = "4")]
@@ -39,7 +42,7 @@ fn remote_write_2(server: &Program, base_ms: i64) {
     symbols.extend((0..VALUES.len()).map(|n| n.to_string()));
     let series = |n: usize| SeriesV2 {
         labels_refs: vec![1, 2, 3, 4 + n as u32],
-        samples: vec![remote::Sample { value: VALUES[n], timestamp: base_ms }],
+        samples: vec![remote::Sample { value: Some(VALUES[n]), timestamp: base_ms }],
     };
     let bytes = RequestV2 { symbols, timeseries: (0..VALUES.len()).map(series).collect() }.encode_to_vec();
     let body = snap::raw::Encoder::new().compress_vec(&bytes).expect("it fits");
@@ -126,7 +129,7 @@ pub fn all() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let server = support::quiver(dir.path(), &[]);
     let base_ms = now_ms() - 60_000;
-    let with_times: [(&str, fn(&Program, i64)); 4] =
+    let with_times: [(&str, Way); 4] =
         [("rw1", remote_write_1), ("rw2", remote_write_2), ("custom", json_custom), ("otlp", otlp)];
     with_times.iter().for_each(|(_, send)| send(&server, base_ms));
     pushgateway(&server);
