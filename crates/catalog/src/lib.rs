@@ -17,6 +17,7 @@ mod following;
 mod idempotency;
 mod journal;
 mod postgres;
+mod rows;
 mod sqlite;
 mod target;
 mod targets;

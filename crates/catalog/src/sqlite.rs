@@ -3,13 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Row};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use crate::collection::RowText;
 use crate::journal::sync_parent;
+use crate::rows::{read_collection, read_columns};
 use crate::target::Columns;
 use crate::{CatalogError, Claim, CollectionRow, StoredResponse, time};
 
@@ -277,53 +277,4 @@ impl Sqlite {
         .await?;
         Ok(())
     }
-}
-
-/// Reads a row; a column of a wrong type reads as empty, which the checksum then finds.
-fn read_columns(row: &SqliteRow) -> Columns {
-    let text = |name: &str| row.try_get::<String, _>(name).unwrap_or_default();
-    let optional = |name: &str| row.try_get::<Option<String>, _>(name).unwrap_or_default();
-    Columns {
-        id: text("id"),
-        target_id: text("target_id"),
-        target_url: text("target_url"),
-        source_type: text("source_type"),
-        scrape_config: text("scrape_config"),
-        labels: optional("labels"),
-        health_status: text("health_status"),
-        enabled: row.try_get("enabled").unwrap_or_default(),
-        created_at: text("created_at"),
-        source_id: text("source_id"),
-        collection_method: text("collection_method"),
-        origin: text("origin"),
-        request: optional("request"),
-        filters: optional("filters"),
-        retention_policy: optional("retention_policy"),
-        limits: optional("limits"),
-        version: row.try_get("version").unwrap_or_default(),
-        updated_at: text("updated_at"),
-        deleted_at: optional("deleted_at"),
-        deletion: optional("deletion"),
-        checksum: row.try_get("checksum").unwrap_or_default(),
-    }
-}
-
-fn read_collection(row: &SqliteRow) -> Result<CollectionRow, sqlx::Error> {
-    let text = RowText {
-        job_id: row.try_get("job_id")?,
-        target_id: row.try_get("target_id")?,
-        source_id: row.try_get("source_id")?,
-        collection_method: row.try_get("collection_method")?,
-        status: row.try_get("status")?,
-        metrics_collected: row.try_get("metrics_collected")?,
-        collection_duration_ms: row.try_get::<Option<f64>, _>("collection_duration_ms")?,
-        error_details: row.try_get("error_details")?,
-        created_at: row.try_get("created_at")?,
-        health_status: row.try_get("health_status")?,
-        collections: row.try_get("collections")?,
-        samples_stored: row.try_get("samples_stored")?,
-        samples_refused: row.try_get("samples_refused")?,
-        window_start: row.try_get("window_start")?,
-    };
-    Ok(text.into())
 }

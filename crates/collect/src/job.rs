@@ -7,10 +7,11 @@ use model::filter::FilterSet;
 use model::relabel::{self, Rule};
 use model::{Labels, LabelsBuf, TargetGroup, format_duration_ms, parse_duration_ms};
 use url::Url;
+use wire::Escaping;
 
 use crate::address::AddressPolicy;
 use crate::http::HttpSettings;
-use crate::target::{Escaping, Protocol, ScrapeLimits, TargetOrigin, TargetSpec};
+use crate::target::{Protocol, ScrapeLimits, TargetOrigin, TargetSpec};
 
 const ADDRESS: &str = "__address__";
 const SCHEME: &str = "__scheme__";
@@ -84,7 +85,7 @@ impl ScrapeJob {
             filters: Arc::default(),
             limits: ScrapeLimits { body_bytes: 0, ..ScrapeLimits::default() },
             protocols: Protocol::DEFAULT.to_vec(),
-            escaping: Escaping::default(),
+            escaping: Escaping::AllowUtf8,
             legacy_names: false,
             fallback_protocol: None,
             native_histograms: false,

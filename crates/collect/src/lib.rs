@@ -41,4 +41,4 @@ pub use outcome::{
 };
 pub use reader::BodyReader;
 pub use sums::{BYTES_MAX as SUMS_BYTES_MAX, OwnSums, Resume, Sums};
-pub use target::{Escaping, OnExceed, Protocol, ScrapeLimits, TargetOrigin, TargetSpec};
+pub use target::{OnExceed, Protocol, ScrapeLimits, TargetOrigin, TargetSpec};

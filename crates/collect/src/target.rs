@@ -6,6 +6,7 @@ use model::Labels;
 use model::filter::FilterSet;
 use model::relabel::Rule;
 use url::Url;
+use wire::Escaping;
 
 use crate::address::AddressPolicy;
 use crate::gather::Gather;
@@ -68,40 +69,6 @@ impl Protocol {
     /// Reads the word of the configuration.
     pub fn parse(word: &str) -> Option<Protocol> {
         Protocol::PROTO_FIRST.into_iter().chain([Protocol::OpenMetrics200]).find(|p| p.as_str() == word)
-    }
-}
-
-/// How names that the formats of old cannot write are asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Escaping {
-    /// As they are.
-    #[default]
-    AllowUtf8,
-    /// What is not allowed becomes `_`.
-    Underscores,
-    /// Dots become `_dot_`.
-    Dots,
-    /// What is not allowed becomes `_` and its number.
-    Values,
-}
-
-impl Escaping {
-    /// All schemes.
-    pub const ALL: [Escaping; 4] = [Escaping::AllowUtf8, Escaping::Underscores, Escaping::Dots, Escaping::Values];
-
-    /// Gives the word of the configuration and of the `Accept` header.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Escaping::AllowUtf8 => "allow-utf-8",
-            Escaping::Underscores => "underscores",
-            Escaping::Dots => "dots",
-            Escaping::Values => "values",
-        }
-    }
-
-    /// Reads the word of the configuration.
-    pub fn parse(word: &str) -> Option<Escaping> {
-        Escaping::ALL.into_iter().find(|e| e.as_str() == word)
     }
 }
 
@@ -218,7 +185,7 @@ impl TargetSpec {
             filters: Arc::default(),
             limits: ScrapeLimits::default(),
             protocols: Protocol::DEFAULT.to_vec(),
-            escaping: Escaping::default(),
+            escaping: Escaping::AllowUtf8,
             legacy_names: false,
             fallback_protocol: None,
             native_histograms: false,

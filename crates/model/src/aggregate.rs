@@ -131,6 +131,27 @@ struct Group {
     ended: Vec<Arc<Histogram>>,
 }
 
+impl Group {
+    /// Starts without children.
+    fn new(labels: Labels, how: How) -> Group {
+        Group {
+            labels,
+            how,
+            total: 0.0,
+            base: None,
+            members: Vec::new(),
+            last_ms: i64::MIN,
+            staged_ms: i64::MIN,
+            resumed: false,
+            floor: 0.0,
+            touched: false,
+            rise: 0.0,
+            gauge: Gauge::default(),
+            ended: Vec::new(),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Member {
     key: u64,
@@ -230,21 +251,7 @@ impl Aggregator {
         let next = self.groups.len() as u32;
         let at = *self.by_labels.entry((labels.clone(), how.is_native())).or_insert(next);
         if at == next {
-            self.groups.push(Group {
-                labels: labels.clone(),
-                how,
-                total: 0.0,
-                base: None,
-                members: Vec::new(),
-                last_ms: i64::MIN,
-                staged_ms: i64::MIN,
-                resumed: false,
-                floor: 0.0,
-                touched: false,
-                rise: 0.0,
-                gauge: Gauge::default(),
-                ended: Vec::new(),
-            });
+            self.groups.push(Group::new(labels.clone(), how));
         }
         let group = &mut self.groups[at as usize];
         group.how = how;

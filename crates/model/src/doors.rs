@@ -28,17 +28,24 @@ pub trait Append: Send + Sync {
 
     /// Gives the number that changes whenever series ids given earlier may have lost their meaning.
     /// A batch that uses ids of an older generation fails with [`AppendError::StaleIds`] and nothing of it is stored.
-    fn generation(&self) -> u64;
+    fn generation(&self) -> u64 {
+        self.behind().map_or(0, Append::generation)
+    }
+
+    /// Gives the door behind this one, which is asked what this one has no answer to; `None` for the last.
+    fn behind(&self) -> Option<&dyn Append> {
+        None
+    }
 
     /// Starts to find the ids of series that were sent before by the bytes that name them. Never waits: a store that would
     /// make it wait knows nothing.
     fn recall(&self) -> Box<dyn Recall + '_> {
-        Box::new(NoRecall)
+        self.behind().map_or_else(|| Box::new(NoRecall) as Box<dyn Recall>, Append::recall)
     }
 
     /// Gives the labels of a series that an append or [`Append::recall`] gave the id of.
-    fn labels_of(&self, _id: SeriesId) -> Option<Labels> {
-        None
+    fn labels_of(&self, id: SeriesId) -> Option<Labels> {
+        self.behind()?.labels_of(id)
     }
 
     /// Appends and waits. For threads that may block; never call it from async code.

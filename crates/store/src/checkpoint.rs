@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use crate::chunk_file::{FileInfo, LookUps, Manifest, Synced, Writer, file_name};
-use crate::coding::write_sealed;
 use crate::core::Core;
 use crate::head::{Capture, Out};
 use crate::maintain::{MaintenanceError, failed};
@@ -116,8 +115,7 @@ impl Core {
             error.map_or(Ok(()), Err).map_err(failed("write chunk files"))?;
             // The small files first: chunk files that are not synced yet can be taken back, should one of them fail.
             self.secure_side_files()?;
-            let path = self.config.dir.join("exemplars");
-            write_sealed(&*self.fs, &path, &exemplars).map_err(failed("write the exemplars"))?;
+            self.write_exemplars(&exemplars)?;
             self.store_accounts()?;
             let growing = open.sync().map_err(failed("sync chunk files"))?;
             let lasting = sealed.sync().inspect_err(|_| self.remove_chunk_files(&growing.files));

@@ -285,7 +285,12 @@ impl Core {
             let applied = self.applied.lock();
             self.exemplars.read().encode(applied.seq)
         };
-        write_sealed(&*self.fs, &self.config.dir.join("exemplars"), &exemplars).map_err(failed("write the exemplars"))
+        self.write_exemplars(&exemplars)
+    }
+
+    /// Writes exemplars, encoded as of some record.
+    pub(crate) fn write_exemplars(&self, encoded: &[u8]) -> Result<(), MaintenanceError> {
+        write_sealed(&*self.fs, &self.config.dir.join("exemplars"), encoded).map_err(failed("write the exemplars"))
     }
 
     fn transfer_failed(&self) {

@@ -12,10 +12,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sqlx::postgres::PgRow;
 use sqlx::{Connection, Row};
 
-use crate::collection::RowText;
+use crate::rows::{read_collection, read_columns};
 use crate::target::Columns;
 use crate::{CatalogError, Claim, CollectionRow, StoredResponse, time};
 use connections::{Connections, Lease};
@@ -423,52 +422,4 @@ fn without_nul(text: &str) -> String {
 /// Cuts a name to its column; names that are too long were refused at the door, those of discovery may be longer.
 fn fitting(text: &str) -> String {
     without_nul(text).chars().take(ID_CHARS_MAX).collect()
-}
-
-fn read_columns(row: &PgRow) -> Columns {
-    let text = |name: &str| row.try_get::<String, _>(name).unwrap_or_default();
-    let optional = |name: &str| row.try_get::<Option<String>, _>(name).unwrap_or_default();
-    Columns {
-        id: text("id"),
-        target_id: text("target_id"),
-        target_url: text("target_url"),
-        source_type: text("source_type"),
-        scrape_config: text("scrape_config"),
-        labels: optional("labels"),
-        health_status: text("health_status"),
-        enabled: row.try_get("enabled").unwrap_or_default(),
-        created_at: text("created_at"),
-        source_id: text("source_id"),
-        collection_method: text("collection_method"),
-        origin: text("origin"),
-        request: optional("request"),
-        filters: optional("filters"),
-        retention_policy: optional("retention_policy"),
-        limits: optional("limits"),
-        version: row.try_get("version").unwrap_or_default(),
-        updated_at: text("updated_at"),
-        deleted_at: optional("deleted_at"),
-        deletion: optional("deletion"),
-        checksum: row.try_get("checksum").unwrap_or_default(),
-    }
-}
-
-fn read_collection(row: &PgRow) -> Result<CollectionRow, sqlx::Error> {
-    let text = RowText {
-        job_id: row.try_get("job_id")?,
-        target_id: row.try_get("target_id")?,
-        source_id: row.try_get("source_id")?,
-        collection_method: row.try_get("collection_method")?,
-        status: row.try_get("status")?,
-        metrics_collected: row.try_get("metrics_collected")?,
-        collection_duration_ms: row.try_get("collection_duration_ms")?,
-        error_details: row.try_get("error_details")?,
-        created_at: row.try_get("created_at")?,
-        health_status: row.try_get("health_status")?,
-        collections: row.try_get("collections")?,
-        samples_stored: row.try_get("samples_stored")?,
-        samples_refused: row.try_get("samples_refused")?,
-        window_start: row.try_get("window_start")?,
-    };
-    Ok(text.into())
 }

@@ -2,7 +2,9 @@
 
 use wire::Format;
 
-use crate::target::{Escaping, Protocol};
+use wire::Escaping;
+
+use crate::target::Protocol;
 
 /// What the answer's body is.
 #[derive(Clone, Copy, Debug)]

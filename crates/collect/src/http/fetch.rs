@@ -285,7 +285,8 @@ pub(super) fn broken(error: hyper::Error) -> ScrapeError {
 
 /// Tells whether a redirect stays with the party we trust: same host, and no step down from TLS or to another port.
 fn same_party(from: &Url, to: &Url) -> bool {
-    let upgrade = from.scheme() == "http" && to.scheme() == "https";
+    let at = |url: &Url, scheme, port| url.scheme() == scheme && url.port_or_known_default() == Some(port);
+    let upgrade = at(from, "http", 80) && at(to, "https", 443);
     let same_port = from.port_or_known_default() == to.port_or_known_default();
     from.host_str() == to.host_str() && (upgrade || (from.scheme() == to.scheme() && same_port))
 }
@@ -379,6 +380,7 @@ mod tests {
         assert!(!party("https://h/a", "http://h/b"));
         assert!(!party("http://h/a", "http://g/a"));
         assert!(!party("http://h:1/a", "http://h:2/a"));
+        assert!(!party("http://h:1/a", "https://h:2/a"));
     }
 
     #[test]

@@ -146,8 +146,8 @@ pub enum HttpSettingsError {
     #[error("{0:?} is not a server name")]
     ServerName(String),
     /// The URL of tokens is none, or has credentials in it.
-    #[error("token_url {0:?} is not a URL of http or https without credentials")]
-    TokenUrl(String),
+    #[error("token_url is not a URL of http or https without credentials")]
+    TokenUrl,
 }
 
 /// Checked settings.

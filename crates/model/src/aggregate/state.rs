@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Aggregator, CHILDREN_MAX, Gauge, Group, How, Member};
+use super::{Aggregator, CHILDREN_MAX, Group, How, Member};
 use crate::filter::Function;
 use crate::histogram::Histogram;
 use crate::labels::Labels;
@@ -53,21 +53,7 @@ impl Aggregator {
             let last_ms = take(rest)? as i64;
             let base = take_histogram(rest)?;
             out.by_labels.insert((labels.clone(), how.is_native()), u32::try_from(at).ok()?);
-            out.groups.push(Group {
-                labels,
-                how,
-                total,
-                base,
-                members: Vec::new(),
-                last_ms,
-                staged_ms: i64::MIN,
-                resumed: false,
-                floor: 0.0,
-                touched: false,
-                rise: 0.0,
-                gauge: Gauge::default(),
-                ended: Vec::new(),
-            });
+            out.groups.push(Group { total, last_ms, base, ..Group::new(labels, how) });
         }
         let children = take(rest)?;
         if children > CHILDREN_MAX as u64 {

@@ -46,7 +46,7 @@ pub struct Written {
 impl Written {
     /// Gives the entry; `None` when something in it is not understood.
     pub fn entry(&self) -> Option<TokenEntry> {
-        let roles = self.roles.iter().try_fold(Roles::NONE, |all, word| Some(all.or(Roles::parse(word)?)))?;
+        let roles = Roles::parse_all(&self.roles)?;
         let expires_at_ms = match &self.expires {
             Some(text) => Some(text.parse::<jiff::Timestamp>().ok()?.as_millisecond()),
             None => None,

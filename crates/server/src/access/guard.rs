@@ -84,29 +84,53 @@ async fn guarded(access: Arc<Access>, request: Request, next: Next, answer: impl
     let (mut parts, body) = request.into_parts();
     let route = Route::of(&parts);
     let from = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.to_string()).unwrap_or_default();
-    let (audited, mut entry) = (route.is_audited(&access, &parts.method), entry(&parts, from));
-    let judged = judge(&access, &mut parts, &route, &entry).await;
-    let (name, response) = match judged {
+    let (audited, entry) = (route.is_audited(&access, &parts.method), entry(&parts, from));
+    match judge(&access, &mut parts, &route, &entry).await {
         Ok(pass) => {
             access.stats.pass();
-            let name = pass.name.clone();
-            (Some(name), pass.with(next.run(Request::from_parts(parts, body))).await)
+            let mut line = Line { access: &access, entry: audited.then_some(entry) };
+            line.say(&pass.name, GONE);
+            let response = pass.with(next.run(Request::from_parts(parts, body))).await;
+            line.say(&pass.name, response.status().as_u16());
+            response
         }
         Err((who, denied)) => {
+            let mut line = Line { access: &access, entry: Some(entry).filter(|_| audited && who.is_some()) };
+            line.say(who.as_deref().unwrap_or_default(), denied.status.as_u16());
             if !body.is_end_stream() {
                 discard(body).await;
             }
             let mut response = answer(&denied);
             denied.decorate(&mut response);
-            (who, response)
+            response
         }
-    };
-    if audited && let Some(name) = name {
-        entry.who = name;
-        entry.status = response.status().as_u16();
-        access.note(entry);
     }
-    response
+}
+
+/// The status of a request whose sender went away: what it began goes on all the same.
+const GONE: u16 = 499;
+
+/// A line of the audit log that is written whatever becomes of the request.
+struct Line<'a> {
+    access: &'a Access,
+    entry: Option<Entry>,
+}
+
+impl Line<'_> {
+    fn say(&mut self, who: &str, status: u16) {
+        if let Some(entry) = &mut self.entry {
+            who.clone_into(&mut entry.who);
+            entry.status = status;
+        }
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            self.access.note(entry);
+        }
+    }
 }
 
 /// What is known of a request's route.
@@ -203,10 +227,11 @@ fn turned_away(access: &Access, unknown: Unknown, entry: &Entry) -> Denied {
     }
 }
 
-/// Tells whether a browser says that a page of another site makes it change something: it would show passwords that it remembers, and
-/// where everybody is let in it needs none.
+/// Tells whether a browser says that a page of another site makes it change something, or listen over a WebSocket, which it may read:
+/// the browser would show passwords that it remembers, and where everybody is let in it needs none.
 fn is_cross_site(parts: &Parts, route: &Route) -> bool {
-    let safe = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && route.need != Need::Write;
+    let upgrade = parts.headers.contains_key(header::UPGRADE);
+    let safe = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && route.need != Need::Write && !upgrade;
     !safe && parts.headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
 }
 

@@ -117,7 +117,8 @@ impl Access {
         match (&self.tls, settings.tls) {
             (Some(tls), Some(settings)) => tls.reload(settings).map_err(|e| format!("TLS: {e}"))?,
             (None, None) => {}
-            _ => tracing::warn!("TLS is switched on and off at the start only"),
+            // With rules that count on certificates nobody could come in.
+            _ => return Err("TLS is switched on and off at the start only: restart".to_owned()),
         }
         *self.auth.lock() = settings.auth;
         self.rules.store(Arc::new(rules));

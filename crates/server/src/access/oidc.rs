@@ -94,7 +94,8 @@ impl Oidc {
             .collect();
         let mut pass = Pass::new(format!("oidc:{subject}"), roles);
         if let Some(name) = &settings.sources_claim
-            && roles.only_writes()
+            && roles.writes()
+            && !roles.is_admin()
         {
             // Who should have sources and has none writes as nobody.
             pass.sources = Some(values(&claims, name));
@@ -132,8 +133,10 @@ impl Oidc {
         if last.is_some_and(|at| at.elapsed() < PAUSE) {
             return;
         }
+        let fetched = self.fetch().await;
+        // Those who waited meanwhile need not try again.
         *last = Some(Instant::now());
-        match self.fetch().await {
+        match fetched {
             Ok(keys) => self.keys.store(Arc::new(Keys { keys, at: Some(Instant::now()) })),
             Err(error) => {
                 tracing::warn!(issuer = self.settings.issuer, "keys of the issuer: {error}; those at hand are used")

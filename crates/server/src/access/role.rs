@@ -61,6 +61,11 @@ impl Roles {
         self == Roles::WRITE
     }
 
+    /// Reads several words, which add up; `None` when one is not known.
+    pub fn parse_all<W: AsRef<str>>(words: &[W]) -> Option<Roles> {
+        words.iter().try_fold(Roles::NONE, |all, word| Some(all.or(Roles::parse(word.as_ref())?)))
+    }
+
     /// Tells whether everything may be done.
     pub fn is_admin(self) -> bool {
         self.admin

@@ -18,8 +18,8 @@ pub struct AuthSettings {
     pub certificates: Vec<CertificateEntry>,
     /// An issuer of signed tokens.
     pub oidc: Option<OidcSettings>,
-    /// What those may who show nothing.
-    pub anonymous: Roles,
+    /// What those may who show nothing; nothing when absent.
+    pub anonymous: Option<Roles>,
     /// Any client certificate that our CA signed gives all roles: so Prometheus has it.
     pub certificate_suffices: bool,
     /// Ingestion is written to the audit log, too.
@@ -111,6 +111,8 @@ impl AuthSettings {
             || !self.certificates.is_empty()
             || self.oidc.is_some()
             || self.certificate_suffices
+            // Who says what strangers may does not mean everything.
+            || self.anonymous.is_some()
     }
 }
 

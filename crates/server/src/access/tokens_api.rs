@@ -174,7 +174,7 @@ pub async fn create(State(access): State<Arc<Access>>, headers: HeaderMap, body:
     responses(
         (status = 204, description = "It is worth nothing any more"),
         (status = 404, description = "There is none of that name", body = crate::rest::problem::ProblemBody),
-        (status = 409, description = "It stands in the configuration, or is the last admin's", body = crate::rest::problem::ProblemBody),
+        (status = 409, description = "It stands in the configuration, or everybody would be let in without it", body = crate::rest::problem::ProblemBody),
     )
 )]
 pub async fn revoke(State(access): State<Arc<Access>>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
@@ -220,7 +220,7 @@ fn read_fields(body: &Value, now_ms: i64, issues: &mut Issues) -> Option<Written
     }
     let mut words = texts(&mut f, "roles", 3);
     words.extend(f.string("role").map(str::to_owned));
-    let roles = words.iter().try_fold(Roles::NONE, |all, word| Some(all.or(Roles::parse(word)?)));
+    let roles = Roles::parse_all(&words);
     if roles.is_none_or(|roles| roles == Roles::NONE) {
         f.issue(Severity::Malformed, "roles", "unknown_value", format!("roles holds some of {WORDS}"));
     }

@@ -136,13 +136,14 @@ impl Vault {
         if !path.is_absolute() || climbs {
             return forbidden();
         }
-        // A link must not lead out of the folder. What is not there yet is judged by its name.
+        // A link must not lead out of the folder. What is not there yet is judged by its name. The name is what is followed: whoever
+        // replaces secrets moves links within the folder.
         let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let within = self.settings.dirs.iter().any(|dir| {
             let real_dir = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.clone());
             real.starts_with(&real_dir) && real != real_dir
         });
-        if within { Ok(Secret::File(real)) } else { forbidden() }
+        if within { Ok(Secret::File(path.to_owned())) } else { forbidden() }
     }
 }
 
@@ -151,9 +152,13 @@ fn make_key(path: &Path) -> io::Result<Vec<u8>> {
     getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
     let dir = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir)?;
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    // Under another name until it is whole; the link fails where there is a key already.
+    let draft = path.with_extension("new");
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(&key)?;
     file.sync_all()?;
+    std::fs::hard_link(&draft, path)?;
+    std::fs::remove_file(&draft)?;
     std::fs::File::open(dir)?.sync_all()?;
     Ok(key)
 }

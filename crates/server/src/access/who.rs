@@ -34,8 +34,7 @@ pub struct Rules {
 }
 
 struct Known {
-    hash: TokenHash,
-    expires_at_ms: Option<i64>,
+    entry: TokenEntry,
     pass: Arc<Pass>,
 }
 
@@ -54,7 +53,12 @@ impl Rules {
     /// **Takes** tokens that were made while the server runs, and the issuer in force, which keeps its keys if it is the same.
     /// **Errors** when the issuer's certificates cannot be read.
     pub fn new(auth: &AuthSettings, made: &[TokenEntry], before: Option<&Rules>) -> Result<Rules, String> {
-        let tokens = auth.tokens.iter().chain(made).map(|entry| (entry.hash, Known::new(entry))).collect();
+        // Whoever is who he was keeps his pass: what he has used of his rates counts on.
+        let known = |entry: &TokenEntry| {
+            let same = before.and_then(|rules| rules.tokens.get(&entry.hash)).filter(|known| known.entry == *entry);
+            same.map_or_else(|| Known::new(entry), |known| Known { entry: entry.clone(), pass: known.pass.clone() })
+        };
+        let tokens = auth.tokens.iter().chain(made).map(|entry| (entry.hash, known(entry))).collect();
         let scoped = |name: String, roles, sources: &Vec<String>| {
             let mut pass = Pass::new(name, roles);
             pass.sources = Some(sources.clone()).filter(|s| !s.is_empty());
@@ -75,7 +79,7 @@ impl Rules {
             (None, None) => None,
         };
         let open = !auth.is_configured() && !made.iter().any(|t| t.roles.is_admin());
-        let anonymous = if open { Roles::ADMIN } else { auth.anonymous };
+        let anonymous = if open { Roles::ADMIN } else { auth.anonymous.unwrap_or(Roles::NONE) };
         Ok(Rules {
             open,
             tokens,
@@ -114,7 +118,9 @@ impl Rules {
         }
         if let Some(subject) = subject {
             let named = self.certificates.get(&subject.text);
-            let by_common_name = || self.certificates.get(subject.common_name.as_deref()?);
+            // A common name that looks like a subject is nobody's subject.
+            let plain = subject.common_name.as_deref().filter(|name| !name.contains('='));
+            let by_common_name = || self.certificates.get(plain?);
             if let Some(pass) = named.or_else(by_common_name) {
                 return Ok(pass.clone());
             }
@@ -158,8 +164,8 @@ impl Rules {
     fn by_token(&self, token: &str, now_ms: i64) -> Result<Arc<Pass>, Unknown> {
         let hash = TokenHash::of(token);
         match self.tokens.get(&hash) {
-            Some(known) if !known.hash.same(&hash) => Err(Unknown::Bad("unknown_token")),
-            Some(known) if known.expires_at_ms.is_some_and(|at| at <= now_ms) => Err(Unknown::Bad("expired")),
+            Some(known) if !known.entry.hash.same(&hash) => Err(Unknown::Bad("unknown_token")),
+            Some(known) if known.entry.expires_at_ms.is_some_and(|at| at <= now_ms) => Err(Unknown::Bad("expired")),
             Some(known) => Ok(known.pass.clone()),
             None => Err(Unknown::Bad("unknown_token")),
         }
@@ -184,7 +190,7 @@ impl Known {
         pass.sources = Some(entry.source_ids.clone()).filter(|sources| !sources.is_empty());
         pass.requests = entry.rates.requests_per_second.map(Bucket::new);
         pass.samples = entry.rates.samples_per_second.map(Bucket::new);
-        Known { hash: entry.hash, expires_at_ms: entry.expires_at_ms, pass: Arc::new(pass) }
+        Known { entry: entry.clone(), pass: Arc::new(pass) }
     }
 }
 
@@ -259,7 +265,7 @@ mod tests {
         assert_eq!(asked(&auth, &[], None).await, Err(Unknown::Bad("nothing_shown")));
         let stranger = Subject { text: "CN=x".into(), common_name: Some("x".into()) };
         assert_eq!(asked(&auth, &[], Some(&stranger)).await, Err(Unknown::Bad("certificate")));
-        let reading = AuthSettings { anonymous: Roles::READ, ..settings() };
+        let reading = AuthSettings { anonymous: Some(Roles::READ), ..settings() };
         assert_eq!(asked(&reading, &[], None).await, Ok("anonymous".into()));
         assert!(asked(&reading, &["Bearer qvr_b"], None).await.is_err());
     }

@@ -32,13 +32,11 @@ pub fn read_auth(node: &Node, dir: &Path, problems: &mut Problems) -> AuthSettin
     if let Some(node) = fields.get("oidc") {
         auth.oidc = read_oidc(node, dir, problems);
     }
-    auth.anonymous = fields
-        .parsed("anonymous", problems, |word| match word {
-            "none" => Ok(Roles::NONE),
-            "read" => Ok(Roles::READ),
-            other => Err(format!("{other:?} is neither none nor read")),
-        })
-        .unwrap_or_default();
+    auth.anonymous = fields.parsed("anonymous", problems, |word| match word {
+        "none" => Ok(Roles::NONE),
+        "read" => Ok(Roles::READ),
+        other => Err(format!("{other:?} is neither none nor read")),
+    });
     for (names, key) in [
         (auth.tokens.iter().map(|t| &t.name).collect::<Vec<_>>(), "tokens"),
         (auth.users.iter().map(|u| &u.name).collect(), "users"),

@@ -1,6 +1,7 @@
 //! The section `global`, with Prometheus' defaults and checks.
 
-use collect::{Escaping, Protocol};
+use collect::Protocol;
+use wire::Escaping;
 
 use super::fields::{Fields, Problems};
 use super::rule_file::Inherited;

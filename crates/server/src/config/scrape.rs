@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use collect::{Escaping, HttpSettings, OnExceed, Protocol, ScrapeJob, ScrapeLimits};
+use collect::{HttpSettings, OnExceed, Protocol, ScrapeJob, ScrapeLimits};
 use discover::Mechanism;
+use wire::Escaping;
 
 use super::fields::{Fields, Problems};
 use super::global::{self, Global, Limits};

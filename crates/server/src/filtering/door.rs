@@ -129,16 +129,12 @@ impl Append for Filtered {
         self.inner.submit_now(batch, done);
     }
 
-    fn generation(&self) -> u64 {
-        self.inner.generation()
+    fn behind(&self) -> Option<&dyn Append> {
+        Some(&*self.inner)
     }
 
     fn recall(&self) -> Box<dyn Recall + '_> {
         Box::new(FilteredRecall { inner: self.inner.recall(), filters: &self.filters })
-    }
-
-    fn labels_of(&self, id: SeriesId) -> Option<Labels> {
-        self.inner.labels_of(id)
     }
 }
 

@@ -291,14 +291,9 @@ impl QueryService {
         Ok(Settings { limit, timeout, lookback_ms, with_stats, may_keep })
     }
 
-    async fn answer(&self, text: &str, expr: Expr, times: Times, settings: Settings) -> Result<Response, ApiError> {
-        let queued_at = Instant::now();
-        let deadline = queued_at + settings.timeout;
-        let cancel = Arc::new(AtomicBool::new(false));
-        let guard = CancelOnDrop(Arc::clone(&cancel));
-        let seat = self.seat(&self.seats, deadline).await?;
-        let options = QueryOptions {
-            lookback_ms: settings.lookback_ms,
+    fn options(&self, lookback_ms: i64, deadline: Instant, cancel: Arc<AtomicBool>) -> QueryOptions {
+        QueryOptions {
+            lookback_ms,
             samples_max: self.limits.samples_max,
             memory: self.memory.clone(),
             points_max: POINTS_MAX as u64 + 1,
@@ -306,7 +301,16 @@ impl QueryService {
             experimental: self.limits.experimental,
             deadline: Some(deadline),
             cancel,
-        };
+        }
+    }
+
+    async fn answer(&self, text: &str, expr: Expr, times: Times, settings: Settings) -> Result<Response, ApiError> {
+        let queued_at = Instant::now();
+        let deadline = queued_at + settings.timeout;
+        let cancel = Arc::new(AtomicBool::new(false));
+        let guard = CancelOnDrop(Arc::clone(&cancel));
+        let seat = self.seat(&self.seats, deadline).await?;
+        let options = self.options(settings.lookback_ms, deadline, cancel);
         let (service, text) = (self.clone(), text.to_owned());
         let task = tokio::task::spawn_blocking(move || {
             let _seat = seat;
@@ -337,16 +341,7 @@ impl QueryService {
         let cancel = Arc::new(AtomicBool::new(false));
         let _guard = CancelOnDrop(Arc::clone(&cancel));
         let seat = self.seat(&self.seats, deadline).await?;
-        let options = QueryOptions {
-            lookback_ms: self.limits.lookback_ms,
-            samples_max: self.limits.samples_max,
-            memory: self.memory.clone(),
-            points_max: POINTS_MAX as u64 + 1,
-            default_step_ms: self.limits.default_step_ms,
-            experimental: self.limits.experimental,
-            deadline: Some(deadline),
-            cancel,
-        };
+        let options = self.options(self.limits.lookback_ms, deadline, cancel);
         let service = self.clone();
         let task = tokio::task::spawn_blocking(move || {
             let _seat = seat;

@@ -163,7 +163,8 @@ impl AuthConfig {
                     token_url: o.token_url.clone(),
                     scopes: o.scopes.clone(),
                     endpoint_params: audience.collect(),
-                    tls: TlsOptions { cert_pem: None, key_pem: None, ..tls.clone() },
+                    // The issuer of tokens is another party than the target: the target's name and leniency are not for it.
+                    tls: TlsOptions { ca_pem: tls.ca_pem.clone(), ..TlsOptions::default() },
                 }))
             }
             AuthConfig::Mtls(m) => {
@@ -356,6 +357,9 @@ pub fn redacted(value: &Value) -> Value {
 /// Tells whether a header is likely to hold a secret: such ones belong into `authentication`, where they are sealed.
 pub fn is_secret_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
+    if name.ends_with("-key") || name.starts_with("x-auth") {
+        return true;
+    }
     ["authorization", "cookie", "token", "secret", "api-key", "apikey", "api_key", "password", "credential"]
         .iter()
         .any(|word| name.contains(word))

@@ -361,16 +361,12 @@ impl Append for Attributed {
         self.inner.submit_now(batch, done);
     }
 
-    fn generation(&self) -> u64 {
-        self.inner.generation()
+    fn behind(&self) -> Option<&dyn Append> {
+        Some(&*self.inner)
     }
 
     fn recall(&self) -> Box<dyn Recall + '_> {
         Box::new(AttributedRecall { inner: self.inner.recall(), targets: &self.targets })
-    }
-
-    fn labels_of(&self, id: SeriesId) -> Option<Labels> {
-        self.inner.labels_of(id)
     }
 }
 

@@ -138,9 +138,11 @@ pub async fn register(
     body: Body,
 ) -> Result<Response, Problem> {
     let bytes = read_json(&headers, body, REGISTRATION_BYTES_MAX).await?;
+    let sealed = sealed(&rest, &bytes)?;
+    let hash = xxh3_64(sealed.to_string().as_bytes());
     let request = Register {
         registration: Registration::read(
-            &sealed(&rest, &bytes)?,
+            &sealed,
             flag(&params, "strict", true)?,
             &rest.address_policy,
         )?,
@@ -157,7 +159,8 @@ pub async fn register(
     let task = tokio::spawn(async move {
         match key {
             None => rest.register(&request).await,
-            Some(key) => rest.register_once(&request, &key, xxh3_64(&bytes)).await,
+            // Of what is sealed: a hash of the secrets themselves would let guesses be tried.
+            Some(key) => rest.register_once(&request, &key, hash).await,
         }
     });
     task.await.unwrap_or_else(|_| Err(internal()))

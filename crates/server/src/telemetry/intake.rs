@@ -87,16 +87,8 @@ impl Append for Metered {
         self.inner.submit_now(batch, self.counted(done, true));
     }
 
-    fn generation(&self) -> u64 {
-        self.inner.generation()
-    }
-
-    fn recall(&self) -> Box<dyn Recall + '_> {
-        self.inner.recall()
-    }
-
-    fn labels_of(&self, id: SeriesId) -> Option<Labels> {
-        self.inner.labels_of(id)
+    fn behind(&self) -> Option<&dyn Append> {
+        Some(&*self.inner)
     }
 }
 

@@ -238,7 +238,10 @@ pub async fn create(
         Some(known) if in_pieces || known.meta.lock().state != Stand::Receiving => {
             return Ok(uploads.answer(StatusCode::ACCEPTED, &known));
         }
-        Some(known) => known,
+        Some(known) => {
+            bind(&known);
+            known
+        }
         None => {
             let busy =
                 |detail| Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_uploads", detail).retry_after_ms(10_000);
@@ -360,8 +363,13 @@ pub async fn append(
 ) -> Result<Response, Problem> {
     let upload = yours(&uploads, &upload_id)?;
     let at = offset_of(&headers)?;
+    let binds = bind(&upload);
     let task = tokio::spawn(async move {
         let _adding = upload.adding.lock().await;
+        if binds {
+            let saving = upload.clone();
+            uploads.on_disk(move |uploads| uploads.save(&saving)).await?;
+        }
         let offset = upload.offset.load(Ordering::Relaxed);
         let length = upload.meta.lock().length;
         if upload.meta.lock().state != Stand::Receiving {
@@ -386,6 +394,12 @@ pub async fn append(
     });
     task.await
         .unwrap_or_else(|_| Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed")))
+}
+
+/// Whoever may write as some sources alone makes the whole upload be judged so, whoever began it; gives whether that is new.
+fn bind(upload: &Upload) -> bool {
+    let scoped = Pass::in_force().is_some_and(|pass| pass.is_scoped());
+    scoped && !std::mem::replace(&mut upload.meta.lock().bound, true)
 }
 
 /// Reads `Upload-Offset`, else the start of `Content-Range`.
