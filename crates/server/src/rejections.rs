@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::{Append, AppendDone, Batch, Counts, Labels, Recall, Refusal, SeriesId, SeriesIndex, Verdict};
+use model::{Append, AppendDone, Batch, Counts, Labels, Refusal, SeriesId, SeriesIndex, Verdict};
 use parking_lot::Mutex;
 use store::{AdmissionStats, Full, OwnerStats, Store};
 use sys::Clock;

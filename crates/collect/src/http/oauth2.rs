@@ -56,7 +56,10 @@ impl TokenSource {
     pub(crate) fn new(options: &Oauth2Options) -> Result<TokenSource, HttpSettingsError> {
         let bad = || HttpSettingsError::TokenUrl;
         let url = Url::parse(&options.token_url).map_err(|_| bad())?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !url.username().is_empty() || url.password().is_some()
+        if !matches!(url.scheme(), "http" | "https")
+            || !url.has_host()
+            || !url.username().is_empty()
+            || url.password().is_some()
         {
             return Err(bad());
         }

@@ -88,10 +88,11 @@ async fn guarded(access: Arc<Access>, request: Request, next: Next, answer: impl
     match judge(&access, &mut parts, &route, &entry).await {
         Ok(pass) => {
             access.stats.pass();
+            let name = pass.name.clone();
             let mut line = Line { access: &access, entry: audited.then_some(entry) };
-            line.say(&pass.name, GONE);
+            line.say(&name, GONE);
             let response = pass.with(next.run(Request::from_parts(parts, body))).await;
-            line.say(&pass.name, response.status().as_u16());
+            line.say(&name, response.status().as_u16());
             response
         }
         Err((who, denied)) => {
@@ -231,7 +232,8 @@ fn turned_away(access: &Access, unknown: Unknown, entry: &Entry) -> Denied {
 /// the browser would show passwords that it remembers, and where everybody is let in it needs none.
 fn is_cross_site(parts: &Parts, route: &Route) -> bool {
     let upgrade = parts.headers.contains_key(header::UPGRADE);
-    let safe = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && route.need != Need::Write && !upgrade;
+    let safe =
+        matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && route.need != Need::Write && !upgrade;
     !safe && parts.headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
 }
 

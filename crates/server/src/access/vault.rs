@@ -192,6 +192,27 @@ mod tests {
     }
 
     #[test]
+    fn a_reference_is_followed_when_its_link_is_moved_and_not_out_of_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = vec![dir.path().to_owned()];
+        let ours = vault(SecretSettings { dirs, ..SecretSettings::default() });
+        let link = dir.path().join("token");
+        for (n, secret) in ["first", "second"].iter().enumerate() {
+            let version = dir.path().join(format!("..version{n}"));
+            std::fs::create_dir(&version).unwrap();
+            std::fs::write(version.join("token"), secret).unwrap();
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink(version.join("token"), &link).unwrap();
+            let Ok(Secret::File(path)) = ours.refer_to_file(&link) else { panic!("it is within") };
+            // The name that moves, not where it leads just now.
+            assert_eq!((path.as_path(), std::fs::read_to_string(&path).unwrap().as_str()), (link.as_path(), *secret));
+        }
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
+        assert!(ours.refer_to_file(&link).is_err());
+    }
+
+    #[test]
     fn the_key_is_made_once_and_for_its_owner_alone() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();

@@ -269,4 +269,33 @@ mod tests {
         assert_eq!(asked(&reading, &[], None).await, Ok("anonymous".into()));
         assert!(asked(&reading, &["Bearer qvr_b"], None).await.is_err());
     }
+
+    #[test]
+    fn who_says_what_strangers_may_does_not_mean_everything() {
+        for roles in [Roles::NONE, Roles::READ] {
+            let auth = AuthSettings { anonymous: Some(roles), ..AuthSettings::default() };
+            assert!(!Rules::new(&auth, &[], None).unwrap().are_open());
+        }
+        assert!(Rules::new(&AuthSettings::default(), &[], None).unwrap().are_open());
+    }
+
+    #[test]
+    fn what_was_used_of_rates_counts_on_over_a_reload() {
+        let pass = |rules: &Rules, name: &str| {
+            rules.tokens.values().find(|known| known.entry.name == name).map(|known| known.pass.clone()).unwrap()
+        };
+        let first = Rules::new(&settings(), &[], None).unwrap();
+        let again = Rules::new(&settings(), &[], Some(&first)).unwrap();
+        assert!(Arc::ptr_eq(&pass(&first, "a"), &pass(&again, "a")));
+        let mut changed = settings();
+        changed.tokens[0].roles = Roles::WRITE;
+        let changed = Rules::new(&changed, &[], Some(&again)).unwrap();
+        assert_eq!(pass(&changed, "a").roles, Roles::WRITE);
+    }
+
+    #[tokio::test]
+    async fn a_common_name_that_looks_like_a_subject_is_nobodys() {
+        let forged = Subject { text: "O=x,CN=CN\\=c".into(), common_name: Some("CN=c,O=o".into()) };
+        assert_eq!(asked(&settings(), &[], Some(&forged)).await, Err(Unknown::Bad("certificate")));
+    }
 }

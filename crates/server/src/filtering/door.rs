@@ -8,9 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use collect::Sums;
 use model::filter::FilterSet;
-use model::{
-    Append, AppendDone, AppendError, Batch, CollectionMethod, Labels, NoRecall, Origin, Recall, Select, SeriesId,
-};
+use model::{Append, AppendDone, AppendError, Batch, CollectionMethod, NoRecall, Origin, Recall, Select, SeriesId};
 use parking_lot::Mutex;
 use sys::Clock;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use collect::{ScrapeError, ScrapeErrorKind, TargetOrigin, TargetStatus};
 use model::filter::FilterSet;
-use model::{Append, AppendDone, Batch, CollectionMethod, CollectionReport, Health, Labels, Origin, Recall, SeriesId};
+use model::{Append, AppendDone, Batch, CollectionMethod, CollectionReport, Health, Origin, Recall, SeriesId};
 use parking_lot::RwLock;
 use serde_json::{Value, json};
 

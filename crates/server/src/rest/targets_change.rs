@@ -141,11 +141,7 @@ pub async fn register(
     let sealed = sealed(&rest, &bytes)?;
     let hash = xxh3_64(sealed.to_string().as_bytes());
     let request = Register {
-        registration: Registration::read(
-            &sealed,
-            flag(&params, "strict", true)?,
-            &rest.address_policy,
-        )?,
+        registration: Registration::read(&sealed, flag(&params, "strict", true)?, &rest.address_policy)?,
         replace: flag(&params, "replace", false)?,
         wait: flag(&params, "wait", true)?,
         has_if_match: headers.contains_key(header::IF_MATCH),

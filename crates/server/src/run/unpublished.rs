@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use events::EventId;
-use model::{Append, AppendDone, AppendError, Batch, CollectionReport, Labels, Recall, SeriesId};
+use model::{Append, AppendDone, AppendError, Batch, CollectionReport};
 use parking_lot::{Condvar, Mutex};
 
 /// What is known of a report on its way.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use model::histogram::Histogram;
-use model::{Append, AppendDone, Batch, Labels, Recall, SeriesId, Verdict};
+use model::{Append, AppendDone, Batch, SeriesId, Verdict};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -173,7 +173,7 @@ impl Tapped {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{NO_FAMILY, Refusal};
+    use model::{Labels, NO_FAMILY, Refusal};
 
     fn batch(samples: usize) -> Batch {
         let mut batch = Batch::default();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use model::{Append, AppendDone, AppendError, Batch, CollectionMethod, Counts, Labels, Recall, Refusal, SeriesId};
+use model::{Append, AppendDone, AppendError, Batch, CollectionMethod, Counts, Refusal};
 use parking_lot::Mutex;
 
 use super::exposition::{Exposition, Histogram};

@@ -93,6 +93,13 @@ fn signed_tokens_give_the_roles_of_their_groups_and_bent_ones_nothing() {
     assert_eq!(world.ask(&robot, "PUT", "/metrics/job/mine", b"a 1\n").status, 200);
     assert_eq!(world.ask(&robot, "PUT", "/metrics/job/other", b"a 1\n").status, 403);
     assert_eq!(reads(&robot), 403);
+    // Who may read, too, writes as no more sources.
+    let mut both = issuer.claims(json!(["watchers", "robots"]));
+    both["sources"] = json!(["mine"]);
+    let both = by_ed(header(), &both);
+    assert_eq!(reads(&both), 200);
+    assert_eq!(world.ask(&both, "PUT", "/metrics/job/mine", b"a 1\n").status, 200);
+    assert_eq!(world.ask(&both, "PUT", "/metrics/job/other", b"a 1\n").status, 403);
     // Bent ones.
     let with = |name: &str, value: Value| {
         let mut claims = watcher.clone();

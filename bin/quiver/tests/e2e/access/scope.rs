@@ -136,4 +136,12 @@ fn streams_and_uploads_of_others_are_out_of_reach() {
     let own = upload(&world.scoped, "mine", &line);
     wait_until("the upload is judged", || world.ask(&world.scoped, "GET", &own, b"").text.contains("FAILED"));
     assert!(world.ask(&world.scoped, "GET", &own, b"").text.contains("none of the sources"));
+    // One that somebody else began for a source of its own is judged by who adds to it.
+    let length = line.len().to_string();
+    let path = "/api/v1/metrics/uploads?format=ndjson&source_id=mine";
+    let begun = world.ask_with(&world.write, "POST", path, &[("Upload-Length", &length)], b"");
+    let begun = begun.header("location").expect("a place").to_owned();
+    let added = world.ask_with(&world.scoped, "PATCH", &begun, &[("Upload-Offset", "0")], &line);
+    assert_eq!(added.status, 202, "{added:?}");
+    wait_until("the upload is judged", || world.ask(&world.scoped, "GET", &begun, b"").text.contains("FAILED"));
 }

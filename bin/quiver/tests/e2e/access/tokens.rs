@@ -1,11 +1,12 @@
 //! Tokens made and revoked while the server runs; passwords; rates; the audit log.
 
+use std::io::Write as _;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use super::world::{World, ask, files_below};
-use crate::support::{Program, quiver, quiver_on};
+use crate::support::{Program, quiver, quiver_on, wait_until};
 
 fn command(words: &[&str], token: &str) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_quiver")).args(words).env("QUIVER_TOKEN", token).output();
@@ -68,6 +69,30 @@ fn the_first_token_of_an_admin_shuts_the_door_and_the_last_one_stays() {
     assert_eq!((&made["path"], &made["status"]), (&json!("/api/v1/metrics/tokens"), &json!(201)));
     assert!(made["from"].as_str().is_some_and(|from| from.starts_with("127.0.0.1:")), "{made}");
     assert!(lines.iter().any(|l| l["method"] == "DELETE" && l["status"] == 204), "{audit}");
+}
+
+#[test]
+fn whoever_goes_away_leaves_a_line_all_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = quiver(folder.path(), &[]);
+    // A target that does not answer: the registration waits for its first scrape.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", silent.local_addr().expect("an address"));
+    let target = json!({
+        "source_id": "s", "target_id": "silent", "collection_method": "PULL_SCRAPING",
+        "scrape_config": {"target_url": url, "scrape_interval": "1h", "scrape_timeout": "30s"}
+    })
+    .to_string();
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", server.port)).expect("the server listens");
+    let head = "POST /api/v1/metrics/targets HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    write!(stream, "{head}Content-Length: {}\r\n\r\n{target}", target.len()).expect("it is sent");
+    wait_until("the target is asked", || server.client.get("/api/v1/metrics/targets").body.contains("silent"));
+    drop(stream);
+    let audit = folder.path().join("data/audit/audit.jsonl");
+    wait_until("the line is written", || {
+        let text = std::fs::read_to_string(&audit).unwrap_or_default();
+        text.contains("\"path\":\"/api/v1/metrics/targets\"") && text.contains("\"status\":499")
+    });
 }
 
 #[test]
