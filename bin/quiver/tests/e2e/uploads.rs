@@ -15,9 +15,8 @@ fn status(server: &Program, id: &str) -> Value {
 }
 
 fn done(server: &Program, id: &str) -> Value {
-    wait_until("the upload is done", || {
-        status(server, id)["status"] != "PROCESSING" && status(server, id)["status"] != "QUEUED"
-    });
+    let under_way = |now: &Value| now["status"] == "PROCESSING" || now["status"] == "QUEUED";
+    wait_until("the upload is done", || !under_way(&status(server, id)));
     status(server, id)
 }
 
