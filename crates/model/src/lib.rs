@@ -1,7 +1,7 @@
-//! The words every other room speaks: labels, samples, batches, matchers, and the two doors.
+//! The words every other room speaks: labels, samples, batches, matchers, and the three doors.
 //!
-//! Not here: I/O, async, JSON. A sample enters the store through [`Append`] and leaves it through [`Select`];
-//! both doors live here so that no lower crate has to know a higher one.
+//! Not here: I/O, async, JSON. A sample enters the store through [`Append`] and leaves it through [`Select`]; who takes
+//! what is stored elsewhere stands at [`Follow`]. The doors live here so that no lower crate has to know a higher one.
 
 pub mod aggregate;
 mod batch;
@@ -9,6 +9,7 @@ mod doors;
 mod duration;
 mod family;
 pub mod filter;
+mod follow;
 pub mod histogram;
 pub mod histogram_sum;
 mod labels;
@@ -28,6 +29,7 @@ pub use doors::{
 };
 pub use duration::{DurationError, format_duration_ms, parse_duration_ms};
 pub use family::{Family, MetricType};
+pub use follow::{Follow, Followed, Follower, SeriesLookUp};
 pub use labels::{
     DuplicateLabel, Fingerprint, LABEL_NAME, Labels, LabelsBuf, SeriesId, is_legacy_label_name, is_legacy_metric_name,
 };

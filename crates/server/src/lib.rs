@@ -17,6 +17,7 @@ pub mod push;
 pub mod rejections;
 pub mod rest;
 pub mod run;
+mod sinking;
 mod sketch;
 pub mod sql;
 pub mod stream;

@@ -117,6 +117,7 @@ impl Core {
             self.secure_side_files()?;
             self.write_exemplars(&exemplars)?;
             self.store_accounts()?;
+            self.secure_follower(next.seq).map_err(failed("secure what follows the store"))?;
             let growing = open.sync().map_err(failed("sync chunk files"))?;
             let lasting = sealed.sync().inspect_err(|_| self.remove_chunk_files(&growing.files));
             Ok((lasting.map_err(failed("sync chunk files"))?, growing))

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use model::Follower;
+
 /// How large a label set may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LabelLimits {
@@ -76,6 +78,8 @@ pub struct StoreConfig {
     pub maintain_every_ms: u64,
     /// What the scrubber reads of blocks in a second at most; 0 is no scrubber. [`crate::Store::scrub`] works all the same.
     pub scrub_bytes_per_second: u64,
+    /// Is shown everything that is stored.
+    pub follower: Follower,
 }
 
 impl Default for StoreConfig {
@@ -106,6 +110,7 @@ impl Default for StoreConfig {
             block_cache_bytes_max: 256 << 20,
             maintain_every_ms: 5_000,
             scrub_bytes_per_second: 0,
+            follower: Follower::default(),
         }
     }
 }

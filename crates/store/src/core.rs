@@ -18,6 +18,7 @@ use crate::checkpoint::Checkpoints;
 use crate::chunk_file::LookUps;
 use crate::config::StoreConfig;
 use crate::exemplars::{Exemplar, Exemplars};
+use crate::follow::Verdicts;
 use crate::head::{Defined, Head, unknown_series};
 use crate::index::IndexCell;
 use crate::ledger::Ledger;
@@ -96,6 +97,8 @@ pub struct Core {
     pub retention: RwLock<Arc<RetentionRules>>,
     pub epoch: u64,
     pub generation: AtomicU64,
+    /// The follower had the records up to here when the store was opened.
+    pub followed_seq: u64,
 }
 
 impl Core {
@@ -198,7 +201,11 @@ impl Core {
         self.define(&mut applied, &record.origin, &record.definitions);
         let wanted = record.samples.iter().filter(|s| !base.covers(seq, s.ts_ms)).map(|s| (s.id, s.ts_ms, s.value));
         let (mut counts, mut orphans) = (record.decided, 0);
+        let mut shown = (seq > self.followed_seq && self.follower().is_some()).then(Verdicts::default);
         let mut decided = |verdict: Option<Verdict>| {
+            if let Some(shown) = &mut shown {
+                shown.push(verdict);
+            }
             orphans += u64::from(verdict.is_none());
             counts.add(verdict.unwrap_or_else(unknown_series));
         };
@@ -218,6 +225,10 @@ impl Core {
         applied.records += 1;
         if seq > applied.accounts.seq {
             applied.count(&record.origin, record.slot.as_ref(), &counts, epoch);
+        }
+        drop(applied);
+        if let Some(shown) = shown {
+            self.show_record(record, seq, &shown, |ts_ms| !base.covers(seq, ts_ms));
         }
         (counts, orphans)
     }

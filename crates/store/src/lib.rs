@@ -17,6 +17,7 @@ mod coding;
 mod config;
 mod core;
 mod exemplars;
+mod follow;
 mod head;
 mod index;
 mod integrity;

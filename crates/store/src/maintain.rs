@@ -163,6 +163,7 @@ impl Store {
         core.secure_side_files()?;
         core.store_exemplars()?;
         core.store_accounts()?;
+        core.secure_follower(seq).map_err(failed("secure what follows the store"))?;
         {
             let mut ledger = core.ledger.lock();
             let mut next = *ledger;

@@ -346,7 +346,11 @@ impl Applier {
         for group in &self.from_commit {
             for (mut item, seq) in group {
                 let result = match item.waiting.batch() {
-                    Some(batch) => self.core.apply_batch(batch, &item.definitions, seq),
+                    Some(batch) => {
+                        let applied = self.core.apply_batch(batch, &item.definitions, seq);
+                        self.core.show_batch(batch, seq);
+                        applied
+                    }
                     None => Err(AppendError::Closed),
                 };
                 let bytes = item.framed.len() as u64;

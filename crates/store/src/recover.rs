@@ -101,6 +101,10 @@ pub fn recover(
     ledger.epoch = ledger.epoch.max(newest_epoch(&*fs, &wal_dir, &numbers)) + 1;
     let metadata = load_metadata(&*fs, &dir, &mut recovery);
     let attrs = Arc::new(AttrsTable::default());
+    let followed_seq = match &config.follower.0 {
+        Some(follower) => follower.open().map_err(io("open what follows the store in", &dir))?,
+        None => 0,
+    };
     let room = AdmissionLimits {
         series_max: config.series_max,
         series_bytes_max: config.series_bytes_max,
@@ -137,6 +141,7 @@ pub fn recover(
         ledger: Mutex::new(ledger),
         fs: fs.clone(),
         clock: clock.clone(),
+        followed_seq,
         config,
     });
     core.registry.never_again(ledger.next_id.saturating_sub(1));
@@ -173,6 +178,9 @@ pub fn recover(
     store_epoch(&core, &dir, &mut recovery)?;
 
     let seq = core.applied.lock().seq;
+    if let Some(follower) = &core.config.follower.0 {
+        follower.passed(seq);
+    }
     let next = numbers.last().map_or(1, |n| n + 1);
     let writer = SegmentWriter::new(fs, &wal_dir, core.epoch, core.config.segment_bytes_max, next);
     recovery.duration_ms = clock.monotonic_ms().saturating_sub(started);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::sync::Mutex;
@@ -29,6 +29,8 @@ pub struct Posted {
     pub text: String,
     /// `Retry-After`, in seconds.
     pub retry_after_s: Option<u64>,
+    /// All headers.
+    pub headers: HeaderMap,
 }
 
 /// Posts bodies to one party, one at a time, or asks it for something. Redirects are not followed.
@@ -139,5 +141,5 @@ async fn read(response: Response<Incoming>, bytes_max: usize) -> Result<(Posted,
         }
     }
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    Ok((Posted { status: head.status.as_u16(), text, retry_after_s }, whole))
+    Ok((Posted { status: head.status.as_u16(), text, retry_after_s, headers: head.headers }, whole))
 }

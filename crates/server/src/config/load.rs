@@ -21,6 +21,7 @@ use super::rule_file::{self, Inherited};
 use super::rule_test::{self, RuleTests};
 use super::scrape::{self, Job};
 use super::settings::{self, SettingsText};
+use super::sinks::{self, Sinks};
 use super::yaml::{self, Node, Place};
 
 /// Bytes of one configuration file.
@@ -47,6 +48,8 @@ pub struct Config {
     pub collectors: Vec<TargetSpec>,
     /// `quiver.filters`.
     pub filters: ConfiguredFilters,
+    /// `remote_write` and `quiver.sinks`.
+    pub sinks: Sinks,
     /// `quiver`.
     pub settings: SettingsText,
     /// The whole, printed anew, without secrets.
@@ -195,7 +198,11 @@ fn read_root(root: &Node, dir: &Path, config: &mut Config, problems: &mut Proble
         jobs: list_files(&mut fields, "scrape_config_files", "scrape config", dir, problems),
         rules: list_files(&mut fields, "rule_files", "rule", dir, problems),
     };
-    fields.not_yet(&["tracing", "remote_write", "remote_read"], problems);
+    sinks::read_remote_write(&mut fields, dir, &mut config.sinks, problems);
+    if let Some(node) = sinks::find(root) {
+        sinks::read(node, dir, &mut config.sinks, problems);
+    }
+    fields.not_yet(&["tracing", "remote_read"], problems);
     fields.finish(problems);
     more
 }

@@ -18,11 +18,13 @@ pub mod load;
 pub mod otlp;
 pub mod print;
 pub mod relabel;
+pub mod remote_write;
 pub mod rule_file;
 pub mod rule_test;
 pub mod scrape;
 pub mod sd;
 pub mod settings;
+pub mod sinks;
 #[cfg(test)]
 mod tests;
 pub mod web;

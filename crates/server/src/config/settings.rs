@@ -360,6 +360,8 @@ pub fn read(node: &Node, dir: &Path, problems: &mut Problems) -> SettingsText {
     if let Some(node) = fields.get("limits") {
         read_limits(node, &mut text.limits, problems);
     }
+    // Read apart, with the folder of the file.
+    fields.ignore(&["sinks"]);
     fields.finish(problems);
     text
 }

@@ -23,6 +23,7 @@ use crate::memory::MemoryPlan;
 use crate::prom::{QueryLimits, QueryService, RuntimeInfo, WriteLimits};
 use crate::push::{Folder, Group, PushLimits};
 use crate::rest::Rest;
+use crate::sinking::Sinking;
 use crate::sql::{Sql, SqlParts};
 use crate::stream::Positions;
 use crate::upload::{Uploads, UploadsParts};
@@ -36,6 +37,7 @@ impl Opening {
         &self,
         clock: Arc<dyn Clock>,
         memory: &MemoryPlan,
+        sinking: &Sinking,
     ) -> Result<(Arc<Store>, Recovery), RunError> {
         let dir = &self.settings.data_dir;
         let config = StoreConfig {
@@ -51,6 +53,7 @@ impl Opening {
             maintain_every_ms: 0,
             scrape_patience_ms: SCRAPE_PATIENCE_MS,
             scrub_bytes_per_second: self.settings.scrub_bytes_per_second,
+            follower: sinking.follower(),
             ..StoreConfig::default()
         };
         let wal_bytes = folder_bytes(&dir.join("wal"));

@@ -39,6 +39,7 @@ use crate::prom::api::Pushed;
 use crate::prom::{PromApi, PromParts, QueryService};
 use crate::push::{Gateway, GatewayParts};
 use crate::rest::{Rest, RestParts};
+use crate::sinking::{Around, Sinking};
 use crate::stream::{Positions, StreamParts, Streams};
 use crate::telemetry::own::{Own, OwnParts};
 use crate::telemetry::{HttpMetrics, Intake};
@@ -66,6 +67,7 @@ pub struct Parts {
     catalog: Arc<Catalog>,
     events: EventLog,
     store: Arc<Store>,
+    sinking: Arc<Sinking>,
     prom: PromApi,
     rule_groups: Arc<Groups>,
     lines: Lines,
@@ -86,7 +88,8 @@ impl Opening {
         let started_at_ms = now();
         let memory = Memory::new(MemoryPlan::of(&self.settings.limits));
         let dir = self.settings.data_dir.clone();
-        let (store, mut recovery) = self.open_store(clock.clone(), memory.plan()).await?;
+        let sinking = Sinking::new(&dir, &config.sinks, started_at_ms);
+        let (store, mut recovery) = self.open_store(clock.clone(), memory.plan(), &sinking).await?;
         let corruptions = Arc::new(AtomicU64::new(recovery.damaged.len() as u64));
         // The store's lock is held: nobody else writes in the directory from here on.
         self.access.start_audit(&dir).map_err(RunError::Audit)?;
@@ -173,8 +176,14 @@ impl Opening {
             });
             Arc::new(Groups::new(Arc::new(host), notifier.clone(), now.clone()))
         };
+        sinking.surround(Around {
+            external_labels: source(&external_labels, |labels| Vec::clone(&labels.load())),
+            families: source(&store, |store| model::Select::metadata(store, None)),
+            now_ms: now.clone(),
+        });
         let in_force = InForce {
             access: self.access.clone(),
+            sinking: sinking.clone(),
             jobs: jobs.clone(),
             groups: rule_groups.clone(),
             notifier: notifier.clone(),
@@ -282,6 +291,7 @@ impl Opening {
             reloader: reloader.clone(),
             groups: rule_groups.clone(),
             notifier: notifier.clone(),
+            sinking: sinking.clone(),
             prom: prom.clone(),
             gateway: gateway.clone(),
             otlp: otlp.clone(),
@@ -342,6 +352,7 @@ impl Opening {
             catalog,
             events,
             store,
+            sinking,
             prom,
             rule_groups,
             lines,
@@ -383,8 +394,13 @@ impl Parts {
         if let Err(error) = self.catalog.flush(self.clock.now_ms(), true).await {
             tracing::error!("{error}");
         }
-        let store = self.store.clone();
-        if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
+        self.sinking.stop().await;
+        let (store, sinking) = (self.store.clone(), self.sinking.clone());
+        let close = move || {
+            store.close();
+            sinking.close();
+        };
+        if tokio::task::spawn_blocking(close).await.is_err() {
             tracing::error!("the store did not close in order; its log has everything that was acknowledged");
         }
     }

@@ -11,6 +11,7 @@ use crate::access::Access;
 use crate::alerting::{Groups, Notifier};
 use crate::config::{Config, LoadError, Settings};
 use crate::filtering::SourceFilters;
+use crate::sinking::Sinking;
 
 /// Knows the configuration in force and how to replace it.
 pub struct Reloader {
@@ -30,6 +31,7 @@ pub struct InForce {
     pub jobs: Arc<Jobs>,
     pub groups: Arc<Groups>,
     pub notifier: Arc<Notifier>,
+    pub sinking: Arc<Sinking>,
     pub otlp: Arc<ArcSwap<wire::otlp::Options>>,
     pub external_labels: Arc<ArcSwap<Vec<(String, String)>>>,
     pub filters: Arc<SourceFilters>,
@@ -121,6 +123,7 @@ impl Reloader {
         parts.external_labels.store(Arc::new(config.global.external_labels));
         parts.filters.configure(config.filters.sources);
         parts.jobs.set_collectors(config.collectors);
+        parts.sinking.apply(config.sinks).await;
         parts.jobs.apply(config.jobs).await;
         parts.notifier.apply(config.alerting).await;
         parts.groups.apply(config.rules).await;

@@ -30,6 +30,7 @@ use crate::prom::PromApi;
 use crate::push::Gateway;
 use crate::rejections::Rejections;
 use crate::run::{Jobs, Reloader};
+use crate::sinking::Sinking;
 use crate::sql::Sql;
 use crate::stream::Streams;
 use crate::upload::Uploads;
@@ -67,6 +68,8 @@ pub struct OwnParts {
     pub groups: Arc<Groups>,
     /// Alerts on their way.
     pub notifier: Arc<Notifier>,
+    /// Where samples go to as well.
+    pub sinking: Arc<Sinking>,
     /// Queries and remote write.
     pub prom: PromApi,
     /// Pushed groups.
@@ -136,6 +139,7 @@ impl Own {
         parts.prom.render(&mut page);
         parts.groups.render(&mut page);
         parts.notifier.render(&mut page);
+        parts.sinking.render(&mut page);
         parts.gateway.render(&mut page);
         parts.otlp.render(&mut page);
         parts.influx.render(&mut page);

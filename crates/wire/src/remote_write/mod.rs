@@ -1,5 +1,5 @@
 //! Prometheus remote write, 1.0 (`prometheus.WriteRequest`) and 2.0 (`io.prometheus.write.v2.Request`): borrowing readers
-//! straight into a batch, and a writer of 1.0.
+//! straight into a batch, and writers of both.
 //!
 //! Bodies are given and taken uncompressed; [`crate::snappy`] does the rest.
 
@@ -11,6 +11,7 @@ mod histogram;
 pub(crate) mod intake;
 mod limits;
 mod plain;
+mod send;
 mod symbols;
 
 pub use crate::proto::WireError;
@@ -18,6 +19,7 @@ pub use decode::{decode_v1, decode_v1_recalling};
 pub use decode_v2::decode_v2;
 pub use encode::{Encoder, encode_v1};
 pub use limits::{DecodeStats, Limits, RefusedHistogram, RefusedSeries, Written};
+pub use send::{SeriesEncoder, SeriesEncoderV2, SeriesMetadata, SymbolTable, render_labels};
 
 use model::MetricType;
 
