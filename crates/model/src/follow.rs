@@ -41,8 +41,9 @@ pub trait Follow: Send + Sync {
 
     /// Opens its files; nobody else uses the data directory from here on.
     ///
-    /// **Gives** the last record that it has: the store shows those behind it again.
-    fn open(&self) -> io::Result<u64>;
+    /// **Takes** the last record that the store's log need not have any more: up to there it was secured.
+    /// **Gives** the last record that it has: the store shows those behind it again, as far as its log goes back.
+    fn open(&self, secured: u64) -> io::Result<u64>;
 
     /// Says that all records up to this one are over, whether they were shown or not.
     fn passed(&self, seq: u64);

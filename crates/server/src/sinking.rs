@@ -1,7 +1,9 @@
 //! Sinks: made from the configuration, driven, stopped, told of at `/metrics`.
 //!
-//! Invariants: 1. the queue stands before the store is opened, so that no record passes by; 2. a reload ends each sink at a
-//! window's end and begins it anew at its place.
+//! Invariants: 1. the queue stands before the store is opened, so that no record passes by; 2. a reload leaves sinks alone
+//! that stay as they are, ends others at a window's end and begins them anew at their place; 3. the figures of a sink go on
+//! as long as it is configured.
+//! Fails how: a sink whose task panics is said to be down, and begins anew at its place.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +21,7 @@ use sinks::{
 };
 use sys::{Fs, RealFs};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::config::sinks::{Database, Http, Password, SinkConfig, SinkKind, Sinks};
 use crate::prom::api::Source;
@@ -29,6 +31,9 @@ use crate::telemetry::Exposition;
 const WINDOW_ROWS_MAX: usize = 200_000;
 /// A sink that does not end by then is left alone.
 const STOP_MAX: Duration = Duration::from_secs(3);
+
+/// A sink that ended by a bug of ours begins anew after so long.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// What sinks ask the rest of the server.
 pub struct Around {
@@ -51,10 +56,15 @@ pub struct Sinking {
 }
 
 struct Running {
+    config: SinkConfig,
+    /// `external_labels` as they were when it began.
+    labels: Vec<(String, String)>,
+    shown: Shown,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
+#[derive(Clone)]
 struct Shown {
     name: String,
     kind: &'static str,
@@ -87,10 +97,17 @@ impl Sinking {
     }
 
     /// Puts a configuration in force.
-    pub async fn apply(&self, config: Sinks) {
+    pub async fn apply(self: &Arc<Sinking>, config: Sinks) {
         let mut running = self.running.lock().await;
-        end(std::mem::take(&mut *running)).await;
-        self.shown.lock().clear();
+        let labels = self.around.get().map(|around| (around.external_labels)()).unwrap_or_default();
+        let stays = |one: &Running| {
+            config.all.contains(&one.config) && (one.labels == labels || one.config.kind.as_str() != "remote_write")
+        };
+        let (kept, ended): (Vec<Running>, Vec<Running>) = std::mem::take(&mut *running).into_iter().partition(stays);
+        let known: Vec<(String, Shown)> = ended.iter().map(|one| (one.config.id.clone(), one.shown.clone())).collect();
+        end(ended).await;
+        *running = kept;
+        self.show(&running);
         let none = config.all.is_empty();
         if none && !self.queue_is_used() {
             return;
@@ -109,16 +126,25 @@ impl Sinking {
             self.queue.activate(false);
             return;
         }
-        for (sink, place) in config.all.into_iter().zip(places) {
-            let stats = Arc::new(SinkStats::default());
-            let shown =
-                Shown { name: sink.name.clone(), kind: sink.kind.as_str(), place: place.clone(), stats: stats.clone() };
-            self.shown.lock().push(shown);
+        for (config, place) in config.all.into_iter().zip(places) {
+            if running.iter().any(|one| one.config.id == config.id) {
+                continue;
+            }
+            let stats = known.iter().find(|(id, _)| *id == config.id).map(|(_, shown)| shown.stats.clone());
+            let (name, kind, stats) = (config.name.clone(), config.kind.as_str(), stats.unwrap_or_default());
+            let shown = Shown { name, kind, place, stats };
             let (stop, stopped) = watch::channel(false);
-            let (settings, sink) = self.make(sink, &stats);
-            let parts = (self.queue.clone(), place, self.fs.clone());
-            running.push(Running { stop, task: tokio::spawn(sinks::run(sink, settings, parts, stats, stopped)) });
+            let task = tokio::spawn(drive(self.clone(), config.clone(), shown.clone(), stopped));
+            running.push(Running { config, labels: labels.clone(), shown, stop, task });
         }
+        self.show(&running);
+    }
+
+    /// Says which sinks `/metrics` tells of.
+    fn show(&self, running: &[Running]) {
+        let mut shown: Vec<Shown> = running.iter().map(|one| one.shown.clone()).collect();
+        shown.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+        *self.shown.lock() = shown;
     }
 
     fn queue_is_used(&self) -> bool {
@@ -145,7 +171,7 @@ impl Sinking {
             SinkKind::Postgres(database) => {
                 let backoff = (Duration::from_millis(100), Duration::from_secs(5));
                 let run = RunSettings { rows_max: database.samples_max, gather: database.gather, backoff };
-                let settings = postgres(config.id, *database, self.queue.id());
+                let settings = postgres(config.id, *database, self.queue.id(), self.surroundings().now_ms);
                 (run, Box::new(Postgres::new(settings, stats.clone())))
             }
         }
@@ -238,12 +264,9 @@ const GAUGES: [(&str, &str, Gauge); 5] = [
     ("quiver_sink_pending_batches", "Batches that a sink does not have yet.", |_, sink, end, _| {
         end.saturating_sub(sink.place.seq()) as f64
     }),
-    ("quiver_sink_lag_seconds", "Age of the oldest batch that a sink does not have yet.", |all, sink, end, now_ms| {
-        if sink.place.seq() >= end {
-            return 0.0;
-        }
-        let since = sink.stats.received_at_ms.load(Ordering::Relaxed).max(all.started_at_ms);
-        now_ms.saturating_sub(since).max(0) as f64 / 1000.0
+    ("quiver_sink_lag_seconds", "Age of the oldest batch that a sink does not have yet.", |all, sink, _, now_ms| {
+        let since = all.queue.waits_since_ms(&sink.place);
+        since.map_or(0.0, |since_ms| now_ms.saturating_sub(since_ms).max(0) as f64 / 1000.0)
     }),
     ("quiver_sink_highest_timestamp_seconds", "Latest time of a sample that a sink has.", |_, sink, _, _| {
         sink.stats.highest_ts_ms.load(Ordering::Relaxed) as f64 / 1000.0
@@ -252,6 +275,27 @@ const GAUGES: [(&str, &str, Gauge); 5] = [
         sink.stats.shards.load(Ordering::Relaxed) as f64
     }),
 ];
+
+/// Keeps a sink at work until it is told to stop.
+async fn drive(all: Arc<Sinking>, config: SinkConfig, shown: Shown, mut stopped: watch::Receiver<bool>) {
+    loop {
+        let (settings, sink) = all.make(config.clone(), &shown.stats);
+        let parts = (all.queue.clone(), shown.place.clone(), all.fs.clone());
+        // Ends with this task.
+        let mut task = JoinSet::new();
+        task.spawn(sinks::run(sink, settings, parts, shown.stats.clone(), stopped.clone()));
+        let ended = task.join_next().await;
+        if *stopped.borrow() || stopped.has_changed().is_err() {
+            return;
+        }
+        let why = ended.and_then(Result::err).map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+        tracing::error!(sink = shown.name, "a bug of ours has stopped a sink: {why}; it begins anew at its place");
+        shown.stats.trouble(Some("a bug of ours has stopped it"));
+        if tokio::time::timeout(AGAIN, stopped.wait_for(|stop| *stop)).await.is_ok() {
+            return;
+        }
+    }
+}
 
 async fn end(running: Vec<Running>) {
     for one in &running {
@@ -266,7 +310,7 @@ async fn end(running: Vec<Running>) {
     }
 }
 
-fn postgres(name: String, database: Database, queue_id: String) -> PostgresSettings {
+fn postgres(name: String, database: Database, queue_id: String, now_ms: Source<i64>) -> PostgresSettings {
     let password = database.password;
     let read = move || match &password {
         None => Ok(None),
@@ -279,7 +323,15 @@ fn postgres(name: String, database: Database, queue_id: String) -> PostgresSetti
             std::env::var(name).map(Some).map_err(|_| format!("the environment has no {name} with the password"))
         }
     };
-    PostgresSettings { name, connect: database.connect, layout: database.layout, password: Arc::new(read), queue_id }
+    PostgresSettings {
+        name,
+        connect: database.connect,
+        layout: database.layout,
+        password: Arc::new(read),
+        queue_id,
+        retention: database.retention,
+        now_ms,
+    }
 }
 
 /// Makes senders for a URL, each with a connection of its own.

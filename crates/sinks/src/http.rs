@@ -53,7 +53,10 @@ impl Default for HttpSettings {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Said {
     /// It was taken.
-    Taken,
+    Taken {
+        /// How many samples were written, when the answer says so.
+        written: Option<u64>,
+    },
     /// It was refused for good.
     Refused {
         /// HTTP status.
@@ -103,7 +106,7 @@ impl Courier {
                     if self.stats.trouble(None) {
                         tracing::info!(sink = self.settings.name, "the sink takes samples again");
                     }
-                    return Said::Taken;
+                    return Said::Taken { written: answer.written };
                 }
                 Ok(answer) if self.is_passing(answer.status) => {
                     let after = answer.retry_after_s.map(Duration::from_secs);
@@ -134,7 +137,8 @@ impl Courier {
         match status {
             429 => self.settings.retry_on_429,
             401 | 403 | 404 => self.settings.retry_on_access,
-            _ => status >= 500,
+            // A place that is elsewhere, or a page to log in, says nothing of samples; 408 and 425 say it themselves.
+            _ => status < 200 || (300..400).contains(&status) || status >= 500 || matches!(status, 408 | 425),
         }
     }
 
@@ -153,16 +157,32 @@ pub trait Parcel<T>: Sync {
     fn headers(&self) -> Vec<(&'static str, String)>;
     /// Tells whether a refusal concerns the request as a whole, so that its halves may fare better.
     fn is_whole(&self, said: &Said) -> bool;
-    /// Counts what was taken.
-    fn taken(&self, items: &[T]);
+    /// Counts what was taken; tells whether the answer is that of a place that understood nothing.
+    fn taken(&self, items: &[T], written: Option<u64>) -> Result<(), Misunderstood>;
+    /// Tells whether a refusal says that the place does not know such requests.
+    fn is_foreign(&self, _said: &Said) -> bool {
+        false
+    }
     /// Counts what was refused for good.
     fn refused(&self, items: &[T], said: &Said);
 }
 
+/// The place does not know requests of this kind: nothing of them counts, neither as taken nor as refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Misunderstood;
+
 impl Courier {
     /// Sends items in one request, and those of a refused request in two halves, and so on, in order: one bad sample must
     /// not cost the others. While so many refusals follow each other without anything being taken, parts are given up whole.
-    pub async fn deliver<T: Sync>(&self, shard: usize, items: &[T], parcel: &impl Parcel<T>) {
+    ///
+    /// **Gives** where it ended when the place does not know such requests: the items behind have not been sent.
+    pub async fn deliver<T: Sync>(
+        &self,
+        shard: usize,
+        items: &[T],
+        parcel: &impl Parcel<T>,
+    ) -> Result<(), (usize, Misunderstood)> {
+        let mut done = 0;
         let headers = parcel.headers();
         let mut waiting = vec![items];
         let mut in_a_row = 0;
@@ -171,10 +191,14 @@ impl Courier {
                 Ok(body) => self.send(shard, &headers, body).await,
                 Err(text) => Said::Refused { status: 0, text, written: None },
             };
-            if said == Said::Taken {
+            if let Said::Taken { written } = said {
                 in_a_row = 0;
-                parcel.taken(part);
+                parcel.taken(part, written).map_err(|misunderstood| (done, misunderstood))?;
+                done += part.len();
                 continue;
+            }
+            if parcel.is_foreign(&said) {
+                return Err((done, Misunderstood));
             }
             in_a_row += 1;
             if part.len() > 1 && in_a_row < REFUSALS_MAX && parcel.is_whole(&said) {
@@ -182,8 +206,10 @@ impl Courier {
                 waiting.extend([second, first]);
             } else {
                 parcel.refused(part, &said);
+                done += part.len();
             }
         }
+        Ok(())
     }
 }
 
@@ -244,8 +270,9 @@ mod tests {
             matches!(said, Said::Refused { status: 400, .. })
         }
 
-        fn taken(&self, items: &[u32]) {
+        fn taken(&self, items: &[u32], _: Option<u64>) -> Result<(), Misunderstood> {
             self.taken.lock().extend_from_slice(items);
+            Ok(())
         }
 
         fn refused(&self, items: &[u32], _: &Said) {
@@ -264,7 +291,7 @@ mod tests {
         let mut courier = Courier::new(settings, make, stats.clone());
         assert_eq!(courier.shards_for(1), 1);
         let (items, numbers) = ((0..count).collect::<Vec<_>>(), Numbers::default());
-        courier.deliver(0, &items, &numbers).await;
+        courier.deliver(0, &items, &numbers).await.unwrap();
         assert_eq!(stats.retries.load(Ordering::Relaxed), 3, "no answer, 503 and 429 are tried again");
         (numbers.taken.into_inner(), numbers.refused.into_inner(), requests.load(Ordering::Relaxed))
     }

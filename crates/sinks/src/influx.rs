@@ -3,7 +3,7 @@
 //! Measurement = metric name; tags = labels, `source` and `target_id`; one field, `value`. A point that is written again
 //! replaces itself, so that what goes out twice is there once.
 //! What the protocol has no form for is counted and left out, never altered: NaN and infinities (stale markers among them),
-//! native histograms, texts with a line break or a backslash at their end.
+//! native histograms, texts with a line break or a backslash at their end, names with a backslash in front of what is escaped.
 //! Cost: all of a line but value and time is written once for each series, source and target.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use hashbrown::HashMap;
 use model::{LABEL_NAME, Labels};
 
-use crate::http::{Courier, HttpSettings, Parcel, Said};
+use crate::http::{Courier, HttpSettings, Misunderstood, Parcel, Said};
 use crate::queue::Row;
 use crate::run::{Again, Sink};
 use crate::{Later, MakePost, SinkStats, Window};
@@ -88,7 +88,8 @@ impl Influx {
 
     async fn send_shard(&self, shard: usize, rows: Vec<Row>) {
         for chunk in rows.chunks(self.courier.settings.samples_max.max(1)) {
-            self.courier.deliver(shard, chunk, self).await;
+            // There is one kind of request only.
+            let _ = self.courier.deliver(shard, chunk, self).await;
         }
     }
 }
@@ -110,8 +111,9 @@ impl Parcel<Row> for Influx {
         }
     }
 
-    fn taken(&self, rows: &[Row]) {
+    fn taken(&self, rows: &[Row], _: Option<u64>) -> Result<(), Misunderstood> {
         SinkStats::add(&self.courier.stats.sent, rows.len());
+        Ok(())
     }
 
     fn refused(&self, rows: &[Row], said: &Said) {
@@ -148,7 +150,7 @@ fn dropped(text: &str) -> Option<usize> {
 /// Writes a line up to its value; `None` when a text has no form in the protocol.
 fn prefix(labels: &Labels, source: &str, target: &str) -> Option<Box<[u8]>> {
     let mut out = Vec::new();
-    put(&mut out, labels.metric_name(), false)?;
+    put(&mut out, labels.metric_name(), Part::Measurement)?;
     let mut tags: Vec<(String, &str)> = Vec::new();
     for (name, value) in labels.iter().filter(|(name, _)| *name != LABEL_NAME) {
         let name = if RESERVED.contains(&name) { format!("exported_{name}") } else { name.to_owned() };
@@ -160,25 +162,37 @@ fn prefix(labels: &Labels, source: &str, target: &str) -> Option<Box<[u8]>> {
     tags.sort();
     for (name, value) in tags {
         out.push(b',');
-        put(&mut out, &name, true)?;
+        put(&mut out, &name, Part::Key)?;
         out.push(b'=');
-        put(&mut out, value, true)?;
+        put(&mut out, value, Part::Value)?;
     }
     out.extend_from_slice(FIELD.as_bytes());
     Some(out.into())
 }
 
-/// Writes a measurement, tag key or tag value.
-fn put(out: &mut Vec<u8>, text: &str, in_tag: bool) -> Option<()> {
+/// Which part of a line a text is.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Measurement,
+    Key,
+    Value,
+}
+
+/// Writes a part of a line.
+fn put(out: &mut Vec<u8>, text: &str, part: Part) -> Option<()> {
+    let is_special = |c: char| c == ',' || c == ' ' || c == '=' && part != Part::Measurement;
+    // A name's backslash in front of an escape is taken for a part of it; a value's is kept.
+    let swallowed = || text.match_indices('\\').any(|(at, _)| text[at + 1..].starts_with(is_special));
     if text.is_empty()
         || text.contains(['\n', '\r', '\0'])
         || text.ends_with('\\')
-        || (!in_tag && text.starts_with('#'))
+        || (part == Part::Measurement && text.starts_with('#'))
+        || (part != Part::Value && swallowed())
     {
         return None;
     }
     for byte in text.bytes() {
-        if byte == b',' || byte == b' ' || in_tag && byte == b'=' {
+        if is_special(char::from(byte)) {
             out.push(b'\\');
         }
         out.push(byte);
@@ -206,6 +220,9 @@ mod tests {
             assert_eq!(line(&[("__name__", "a"), ("l", bad)], "s", "t"), None, "{bad:?}");
         }
         assert_eq!(line(&[("l", "v")], "s", "t"), None, "no metric name");
+        assert_eq!(line(&[("__name__", "a\\,b")], "s", "t"), None, "InfluxDB 1.6 loses the backslash");
+        assert_eq!(line(&[("__name__", "a"), ("b\\=", "c")], "s", "t"), None);
+        assert!(line(&[("__name__", "a"), ("b", "c\\,d")], "s", "t").is_some_and(|l| l.contains("b=c\\\\,d")));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub use http::HttpSettings;
 pub use influx::{Influx, InfluxSettings};
 pub use post::{Answer, MakePost, Post};
 pub use postgres::{Layout, Postgres, PostgresSettings};
-pub use queue::{Place, Queue, QueueSettings, Reader, Row, Window, WindowSeries};
+pub use queue::{HistogramRow, Place, Queue, QueueSettings, Reader, Row, Window, WindowSeries};
 pub use remote_write::{MetadataSettings, Protocol, RemoteWrite, RemoteWriteSettings, Surroundings};
 pub use run::{Again, RunSettings, Sink, run};
 pub use stats::SinkStats;

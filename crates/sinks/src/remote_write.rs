@@ -1,7 +1,9 @@
 //! Prometheus' remote write, 1.0 and 2.0.
 //!
 //! Invariants: 1. the samples of a series go in order: all of them in one request at a time, and windows one after the
-//! other; 2. a request that is refused as a whole is sent again in halves, so that one bad sample costs itself.
+//! other; 2. a request that is refused as a whole is sent again in halves, so that one bad sample costs itself; 3. a place that
+//! does not know version 2 (415, or success without its headers) gets version 1 from then on, and what it did not understand
+//! once more.
 //! Cost: labels are relabeled and written once for each series and epoch of the window.
 
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use model::relabel::{self, Rule};
 use model::{Family, Labels, LabelsBuf, MetricType, Sample};
 use wire::remote_write::{SeriesEncoder, SeriesEncoderV2, SeriesMetadata, SymbolTable, render_labels};
 
-use crate::http::{Courier, HttpSettings, Parcel, Said};
+use crate::http::{Courier, HttpSettings, Misunderstood, Parcel, Said};
 use crate::run::{Again, Sink};
 use crate::{Later, MakePost, SinkStats, Window};
 
@@ -78,6 +80,13 @@ impl Item<'_> {
     fn series(&self) -> u32 {
         match self {
             Item::Sample(series, _) | Item::Histogram(series, ..) | Item::Exemplar(series, ..) => *series,
+        }
+    }
+
+    fn ts_ms(&self) -> i64 {
+        match self {
+            Item::Sample(_, sample) | Item::Exemplar(_, _, sample) => sample.ts_ms,
+            Item::Histogram(_, ts_ms, _) => *ts_ms,
         }
     }
 
@@ -185,15 +194,18 @@ impl RemoteWrite {
                 _ => held_back += usize::from(item.is_row()),
             }
         };
-        for row in &window.rows {
-            give(row.series, row.ts_ms, Item::Sample(row.series, Sample { ts_ms: row.ts_ms, value: row.value }));
-        }
-        for (series, _, ts_ms, bytes) in &window.histograms {
-            let ts = if self.settings.histograms { *ts_ms } else { i64::MIN };
-            if ts == i64::MIN {
-                SinkStats::add(&self.courier.stats.filtered, 1);
-            } else {
-                give(*series, ts, Item::Histogram(*series, *ts_ms, bytes));
+        // In the order in which they were stored: a series ends with a stale marker, which is no histogram.
+        let mut histograms = window.histograms.iter().peekable();
+        let mut unwanted = 0;
+        for at in 0..=window.rows.len() {
+            while let Some(h) = histograms.next_if(|h| h.behind <= at) {
+                match self.settings.histograms {
+                    true => give(h.series, h.ts_ms, Item::Histogram(h.series, h.ts_ms, &h.bytes)),
+                    false => unwanted += 1,
+                }
+            }
+            if let Some(row) = window.rows.get(at) {
+                give(row.series, row.ts_ms, Item::Sample(row.series, Sample { ts_ms: row.ts_ms, value: row.value }));
             }
         }
         for (series, labels, sample) in &window.exemplars {
@@ -201,7 +213,7 @@ impl RemoteWrite {
                 give(*series, sample.ts_ms, Item::Exemplar(*series, labels, *sample));
             }
         }
-        SinkStats::add(&self.courier.stats.filtered, held_back);
+        SinkStats::add(&self.courier.stats.filtered, held_back + unwanted);
         dealt
     }
 
@@ -267,14 +279,30 @@ impl RemoteWrite {
         }
     }
 
-    /// Sends what one shard was dealt, one request after the other.
-    async fn send_shard(&self, shard: usize, items: Vec<Item<'_>>) {
-        for chunk in items.chunks(self.settings.http.samples_max.max(1)) {
+    /// Sends what one shard was dealt, one request after the other; gives what is left when the place does not know such
+    /// requests.
+    async fn send_shard<'w>(&self, shard: usize, items: Vec<Item<'w>>) -> Vec<Item<'w>> {
+        let size = self.settings.http.samples_max.max(1);
+        for (i, chunk) in items.chunks(size).enumerate() {
             let mut chunk = chunk.to_vec();
-            // In order of time still, within each series.
-            chunk.sort_by_key(Item::series);
-            self.courier.deliver(shard, &chunk, self).await;
+            // Within a series by time: places want it so, and late samples fare best in front.
+            chunk.sort_by_key(|item| (item.series(), item.ts_ms()));
+            if let Err((done, Misunderstood)) = self.courier.deliver(shard, &chunk, self).await {
+                chunk.drain(..done);
+                chunk.extend(items.chunks(size).skip(i + 1).flatten());
+                return chunk;
+            }
         }
+        Vec::new()
+    }
+
+    /// Speaks version 1 from now on.
+    fn fall_back(&mut self, window: &Window) {
+        let sink = &self.settings.http.name;
+        tracing::warn!(sink, "the place does not know remote write 2.0: it gets 1.0 until the next start or reload");
+        self.settings.protocol = Protocol::V1;
+        self.ready.clear();
+        self.prepare(window);
     }
 
     /// Sends the families, when it is time; what is not taken waits for the next time.
@@ -326,10 +354,19 @@ impl Parcel<Item<'_>> for RemoteWrite {
         }
     }
 
-    fn taken(&self, items: &[Item<'_>]) {
+    fn is_foreign(&self, said: &Said) -> bool {
+        self.settings.protocol == Protocol::V2 && matches!(said, Said::Refused { status: 415, .. })
+    }
+
+    fn taken(&self, items: &[Item<'_>], written: Option<u64>) -> Result<(), Misunderstood> {
         let rows = rows_in(items);
+        // Old places find nothing that they know in the message, and say that all of it is well.
+        if self.settings.protocol == Protocol::V2 && written.is_none() && rows > 0 {
+            return Err(Misunderstood);
+        }
         SinkStats::add(&self.courier.stats.sent, rows);
         SinkStats::add(&self.courier.stats.exemplars, items.len() - rows);
+        Ok(())
     }
 
     fn refused(&self, items: &[Item<'_>], said: &Said) {
@@ -366,10 +403,15 @@ impl Sink for RemoteWrite {
             self.prepare(window);
             self.number_exemplars(window);
             let shards = self.courier.shards_for(window.len());
-            let dealt = self.deal(window, shards);
-            let this = &*self;
-            let busy = dealt.into_iter().enumerate().filter(|(_, items)| !items.is_empty());
-            join_all(busy.map(|(shard, items)| this.send_shard(shard, items))).await;
+            let mut dealt = self.deal(window, shards);
+            while dealt.iter().any(|items| !items.is_empty()) {
+                let this = &*self;
+                let all = dealt.into_iter().enumerate().map(|(shard, items)| this.send_shard(shard, items));
+                dealt = join_all(all).await;
+                if dealt.iter().any(|items| !items.is_empty()) {
+                    self.fall_back(window);
+                }
+            }
             self.send_metadata().await;
             Ok(())
         })

@@ -31,6 +31,11 @@ pub trait Sink: Send {
         Box::pin(async { Ok(None) })
     }
 
+    /// Lets the other store forget how far it is: this is the place from here on.
+    fn rewind(&mut self, _seq: u64) -> Later<'_, Result<(), Again>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Brings a window there; everything in it was taken, or refused for good and counted.
     fn deliver<'a>(&'a mut self, window: &'a Window) -> Later<'a, Result<(), Again>>;
 }
@@ -65,7 +70,7 @@ pub async fn run(
     let mut reader = queue.reader(&place);
     let runner = Runner { settings, place, queue, fs, stats };
     tokio::select! {
-        resumed = runner.resume(&mut *sink) => if let Some(seq) = resumed { reader.resume(seq) },
+        () = runner.resume(&mut *sink, &mut reader) => {}
         () = told(&mut stop) => return,
     }
     let mut window = Window::default();
@@ -102,14 +107,34 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 }
 
 impl Runner {
-    async fn resume(&self, sink: &mut dyn Sink) -> Option<u64> {
+    /// Begins where the other store is, if it knows that.
+    async fn resume(&self, sink: &mut dyn Sink, reader: &mut Reader) {
         let mut pause = self.settings.backoff.0;
         loop {
-            match sink.resume().await {
-                Ok(seq) => return seq,
+            match self.try_resume(sink, reader).await {
+                Ok(()) => return,
                 Err(Again(text)) => self.rest(&mut pause, &text).await,
             }
         }
+    }
+
+    async fn try_resume(&self, sink: &mut dyn Sink, reader: &mut Reader) -> Result<(), Again> {
+        let Some(seq) = sink.resume().await? else { return Ok(()) };
+        let end = self.queue.end();
+        if seq <= end {
+            reader.resume(seq);
+            return Ok(());
+        }
+        // The data directory is an older copy: what comes now would pass for what the other store has.
+        let place = self.place.seq();
+        tracing::error!(
+            sink = self.place.name(),
+            seq,
+            end,
+            place,
+            "the other store is ahead of the ledger; it is set back"
+        );
+        sink.rewind(place).await
     }
 
     async fn rest(&self, pause: &mut Duration, text: &str) {
@@ -141,6 +166,9 @@ impl Runner {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
+            if reader.is_amid() {
+                continue;
+            }
             if window.is_empty() {
                 // Records without anything for us move the place too.
                 self.place.advance(window.last_seq);
@@ -167,7 +195,6 @@ impl Runner {
         self.place.advance(window.last_seq);
         let highest = window.rows.iter().map(|row| row.ts_ms).max().unwrap_or(i64::MIN);
         self.stats.highest_ts_ms.fetch_max(highest, Ordering::Relaxed);
-        self.stats.received_at_ms.fetch_max(window.received_at_ms, Ordering::Relaxed);
     }
 
     /// Makes the place durable and lets go of what every sink has passed.

@@ -25,8 +25,6 @@ pub struct SinkStats {
     pub retries: AtomicU64,
     /// Latest time of a sample that was taken, in milliseconds.
     pub highest_ts_ms: AtomicI64,
-    /// When the newest sample that was taken came in, in milliseconds.
-    pub received_at_ms: AtomicI64,
     /// Requests at once, last time.
     pub shards: AtomicU64,
     trouble: Mutex<Option<String>>,

@@ -51,7 +51,7 @@ impl Log {
 
     /// What a start does: shows what the queue does not have.
     fn replay(&self, queue: &Queue) -> u64 {
-        let has = queue.open().unwrap();
+        let has = queue.open(self.secured).unwrap();
         self.records.iter().filter(|(seq, _)| *seq > has).for_each(|record| show(queue, record));
         queue.passed(self.seq);
         has

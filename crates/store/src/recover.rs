@@ -102,7 +102,7 @@ pub fn recover(
     let metadata = load_metadata(&*fs, &dir, &mut recovery);
     let attrs = Arc::new(AttrsTable::default());
     let followed_seq = match &config.follower.0 {
-        Some(follower) => follower.open().map_err(io("open what follows the store in", &dir))?,
+        Some(follower) => follower.open(counted_seq).map_err(io("open what follows the store in", &dir))?,
         None => 0,
     };
     let room = AdmissionLimits {

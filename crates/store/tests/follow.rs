@@ -34,8 +34,9 @@ impl Follow for Diary {
         true
     }
 
-    fn open(&self) -> std::io::Result<u64> {
+    fn open(&self, secured: u64) -> std::io::Result<u64> {
         let mut inner = self.inner.lock();
+        assert!(inner.secured >= secured, "the store let go of records up to {secured}");
         inner.shown = inner.durable.clone();
         inner.taken = inner.secured;
         Ok(inner.secured)

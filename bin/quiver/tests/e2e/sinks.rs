@@ -70,7 +70,7 @@ fn influxdb(dir: &Path, port: u16) -> impl Fn() -> Program + 'static {
     );
     std::fs::write(&config, text).expect("the file is written");
     let args = ["-config".to_owned(), config.display().to_string()];
-    move || Program::start(Path::new("/usr/bin/influxd"), &args, port, "/ping?verbose=true", &log)
+    move || Program::start(Path::new("/usr/bin/influxd"), &args, port, "/query?q=SHOW+DATABASES", &log)
 }
 
 fn quiver(dir: &Path, port: u16, config: &str) -> impl Fn() -> Program + 'static {
@@ -261,7 +261,8 @@ fn nothing_is_lost_or_doubled_whoever_is_killed() {
             "SELECT encode(float8send(value), 'hex') FROM metrics_ts WHERE metric_name = 'odd' ORDER BY timestamp";
         assert_eq!(database.ask(layout, bits), "8000000000000000\n7ff0000000000002\n7ff8000000000123", "{layout}");
         let row = "SELECT metric_type, source, target_id, labels FROM metrics_ts WHERE metric_name = 'load' LIMIT 1";
-        assert!(database.ask(layout, row).starts_with("CUSTOM|e2e, x=1|e2e, x=1|{\"job\": \"e2e, x=1\", "), "{layout}");
+        let row = database.ask(layout, row);
+        assert!(row.starts_with("CUSTOM|remote_write|remote_write|{\"job\": \"e2e, x=1\", "), "{layout}: {row}");
     }
     println!("{} samples in each of seven places, each once", wanted.0);
     let outcome = |sink: &str, kind: &str, outcome: &str| {

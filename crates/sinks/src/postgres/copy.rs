@@ -2,6 +2,7 @@
 
 /// Microseconds from 1970 to 2000, where PostgreSQL's time begins.
 const EPOCH_US: i64 = 946_684_800_000_000;
+const DAY_MS: i64 = 86_400_000;
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
 /// Rows on their way.
@@ -66,7 +67,7 @@ impl CopyRows {
     }
 }
 
-/// Tells whether PostgreSQL has such a time: 4713 BC to 294276 AD.
+/// Tells whether PostgreSQL has such a time, and the days around it, where partitions end: 4713 BC to 294276 AD.
 pub fn has_time(ts_ms: i64) -> bool {
-    (-210_866_803_200_000..9_224_318_016_000_000).contains(&ts_ms)
+    (-210_866_803_200_000 + 2 * DAY_MS..9_224_318_016_000_000 - 2 * DAY_MS).contains(&ts_ms)
 }

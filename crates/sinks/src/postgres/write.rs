@@ -1,5 +1,7 @@
 //! A window's rows, into the tables of either layout.
 
+use std::collections::BTreeSet;
+
 use hashbrown::{HashMap, HashSet};
 use model::{LABEL_NAME, Labels};
 use sqlx::Row as _;
@@ -8,18 +10,82 @@ use sqlx::postgres::PgConnection;
 use super::Layout;
 use super::copy::{CopyRows, has_time};
 use super::schema::{self, Found};
-use crate::queue::{Window, WindowSeries};
+use crate::queue::{HistogramRow, Row, Window, WindowSeries};
 
 /// Series that one statement defines.
 const SERIES_AT_ONCE: usize = 2_000;
+/// Partitions that are remembered to be there.
+const PARTITIONS_KNOWN_MAX: usize = 10_000;
 
 /// What became of a window's rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Written {
     pub stored: usize,
     pub duplicates: usize,
+    /// They have no form in the columns.
     pub unwritable: usize,
+    /// They are older than what is kept.
+    pub filtered: usize,
+    /// The database refused them for good.
+    pub failed: usize,
     pub bytes: usize,
+}
+
+impl Written {
+    /// Counts another part too.
+    pub fn add(&mut self, other: Written) {
+        self.stored += other.stored;
+        self.duplicates += other.duplicates;
+        self.unwritable += other.unwritable;
+        self.filtered += other.filtered;
+        self.failed += other.failed;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Some rows of a window.
+#[derive(Clone, Copy)]
+pub struct Part<'w> {
+    rows: &'w [Row],
+    histograms: &'w [HistogramRow],
+    /// Others of the same window are written in the same transaction.
+    is_one_of_many: bool,
+}
+
+impl<'w> Part<'w> {
+    /// Gives all of them.
+    pub fn of(window: &'w Window) -> Part<'w> {
+        Part { rows: &window.rows, histograms: &window.histograms, is_one_of_many: false }
+    }
+
+    /// Counts them.
+    pub fn len(&self) -> usize {
+        self.rows.len() + self.histograms.len()
+    }
+
+    /// Splits it in two, if it is more than one row.
+    pub fn halves(&self) -> Option<(Part<'w>, Part<'w>)> {
+        if self.len() < 2 {
+            return None;
+        }
+        let part = |rows, histograms| Part { rows, histograms, is_one_of_many: true };
+        if !self.histograms.is_empty() && !self.rows.is_empty() {
+            return Some((part(self.rows, &[]), part(&[], self.histograms)));
+        }
+        let rows = self.rows.split_at(self.rows.len() / 2);
+        let histograms = self.histograms.split_at(self.histograms.len() / 2);
+        Some((part(rows.0, histograms.0), part(rows.1, histograms.1)))
+    }
+
+    /// Gives series and origin of each row.
+    fn keys(&self) -> impl Iterator<Item = (u32, u32)> {
+        let histograms = self.histograms.iter().map(|h| (h.series, h.origin));
+        self.rows.iter().map(|row| (row.series, row.origin)).chain(histograms)
+    }
+
+    fn times(&self) -> impl Iterator<Item = i64> {
+        self.rows.iter().map(|row| row.ts_ms).chain(self.histograms.iter().map(|h| h.ts_ms))
+    }
 }
 
 /// What the columns hold of a series with its origin, ready to be copied.
@@ -40,95 +106,121 @@ pub struct Writer {
     epoch: u64,
     /// By series and origin; `None` for what the columns cannot hold.
     ready: HashMap<(u32, u32), Option<Ready>>,
+    /// Those that are there.
     partitions: HashSet<i64>,
-    /// Made in the transaction that is under way.
-    fresh: Vec<i64>,
+    /// Series that the savepoint under way has given an id.
+    fresh: Vec<(u32, u32)>,
+    /// What is older is not written.
+    oldest_ms: i64,
 }
 
 impl Writer {
     pub fn new(layout: Layout, found: Found) -> Writer {
-        Writer { layout, found, epoch: 0, ready: HashMap::new(), partitions: HashSet::new(), fresh: Vec::new() }
+        let (ready, partitions, fresh) = Default::default();
+        Writer { layout, found, epoch: 0, ready, partitions, fresh, oldest_ms: i64::MIN }
     }
 
-    /// Says that the transaction was committed: its partitions are there.
-    pub fn commit(&mut self) {
-        self.partitions.extend(self.fresh.drain(..));
-    }
-
-    /// Writes a window within a transaction.
-    pub async fn write(&mut self, connection: &mut PgConnection, window: &Window) -> Result<Written, sqlx::Error> {
-        self.fresh.clear();
-        self.prepare(window);
-        if self.layout == Layout::Tuned {
-            self.define(connection).await?;
-        }
-        self.make_partitions(connection, window).await?;
-        match self.layout {
-            Layout::Spec => self.write_spec(connection, window).await,
-            Layout::Tuned => self.write_tuned(connection, window).await,
-        }
-    }
-
-    fn prepare(&mut self, window: &Window) {
+    /// Makes ready what a window needs, before its transaction: texts of series, and partitions.
+    pub async fn begin(
+        &mut self,
+        connection: &mut PgConnection,
+        window: &Window,
+        oldest_ms: i64,
+    ) -> Result<(), sqlx::Error> {
+        self.oldest_ms = oldest_ms;
         if self.epoch != window.epoch {
             self.epoch = window.epoch;
             self.ready.clear();
         }
-        let rows = window.rows.iter().map(|row| (row.series, row.origin));
-        for key in rows.chain(window.histograms.iter().map(|h| (h.0, h.1))) {
+        for key in Part::of(window).keys() {
             self.ready.entry(key).or_insert_with(|| {
                 let series = window.series.get(key.0 as usize)?;
                 let (source, target) = window.origins.get(key.1 as usize)?;
                 ready_of(series, source, target, self.layout)
             });
         }
+        if self.found.timescale { Ok(()) } else { self.make_partitions(connection, window).await }
+    }
+
+    /// Writes a part of the window within a transaction.
+    pub async fn write(&mut self, connection: &mut PgConnection, part: Part<'_>) -> Result<Written, sqlx::Error> {
+        self.fresh.clear();
+        let filtered = part.times().filter(|ts_ms| *ts_ms < self.oldest_ms).count();
+        let mut written = match self.layout {
+            Layout::Spec => self.write_spec(connection, part).await?,
+            Layout::Tuned => {
+                self.define(connection, part).await?;
+                self.write_tuned(connection, part).await?
+            }
+        };
+        written.filtered = filtered;
+        written.unwritable = written.unwritable.saturating_sub(filtered);
+        Ok(written)
+    }
+
+    /// Says that the part that was written last was taken back.
+    pub fn undo(&mut self) {
+        for key in std::mem::take(&mut self.fresh) {
+            if let Some(Some(ready)) = self.ready.get_mut(&key) {
+                ready.id = 0;
+            }
+        }
     }
 
     fn get(&self, series: u32, origin: u32, ts_ms: i64) -> Option<&Ready> {
-        self.ready.get(&(series, origin))?.as_ref().filter(|_| has_time(ts_ms))
+        let ready = self.ready.get(&(series, origin))?.as_ref();
+        ready.filter(|_| has_time(ts_ms) && ts_ms >= self.oldest_ms)
     }
 
     async fn make_partitions(&mut self, connection: &mut PgConnection, window: &Window) -> Result<(), sqlx::Error> {
-        if self.found.timescale {
-            return Ok(());
-        }
-        let mut wanted: Vec<i64> = Vec::new();
-        for row in window.rows.iter().filter(|row| has_time(row.ts_ms)) {
-            let start = schema::partition_of(self.layout, row.ts_ms);
-            if !self.partitions.contains(&start) && !wanted.contains(&start) {
-                wanted.push(start);
+        let layout = self.layout;
+        let times = window.rows.iter().map(|row| row.ts_ms);
+        let times = times.filter(|ts_ms| has_time(*ts_ms) && *ts_ms >= self.oldest_ms);
+        let wanted: BTreeSet<i64> = times.map(|ts_ms| schema::partition_of(layout, ts_ms)).collect();
+        for start in &wanted {
+            if !self.partitions.contains(start) {
+                schema::make_partition(connection, layout, *start).await?;
+                self.partitions.insert(*start);
             }
         }
-        // Made ahead, so that no row of the next hour waits for it.
-        if let Some(latest) = wanted.iter().max().copied() {
-            let next = schema::next_partition(self.layout, latest);
-            if !self.partitions.contains(&next) {
-                wanted.push(next);
+        // Made ahead, so that no row of the next one waits for it; that this one cannot be made now is no trouble yet.
+        if let Some(ahead) = wanted.last().map(|latest| schema::next_partition(layout, *latest))
+            && !self.partitions.contains(&ahead)
+        {
+            match schema::make_partition(connection, layout, ahead).await {
+                Ok(()) => drop(self.partitions.insert(ahead)),
+                Err(error @ sqlx::Error::Database(_)) => tracing::debug!(%error, "the next partition waits"),
+                Err(error) => return Err(error),
             }
         }
-        for start in wanted {
-            schema::make_partition(connection, self.layout, start).await?;
-            self.fresh.push(start);
+        if self.partitions.len() > PARTITIONS_KNOWN_MAX {
+            self.partitions.retain(|start| wanted.contains(start));
         }
         Ok(())
     }
 
-    async fn write_spec(&self, connection: &mut PgConnection, window: &Window) -> Result<Written, sqlx::Error> {
+    /// Drops what is older than what is kept; gives how many partitions went.
+    pub async fn drop_old(&mut self, connection: &mut PgConnection, before_ms: i64) -> Result<usize, sqlx::Error> {
+        self.partitions.retain(|start| schema::next_partition(self.layout, *start) > before_ms);
+        schema::drop_old(connection, self.found, self.layout, before_ms).await
+    }
+
+    async fn write_spec(&self, connection: &mut PgConnection, part: Part<'_>) -> Result<Written, sqlx::Error> {
         let mut written = Written::default();
         let mut rows = CopyRows::new(7);
-        for row in &window.rows {
+        for row in part.rows {
             let Some(ready) = self.get(row.series, row.origin, row.ts_ms) else { continue };
             rows.row().time(row.ts_ms).raw(ready.name.as_bytes()).raw(ready.metric_type.as_bytes());
             rows.double(row.value).json(&ready.labels).raw(ready.source.as_bytes()).raw(ready.target.as_bytes());
         }
         let mut histograms = CopyRows::new(6);
-        for (series, origin, ts_ms, payload) in &window.histograms {
-            let Some(ready) = self.get(*series, *origin, *ts_ms) else { continue };
-            histograms.row().time(*ts_ms).raw(ready.name.as_bytes()).json(&ready.labels);
-            histograms.raw(ready.source.as_bytes()).raw(ready.target.as_bytes()).raw(payload);
+        for h in part.histograms {
+            let Some(ready) = self.get(h.series, h.origin, h.ts_ms) else { continue };
+            histograms.row().time(h.ts_ms).raw(ready.name.as_bytes()).json(&ready.labels);
+            histograms.raw(ready.source.as_bytes()).raw(ready.target.as_bytes()).raw(&h.bytes);
         }
         written.stored = rows.len() + histograms.len();
-        written.unwritable = window.len() - written.stored;
+        written.unwritable = part.len() - written.stored;
         written.bytes += copy(
             connection,
             "COPY metrics_ts (\"timestamp\", metric_name, metric_type, value, labels, source, target_id) \
@@ -146,20 +238,20 @@ impl Writer {
         Ok(written)
     }
 
-    async fn write_tuned(&self, connection: &mut PgConnection, window: &Window) -> Result<Written, sqlx::Error> {
+    async fn write_tuned(&self, connection: &mut PgConnection, part: Part<'_>) -> Result<Written, sqlx::Error> {
         let mut written = Written::default();
         let mut rows = CopyRows::new(3);
-        for row in &window.rows {
+        for row in part.rows {
             let Some(ready) = self.get(row.series, row.origin, row.ts_ms) else { continue };
             rows.row().bigint(ready.id).time(row.ts_ms).double(row.value);
         }
         let mut histograms = CopyRows::new(3);
-        for (series, origin, ts_ms, payload) in &window.histograms {
-            let Some(ready) = self.get(*series, *origin, *ts_ms) else { continue };
-            histograms.row().bigint(ready.id).time(*ts_ms).raw(payload);
+        for h in part.histograms {
+            let Some(ready) = self.get(h.series, h.origin, h.ts_ms) else { continue };
+            histograms.row().bigint(ready.id).time(h.ts_ms).raw(&h.bytes);
         }
         let offered = rows.len() + histograms.len();
-        written.unwritable = window.len() - offered;
+        written.unwritable = part.len() - offered;
         for (staging, table, column, rows) in [
             ("quiver_new_samples", "quiver_samples", "value double precision", rows),
             ("quiver_new_histograms", "histograms_ts", "payload bytea", histograms),
@@ -176,15 +268,20 @@ impl Writer {
             let take = format!("INSERT INTO {table} SELECT * FROM {staging} ON CONFLICT DO NOTHING");
             let taken = sqlx::query(sqlx::AssertSqlSafe(take)).execute(&mut *connection).await?;
             written.stored += usize::try_from(taken.rows_affected()).unwrap_or(usize::MAX);
+            if part.is_one_of_many {
+                sqlx::raw_sql(sqlx::AssertSqlSafe(format!("TRUNCATE {staging}"))).execute(&mut *connection).await?;
+            }
         }
         written.duplicates = offered.saturating_sub(written.stored);
         Ok(written)
     }
 
-    /// Gives the series that have none an id in the database.
-    async fn define(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let missing: Vec<(u32, u32)> =
-            self.ready.iter().filter(|(_, r)| r.as_ref().is_some_and(|r| r.id == 0)).map(|(key, _)| *key).collect();
+    /// Gives those series of a part that have none an id in the database.
+    async fn define(&mut self, connection: &mut PgConnection, part: Part<'_>) -> Result<(), sqlx::Error> {
+        let unknown = |key: &(u32, u32)| self.ready.get(key).is_some_and(|r| r.as_ref().is_some_and(|r| r.id == 0));
+        let mut missing: Vec<(u32, u32)> = part.keys().filter(unknown).collect();
+        missing.sort_unstable();
+        missing.dedup();
         for keys in missing.chunks(SERIES_AT_ONCE) {
             let mut hashes: Vec<Vec<u8>> = Vec::new();
             let mut texts: [Vec<&str>; 5] = Default::default();
@@ -199,10 +296,12 @@ impl Writer {
             let query = sqlx::query(
                 "WITH new AS (SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::text[], \
                  $6::text[]) AS t (hash, metric_name, metric_type, labels, source, target_id)), \
+                 had AS (SELECT hash, series_id FROM quiver_series WHERE hash = ANY ($1::bytea[])), \
                  made AS (INSERT INTO quiver_series (hash, metric_name, metric_type, labels, source, target_id) \
-                 SELECT hash, metric_name, metric_type, labels::jsonb, source, target_id FROM new ORDER BY hash \
+                 SELECT DISTINCT ON (hash) hash, metric_name, metric_type, labels::jsonb, source, target_id FROM new \
+                 WHERE NOT EXISTS (SELECT FROM had WHERE had.hash = new.hash) ORDER BY hash \
                  ON CONFLICT (hash) DO UPDATE SET hash = excluded.hash RETURNING hash, series_id) \
-                 SELECT hash, series_id FROM made",
+                 SELECT hash, series_id FROM had UNION ALL SELECT hash, series_id FROM made",
             );
             let rows = query.bind(&hashes).bind(names).bind(types).bind(labels).bind(sources).bind(targets);
             let rows = rows.fetch_all(&mut *connection).await?;
@@ -211,6 +310,7 @@ impl Writer {
             for (key, id) in found {
                 if let (Some(Some(ready)), Some(id)) = (self.ready.get_mut(&key), id) {
                     ready.id = id;
+                    self.fresh.push(key);
                 }
             }
         }

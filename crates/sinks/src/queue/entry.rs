@@ -106,8 +106,8 @@ fn put_samples(samples: &[(SeriesId, Sample)], out: &mut Vec<u8>) {
 
 /// Takes an entry apart.
 pub trait Take {
-    /// The entry's source, target and time of arrival; comes first.
-    fn origin(&mut self, source: &str, target: &str, received_at_ms: i64);
+    /// The entry's source and target; comes first.
+    fn origin(&mut self, source: &str, target: &str);
     /// A series that the segment did not name before.
     fn define(&mut self, id: SeriesId, metric_type: MetricType, labels: &[u8]) -> Result<(), Malformed>;
     /// A sample.
@@ -122,7 +122,9 @@ pub trait Take {
 pub fn decode(payload: &[u8], rows: bool, take: &mut dyn Take) -> Result<(), Malformed> {
     let mut cursor = Cursor(payload);
     let (source, target) = (cursor.str()?, cursor.str()?);
-    take.origin(source, target, cursor.signed()?);
+    take.origin(source, target);
+    // The time of arrival: see `received_at_ms`.
+    cursor.signed()?;
     for _ in 0..cursor.count()? {
         let id = SeriesId(cursor.varint()?);
         let metric_type = MetricType::from_u8(cursor.u8()?);
@@ -141,6 +143,15 @@ pub fn decode(payload: &[u8], rows: bool, take: &mut dyn Take) -> Result<(), Mal
         take.exemplar(id, cursor.bytes()?, Sample { ts_ms, value })?;
     }
     Ok(())
+}
+
+/// Reads when an entry came in, from its beginning.
+pub fn received_at_ms(payload: &[u8]) -> Option<i64> {
+    let mut cursor = Cursor(payload);
+    // Their lengths may lead behind the part that was read.
+    cursor.bytes().ok()?;
+    cursor.bytes().ok()?;
+    cursor.signed().ok()
 }
 
 fn decode_samples(cursor: &mut Cursor<'_>, take: &mut dyn Take) -> Result<(), Malformed> {

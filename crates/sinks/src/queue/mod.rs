@@ -7,8 +7,11 @@
 //! 2. entries stand in order of the ledger, each once; 3. a segment of an earlier start is never appended to; 4. a segment
 //! goes when every sink has passed it, or when the queue is too large: then what a sink loses is counted and said.
 //! Limits: [`QueueSettings`]; a full buffer slows the store, which slows the senders.
-//! Fails how: a write that fails is tried again each second; meanwhile the buffer fills, and the store keeps its log.
+//! Fails how: a write that fails is tried again each second; meanwhile the buffer fills, and the store keeps its log. After a
+//! sync that failed nobody knows what is on disk: nothing counts as secured any more until the next start, so that the store
+//! keeps its log, which has it all.
 
+mod arrivals;
 pub mod entry;
 mod places;
 mod reader;
@@ -29,12 +32,15 @@ use parking_lot::{Condvar, Mutex};
 use sys::Fs;
 use tokio::sync::watch;
 
+use arrivals::Arrivals;
 use entry::Defined;
 pub use places::Place;
 use places::Places;
-pub use reader::{Reader, Row, Window, WindowSeries};
-use segment::{FRAME_BYTES, Frame};
+pub use reader::{HistogramRow, Reader, Row, Window, WindowSeries};
+use segment::{FRAME_BYTES, Frame, HEADER_BYTES};
 
+/// The beginning of a segment, in which the first entry's origin is.
+const FIRST_BYTES: usize = 4 << 10;
 /// How long [`Follow::secure`] waits for the disk.
 const SECURE_WAIT: Duration = Duration::from_secs(30);
 
@@ -84,6 +90,9 @@ struct State {
     sync_wanted: u64,
     segments: Vec<Segment>,
     trouble: Option<String>,
+    /// A sync has failed: nothing is secured any more.
+    broken: bool,
+    arrivals: Arrivals,
     /// The store is being closed: nobody is made to wait any more.
     hurried: bool,
     closed: bool,
@@ -132,6 +141,8 @@ impl Queue {
             sync_wanted: 0,
             segments: Vec::new(),
             trouble: None,
+            broken: false,
+            arrivals: Arrivals::default(),
             hurried: false,
             closed: false,
         };
@@ -190,6 +201,12 @@ impl Queue {
         self.shared.state.lock().taken
     }
 
+    /// Tells when the first record behind a place came in, about; `None` when there is none.
+    pub fn waits_since_ms(&self, place: &Place) -> Option<i64> {
+        let (state, seq) = (self.shared.state.lock(), place.seq());
+        if seq < state.taken { state.arrivals.behind(seq) } else { None }
+    }
+
     /// Gives the name of this queue's ledger: places in it mean nothing in another.
     pub fn id(&self) -> String {
         self.shared.id.lock().clone()
@@ -236,7 +253,7 @@ impl Drop for Queue {
 impl State {
     /// Somebody waits for what is not on disk yet.
     fn sync_is_due(&self) -> bool {
-        self.sync_wanted > self.synced && self.taken > self.synced
+        !self.broken && self.sync_wanted > self.synced && self.taken > self.synced
     }
 }
 
@@ -267,20 +284,33 @@ impl Shared {
     }
 
     /// Finds the segments; gives the last entry. The torn end of the newest is cut off by never being read.
-    fn load(&self) -> io::Result<u64> {
+    fn load(&self, secured: u64) -> io::Result<u64> {
         self.prepare()?;
         let mut found: Vec<u64> = self.fs.list(&self.dir)?.iter().filter_map(|n| segment::parse_file_name(n)).collect();
         found.sort_unstable();
         let mut segments = Vec::new();
+        let mut arrivals = Arrivals::default();
         let mut last = 0;
         for (i, after) in found.iter().enumerate() {
             let path = self.dir.join(segment::file_name(*after));
+            if let Some((seq, at_ms)) = self.first_arrival(&path)? {
+                arrivals.note(seq, at_ms);
+            }
             if i + 1 < found.len() {
                 segments.push(Segment { after: *after, bytes: self.fs.open(&path)?.len()? });
                 continue;
             }
             let bytes = self.fs.read(&path)?;
-            let walked = segment::prefix(&bytes).unwrap_or_default();
+            let walked = segment::prefix(&bytes, secured);
+            // A header that a crash tore is in front of nothing that was secured.
+            if walked.is_none() && secured > *after {
+                self.figures.entries_damaged.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(
+                    path = %path.display(),
+                    "a segment of the sinks' queue has a damaged header; samples in it are lost to the sinks"
+                );
+            }
+            let walked = walked.unwrap_or_default();
             let behind = segment::walk(&bytes, walked.last_seq.unwrap_or(*after)).map_or(0, |w| w.rows_after);
             if behind > 0 {
                 tracing::warn!(
@@ -300,10 +330,20 @@ impl Shared {
         }
         self.fs.sync_dir(&self.dir)?;
         let mut state = self.state.lock();
-        state.segments = segments;
+        (state.segments, state.arrivals) = (segments, arrivals);
         (state.taken, state.written, state.synced) = (last, last, last);
         self.readable.send_replace(last);
         Ok(last)
+    }
+
+    /// Reads when the first record of a segment came in, if that can be told.
+    fn first_arrival(&self, path: &Path) -> io::Result<Option<(u64, i64)>> {
+        let mut bytes = [0; FIRST_BYTES];
+        let read = self.fs.open(path)?.read_at(&mut bytes, 0)?;
+        let bytes = bytes.get(..read).unwrap_or_default();
+        let frame = segment::nonce_of(bytes).and_then(|nonce| Frame::decode(bytes.get(HEADER_BYTES..)?, nonce));
+        let payload = bytes.get(HEADER_BYTES + FRAME_BYTES..).unwrap_or_default();
+        Ok(frame.and_then(|frame| Some((frame.seq, entry::received_at_ms(payload)?))))
     }
 
     fn remove_all(&self) -> io::Result<()> {
@@ -316,6 +356,9 @@ impl Shared {
     /// Removes the segments that all places have passed, and the oldest ones of a queue that is too large.
     fn release(&self) {
         let places = self.places.lock();
+        if let Some(passed) = places.passed_by_all() {
+            self.state.lock().arrivals.forget(passed);
+        }
         loop {
             let (oldest, next, total) = {
                 let state = self.state.lock();
@@ -360,7 +403,10 @@ impl Shared {
             return;
         }
         // One that is larger than the buffer gets in when it is alone.
-        while state.waiting_bytes > self.settings.buffer_bytes_max && !state.hurried {
+        while state.waiting_bytes > self.settings.buffer_bytes_max
+            && !state.hurried
+            && self.active.load(Ordering::Relaxed)
+        {
             self.done.wait_for(&mut state, Duration::from_secs(1));
         }
         let rows = entry::rows_of(record);
@@ -376,6 +422,7 @@ impl Shared {
             };
             framed[..FRAME_BYTES].copy_from_slice(&frame.encode(nonce));
             state.open = Some((after, nonce, bytes + framed.len() as u64));
+            state.arrivals.note(record.seq, record.origin.received_at_ms);
             state.waiting_bytes += framed.len();
             match state.waiting.back_mut() {
                 Some(piece) if piece.after == after => piece.bytes.extend_from_slice(&framed),
@@ -394,7 +441,7 @@ impl Shared {
             return open;
         }
         state.defined.clear();
-        (state.taken, RandomState::new().build_hasher().finish(), segment::HEADER_BYTES as u64)
+        (state.taken, RandomState::new().build_hasher().finish(), HEADER_BYTES as u64)
     }
 }
 
@@ -403,8 +450,8 @@ impl Follow for Queue {
         self.shared.active.load(Ordering::Relaxed)
     }
 
-    fn open(&self) -> io::Result<u64> {
-        if self.wants() { self.shared.load() } else { self.shared.remove_all().map(|()| 0) }
+    fn open(&self, secured: u64) -> io::Result<u64> {
+        if self.wants() { self.shared.load(secured) } else { self.shared.remove_all().map(|()| 0) }
     }
 
     fn passed(&self, seq: u64) {
@@ -433,6 +480,9 @@ impl Follow for Queue {
         while state.synced < seq {
             if !self.wants() {
                 return Ok(());
+            }
+            if state.broken {
+                return Err("the queue of the sinks could not be synced; what it has is not relied on".to_owned());
             }
             if self.shared.done.wait_until(&mut state, deadline).timed_out() {
                 let why = state.trouble.clone().unwrap_or_else(|| "the disk is too slow".to_owned());

@@ -116,7 +116,14 @@ impl Places {
                 continue;
             }
             let path = dir.join(format!("{name}.place"));
-            let found = load(fs, &path)?;
+            let mut found = load(fs, &path)?;
+            if let Some((seq, begun)) = found
+                && (seq > end || begun > end)
+            {
+                // An older copy of the data directory stands here, or that of another server.
+                tracing::error!(sink = name, seq, begun, end, "the place of a sink is behind the end of the ledger");
+                found = Some((seq.min(end), 0));
+            }
             let place = Place {
                 name: name.clone(),
                 path,
@@ -144,6 +151,11 @@ impl Places {
     /// Tells whether every sink has passed a record; nobody knows before it is known which sinks there are.
     pub fn have_passed(&self, seq: u64) -> bool {
         self.0.as_ref().is_some_and(|all| all.iter().all(|place| place.durable() >= seq))
+    }
+
+    /// Gives the last record that every sink has, in this life; `None` when nobody knows or there is no sink.
+    pub fn passed_by_all(&self) -> Option<u64> {
+        self.0.iter().flatten().map(|place| place.seq()).min()
     }
 
     /// Tells whether it is known which sinks there are.

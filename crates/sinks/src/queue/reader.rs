@@ -49,6 +49,21 @@ pub struct Row {
     pub value: f64,
 }
 
+/// A native histogram that was stored.
+#[derive(Clone, Debug)]
+pub struct HistogramRow {
+    /// Index into [`Window::series`].
+    pub series: u32,
+    /// Index into [`Window::origins`].
+    pub origin: u32,
+    /// Milliseconds since 1970.
+    pub ts_ms: i64,
+    /// What `Histogram::encode` wrote.
+    pub bytes: Vec<u8>,
+    /// How many of [`Window::rows`] were stored before it.
+    pub behind: usize,
+}
+
 /// Some entries, taken apart.
 #[derive(Debug, Default)]
 pub struct Window {
@@ -56,16 +71,14 @@ pub struct Window {
     pub epoch: u64,
     /// The last record in it.
     pub last_seq: u64,
-    /// When the newest of them came in; milliseconds since 1970.
-    pub received_at_ms: i64,
     /// All series known.
     pub series: Vec<WindowSeries>,
     /// All pairs of source and target known.
     pub origins: Vec<(String, String)>,
     /// The samples, in the order in which they were stored.
     pub rows: Vec<Row>,
-    /// Native histograms: series, origin, time, and the bytes of `Histogram::encode`.
-    pub histograms: Vec<(u32, u32, i64, Vec<u8>)>,
+    /// The native histograms, in the order in which they were stored.
+    pub histograms: Vec<HistogramRow>,
     /// Exemplars: series, their own labels, time and value.
     pub exemplars: Vec<(u32, Labels, Sample)>,
 }
@@ -139,6 +152,11 @@ impl Reader {
         }
     }
 
+    /// Tells whether the window must not end yet: an earlier life sent more in it.
+    pub fn is_amid(&self) -> bool {
+        self.place.begun().is_some_and(|end| self.read < end)
+    }
+
     /// Begins again behind another place than the one on disk: the sink knows better.
     pub fn resume(&mut self, seq: u64) {
         self.place.advance(seq);
@@ -147,14 +165,14 @@ impl Reader {
     }
 
     /// Adds entries until the window has so many rows or everything was read; `false` when there is no more now. A window
-    /// that an earlier life began ends where it ended then.
+    /// that an earlier life began ends where it ended then, as soon as all of it is there.
     pub fn fill(&mut self, window: &mut Window, rows_max: usize) -> io::Result<bool> {
         if let Some(end) = self.place.begun() {
             while self.read < end && self.step(window, end)? {}
             if self.read >= end {
                 window.last_seq = window.last_seq.max(end);
             }
-            return Ok(true);
+            return Ok(self.read >= end);
         }
         while window.len() < rows_max {
             if !self.step(window, u64::MAX)? {
@@ -344,8 +362,7 @@ impl Taker<'_> {
 }
 
 impl Take for Taker<'_> {
-    fn origin(&mut self, source: &str, target: &str, received_at_ms: i64) {
-        self.window.received_at_ms = self.window.received_at_ms.max(received_at_ms);
+    fn origin(&mut self, source: &str, target: &str) {
         let pair = (source.to_owned(), target.to_owned());
         let next = self.window.origins.len() as u32;
         self.origin = *self.known.origins.entry(pair.clone()).or_insert(next);
@@ -379,7 +396,10 @@ impl Take for Taker<'_> {
 
     fn histogram(&mut self, id: SeriesId, ts_ms: i64, bytes: &[u8]) -> Result<(), Malformed> {
         match self.slot(id) {
-            Some(series) => self.window.histograms.push((series, self.origin, ts_ms, bytes.to_vec())),
+            Some(series) => {
+                let (origin, bytes, behind) = (self.origin, bytes.to_vec(), self.window.rows.len());
+                self.window.histograms.push(HistogramRow { series, origin, ts_ms, bytes, behind });
+            }
             None => self.known.orphans += 1,
         }
         Ok(())

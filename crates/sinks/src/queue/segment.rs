@@ -139,14 +139,21 @@ pub fn walk(bytes: &[u8], after: u64) -> Option<Walked> {
 }
 
 /// Walks over a file up to the first entry that is not good: behind a hole nothing was synced, and what lies there may
-/// have others missing in front of it. `None` when the header is broken.
-pub fn prefix(bytes: &[u8]) -> Option<Walked> {
+/// have others missing in front of it. But entries up to `secured` were synced, and nobody has them but this file: a hole
+/// among them is damage, and they are kept on both of its sides. `None` when the header is broken.
+pub fn prefix(bytes: &[u8], secured: u64) -> Option<Walked> {
     let nonce = nonce_of(bytes)?;
     let mut walked = Walked { end: HEADER_BYTES, ..Walked::default() };
-    while let Some(frame) = bytes.get(walked.end..).and_then(|rest| Frame::decode(rest, nonce)) {
-        let start = walked.end + FRAME_BYTES;
-        let payload = bytes.get(start..start + frame.len as usize);
-        let Some(payload) = payload.filter(|payload| frame.fits(payload)) else { break };
+    while let Some(at) = next_frame(bytes, walked.end, nonce) {
+        let Some(frame) = bytes.get(at..).and_then(|rest| Frame::decode(rest, nonce)) else { break };
+        let start = at + FRAME_BYTES;
+        let payload = bytes.get(start..start.saturating_add(frame.len as usize));
+        let good = payload.is_some_and(|payload| frame.fits(payload));
+        // What does not check but says that it was secured is damage: it costs itself.
+        if (at != walked.end || !good) && frame.seq > secured {
+            break;
+        }
+        let Some(payload) = payload else { break };
         walked = Walked { last_seq: Some(frame.seq), end: start + payload.len(), rows_after: 0 };
     }
     Some(walked)
@@ -178,7 +185,10 @@ mod tests {
             bad[at] ^= 1;
             let rows = walk(&bad, 0).unwrap().rows_after;
             assert!((3..6).contains(&rows), "byte {at}: {rows}");
-            assert!(prefix(&bad).unwrap().end <= at, "byte {at}: nothing behind damage is taken for synced");
+            assert!(prefix(&bad, 0).unwrap().end <= at, "byte {at}: nothing behind damage is taken for synced");
+            let secured = prefix(&bad, 3).unwrap();
+            assert!(secured.last_seq >= Some(2), "byte {at}: damage among what was secured costs itself: {secured:?}");
+            assert!(at >= bytes.len() - 45 || secured.end == bytes.len(), "byte {at}: {secured:?}");
         }
         for len in HEADER_BYTES..bytes.len() {
             assert!(walk(&bytes[..len], 0).unwrap().end <= len);

@@ -39,23 +39,43 @@ pub(super) fn run(shared: &Shared) {
             Ok(()) => {
                 state.trouble = None;
                 state.written = taken;
-                if sync {
+                if sync && !state.broken {
                     state.synced = taken;
                 }
                 shared.readable.send_replace(taken);
             }
-            Err(error) => {
+            Err(Failed::Write(error)) => {
                 if state.trouble.is_none() {
                     tracing::error!("the queue of the sinks cannot be written: {error}; it is tried again");
                 }
                 state.trouble = Some(error.to_string());
             }
+            Err(Failed::Sync(error)) => {
+                if !std::mem::replace(&mut state.broken, true) {
+                    tracing::error!(
+                        "the queue of the sinks cannot be synced: {error}; until the next start the store keeps its log"
+                    );
+                }
+                state.trouble = Some(error.to_string());
+            }
+        }
+        // It stays so until the next start, and is seen.
+        if state.broken && state.trouble.is_none() {
+            state.trouble = Some("a sync has failed".to_owned());
         }
         shared.done.notify_all();
         if closed && (left.is_empty() && state.waiting.is_empty() || state.trouble.is_some()) {
             return;
         }
     }
+}
+
+/// Why the queue is not on disk.
+enum Failed {
+    /// Bytes could not be written: they are written again, at the same place.
+    Write(io::Error),
+    /// What was written may be lost, and no second sync would say so.
+    Sync(io::Error),
 }
 
 fn wait_for_work(shared: &Shared, state: &mut MutexGuard<'_, State>, nothing_left: bool) {
@@ -74,17 +94,17 @@ fn wait_for_work(shared: &Shared, state: &mut MutexGuard<'_, State>, nothing_lef
 }
 
 /// Writes the pieces in order; those that were written leave the list.
-fn work(shared: &Shared, open: &mut Option<Open>, left: &mut Vec<Piece>, sync: bool) -> io::Result<()> {
+fn work(shared: &Shared, open: &mut Option<Open>, left: &mut Vec<Piece>, sync: bool) -> Result<(), Failed> {
     while let Some(piece) = left.first() {
         if open.as_ref().is_none_or(|o| o.after != piece.after) {
             if let Some(full) = open.take() {
-                full.file.sync_data()?;
+                full.file.sync_data().map_err(Failed::Sync)?;
             }
             *open = Some(create(shared, piece)?);
             shared.release();
         }
         if let Some(open) = open.as_ref() {
-            open.file.append(&piece.bytes)?;
+            open.file.append(&piece.bytes).map_err(Failed::Write)?;
         }
         let piece = left.remove(0);
         let mut state = shared.state.lock();
@@ -93,16 +113,16 @@ fn work(shared: &Shared, open: &mut Option<Open>, left: &mut Vec<Piece>, sync: b
         }
     }
     match open {
-        Some(open) if sync => open.file.sync_data(),
+        Some(open) if sync => open.file.sync_data().map_err(Failed::Sync),
         _ => Ok(()),
     }
 }
 
-fn create(shared: &Shared, piece: &Piece) -> io::Result<Open> {
-    let file = shared.fs.create(&shared.dir.join(segment::file_name(piece.after)))?;
+fn create(shared: &Shared, piece: &Piece) -> Result<Open, Failed> {
+    let file = shared.fs.create(&shared.dir.join(segment::file_name(piece.after))).map_err(Failed::Write)?;
     let header = segment::header(piece.nonce);
-    file.append(&header)?;
-    shared.fs.sync_dir(&shared.dir)?;
+    file.append(&header).map_err(Failed::Write)?;
+    shared.fs.sync_dir(&shared.dir).map_err(Failed::Sync)?;
     let mut state = shared.state.lock();
     state.segments.retain(|s| s.after != piece.after);
     state.segments.push(Segment { after: piece.after, bytes: header.len() as u64 });
