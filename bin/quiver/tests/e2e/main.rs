@@ -33,6 +33,7 @@ mod remote_senders;
 mod remote_v2;
 mod rules;
 mod selftest;
+mod sink_places;
 mod sinks;
 mod sql;
 mod streams;

@@ -16,31 +16,39 @@ const SAMPLES_PER_BATCH: u64 = 5;
 const STEP_MS: i64 = 10;
 
 /// A program that is started again and again on the same port and data.
-struct Again {
+pub struct Again {
     start: Box<dyn Fn() -> Program>,
     running: Option<Program>,
 }
 
 impl Again {
-    fn new(start: impl Fn() -> Program + 'static) -> Again {
+    pub fn new(start: impl Fn() -> Program + 'static) -> Again {
         let running = Some(start());
         Again { start: Box::new(start), running }
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.running.take().expect("it runs").kill();
     }
 
-    fn resume(&mut self) {
+    pub fn resume(&mut self) {
         self.running = Some((self.start)());
     }
 
-    fn client(&self) -> &Client {
+    pub fn port(&self) -> u16 {
+        self.running.as_ref().expect("it runs").port
+    }
+
+    pub fn log_text(&self) -> String {
+        self.running.as_ref().expect("it runs").log_text()
+    }
+
+    pub fn client(&self) -> &Client {
         &self.running.as_ref().expect("it runs").client
     }
 }
 
-fn prometheus(dir: &Path, port: u16, more: &str) -> impl Fn() -> Program + 'static {
+pub fn prometheus(dir: &Path, port: u16, more: &str) -> impl Fn() -> Program + 'static {
     let (config, data, log) = (dir.join("p.yml"), dir.join("prometheus"), dir.join("prometheus.log"));
     std::fs::write(&config, format!("global: {{scrape_interval: 1h}}\n{more}")).expect("the file is written");
     let args = [
@@ -53,13 +61,13 @@ fn prometheus(dir: &Path, port: u16, more: &str) -> impl Fn() -> Program + 'stat
     move || Program::start(Path::new("/usr/bin/prometheus"), &args, port, "/-/ready", &log)
 }
 
-fn victoria_metrics(dir: &Path, port: u16) -> impl Fn() -> Program + 'static {
+pub fn victoria_metrics(dir: &Path, port: u16) -> impl Fn() -> Program + 'static {
     let (data, log) = (dir.join("vm"), dir.join("vm.log"));
     let args = [format!("-httpListenAddr=127.0.0.1:{port}"), format!("-storageDataPath={}", data.display())];
     move || Program::start(Path::new("/usr/bin/victoria-metrics"), &args, port, "/health", &log)
 }
 
-fn influxdb(dir: &Path, port: u16) -> impl Fn() -> Program + 'static {
+pub fn influxdb(dir: &Path, port: u16) -> impl Fn() -> Program + 'static {
     let (config, log, data) = (dir.join("influxdb.conf"), dir.join("influxdb.log"), dir.join("influxdb"));
     let data = data.display();
     let text = format!(
@@ -73,7 +81,7 @@ fn influxdb(dir: &Path, port: u16) -> impl Fn() -> Program + 'static {
     move || Program::start(Path::new("/usr/bin/influxd"), &args, port, "/query?q=SHOW+DATABASES", &log)
 }
 
-fn quiver(dir: &Path, port: u16, config: &str) -> impl Fn() -> Program + 'static {
+pub fn quiver(dir: &Path, port: u16, config: &str) -> impl Fn() -> Program + 'static {
     let file: PathBuf = dir.join("quiver.yml");
     std::fs::create_dir_all(dir).expect("the folder is made");
     std::fs::write(&file, config).expect("the file is written");
@@ -82,14 +90,14 @@ fn quiver(dir: &Path, port: u16, config: &str) -> impl Fn() -> Program + 'static
 }
 
 /// Writes all the time; a batch that was not answered is sent again, as a real sender does.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     acked: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
 impl Load {
-    fn start(port: u16, base_ms: i64) -> Load {
+    pub fn start(port: u16, base_ms: i64) -> Load {
         let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (stop.clone(), acked.clone());
         let client = Client::new(&format!("http://127.0.0.1:{port}"));
@@ -118,13 +126,13 @@ impl Load {
     }
 
     /// Waits until so many more batches have been acknowledged.
-    fn go_on(&self, batches: u64) {
+    pub fn go_on(&self, batches: u64) {
         let goal = self.acked.load(Ordering::Relaxed) + batches * SAMPLES_PER_BATCH;
         wait_until("the load goes on", || self.acked.load(Ordering::Relaxed) >= goal);
     }
 
     /// Gives how many samples were acknowledged, and their sum.
-    fn finish(self) -> (u64, f64) {
+    pub fn finish(self) -> (u64, f64) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the load ends");
         let positions = self.acked.load(Ordering::Relaxed);
@@ -134,7 +142,7 @@ impl Load {
 }
 
 /// Reads one own metric of a sink.
-fn figure(client: &Client, series: &str) -> f64 {
+pub fn figure(client: &Client, series: &str) -> f64 {
     let page = client.get("/metrics").expect(200).body;
     let line = page.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
     let text = line.unwrap_or_else(|| panic!("no {series} in {page}"));
@@ -142,7 +150,7 @@ fn figure(client: &Client, series: &str) -> f64 {
 }
 
 /// Waits until every sink has everything.
-fn drained(client: &Client) {
+pub fn drained(client: &Client) {
     wait_until("every sink has everything", || {
         let page = client.get("/metrics").expect(200).body;
         let pending: Vec<&str> = page.lines().filter(|l| l.starts_with("quiver_sink_pending_batches{")).collect();
@@ -150,7 +158,7 @@ fn drained(client: &Client) {
     });
 }
 
-fn in_promql(client: &Client) -> (u64, f64) {
+pub fn in_promql(client: &Client) -> (u64, f64) {
     let ask = |expr: &str| client.number(expr);
     (ask("sum(count_over_time(load[1d]))") as u64, ask("sum(sum_over_time(load[1d]))"))
 }
@@ -171,14 +179,14 @@ fn in_victoria_metrics(client: &Client) -> (u64, f64) {
     (found.len() as u64, found.values().sum())
 }
 
-fn in_influxdb(client: &Client) -> (u64, f64) {
+pub fn in_influxdb(client: &Client) -> (u64, f64) {
     let query = "SELECT count(value), sum(value) FROM load";
     let found = client.get(&format!("/query?db=quiver&q={}", encode(query))).expect(200).json();
     let row = &found["results"][0]["series"][0]["values"][0];
     (row[1].as_u64().unwrap_or(0), row[2].as_f64().unwrap_or(0.0))
 }
 
-fn in_postgres(postgres: &Postgres, database: &str) -> (u64, f64) {
+pub fn in_postgres(postgres: &Postgres, database: &str) -> (u64, f64) {
     let text = postgres.ask(database, "SELECT count(*), sum(value) FROM metrics_ts WHERE metric_name = 'load'");
     let (count, sum) = text.split_once('|').expect("two columns");
     (count.parse().expect("a number"), sum.parse().unwrap_or(0.0))

@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     fn posted(status: u16, text: &str) -> Posted {
-        Posted { status, text: text.to_owned(), retry_after_s: None, headers: http::HeaderMap::new() }
+        Posted { status, text: text.to_owned(), retry_after_s: None, headers: http::HeaderMap::new(), whole: true }
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Posted {
     pub retry_after_s: Option<u64>,
     /// All headers.
     pub headers: HeaderMap,
+    /// Whether the text is the whole body.
+    pub whole: bool,
 }
 
 /// Posts bodies to one party, one at a time, or asks it for something. Redirects are not followed.
@@ -77,6 +79,14 @@ impl Poster {
     pub async fn get(&self, url: &Url, answer_bytes_max: usize) -> Result<Posted, ScrapeError> {
         let asked = Asked { method: Method::GET, headers: &[], content_type: "", body: Bytes::new(), answer_bytes_max };
         self.within(url, asked).await
+    }
+
+    /// Sends a form and reads the answer, up to so many bytes.
+    ///
+    /// **Errors** as [`Poster::post`].
+    pub async fn post_form(&self, url: &Url, form: Bytes, answer_bytes_max: usize) -> Result<Posted, ScrapeError> {
+        let content_type = "application/x-www-form-urlencoded";
+        self.within(url, Asked { method: Method::POST, headers: &[], content_type, body: form, answer_bytes_max }).await
     }
 
     async fn within(&self, url: &Url, asked: Asked<'_>) -> Result<Posted, ScrapeError> {
@@ -141,5 +151,5 @@ async fn read(response: Response<Incoming>, bytes_max: usize) -> Result<(Posted,
         }
     }
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    Ok((Posted { status: head.status.as_u16(), text, retry_after_s, headers: head.headers }, whole))
+    Ok((Posted { status: head.status.as_u16(), text, retry_after_s, headers: head.headers, whole }, whole))
 }

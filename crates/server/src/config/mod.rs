@@ -24,6 +24,7 @@ pub mod rule_test;
 pub mod scrape;
 pub mod sd;
 pub mod settings;
+pub mod sink_queries;
 pub mod sinks;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use url::Url;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::fields::{Fields, Problems};
+use super::sink_queries::{self, Queries};
 use super::yaml::{Kind, Node};
 use super::{http_client, remote_write};
 
@@ -27,6 +28,8 @@ pub struct Sinks {
     pub queue_bytes_max: Option<u64>,
     /// One by one; their names differ.
     pub all: Vec<SinkConfig>,
+    /// Who answers queries for what is no longer here.
+    pub queries: Option<Queries>,
 }
 
 /// One sink. Equal ones go on over a reload.
@@ -148,6 +151,9 @@ pub fn read(node: &Node, dir: &Path, sinks: &mut Sinks, problems: &mut Problems)
         let found = read_postgres(&mut fields, dir, problems);
         fields.finish(problems);
         sinks.add(found, node, problems);
+    }
+    if let Some(node) = fields.get("queries") {
+        sinks.queries = sink_queries::read(node, dir, sinks, problems);
     }
     fields.finish(problems);
 }
@@ -392,6 +398,13 @@ mod tests {
             ("quiver: {sinks: {influxdb: [{url: 'http://h'}]}}", "either database (InfluxDB 1) or bucket"),
             ("quiver: {sinks: {queue_size: 1MiB}}", "queue_size must be at least 64MiB"),
             ("quiver: {sinks: {kafka: []}}", "unknown key \"kafka\" in quiver.sinks"),
+            ("quiver: {sinks: {postgres: [{url: 'postgres://h', retention: 1h}]}}", "retention must be at least 1d"),
+            ("quiver: {sinks: {queries: {url: 'http://h', when: never}}}", "when must be older"),
+            ("quiver: {sinks: {queries: {url: 'http://h', sink: x}}}", "there is no remote_write with name \"x\""),
+            (
+                "{remote_write: [{url: 'http://h/w', name: x}], quiver: {sinks: {queries: {url: 'http://g', sink: x}}}}",
+                "whose credentials it would get",
+            ),
         ] {
             let error = load(text).unwrap_err().to_string();
             assert!(error.contains(wanted) && error.starts_with("c.yml:1:"), "{text}: {error}");

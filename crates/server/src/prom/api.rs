@@ -141,6 +141,7 @@ impl PromApi {
     pub fn render(&self, page: &mut Exposition) {
         self.queries.stats().render(page);
         self.queries.cache().render(page);
+        self.queries.elsewhere().render(page);
         self.writer.stats().render(page);
     }
 }

@@ -90,6 +90,9 @@ fn listed<T>(mut items: Vec<T>, limit: Option<usize>, write: impl FnMut(&mut Vec
 /// `/api/v1/labels`
 pub async fn labels(State(api): State<PromApi>, params: Params) -> Result<Response, ApiError> {
     let wanted = LookUp::read(&params, false, api.queries.deadline())?;
+    if let Some(answer) = api.queries.look_up_elsewhere("/api/v1/labels", &params).await? {
+        return Ok(answer);
+    }
     let body = api.queries.look_up(move |select| {
         let names = wanted.join(|matchers| select.label_names(matchers, wanted.range))?;
         Ok(listed(names, wanted.limit, |out, name| json::string(out, &name)))
@@ -103,12 +106,16 @@ pub async fn label_values(
     name: Result<Path<String>, PathRejection>,
     params: Params,
 ) -> Result<Response, ApiError> {
-    let Path(name) = name.map_err(|_| ApiError::bad_data("invalid label name: not UTF-8"))?;
-    let name = unescape_name(&name).unwrap_or(name);
+    let Path(asked) = name.map_err(|_| ApiError::bad_data("invalid label name: not UTF-8"))?;
+    let name = unescape_name(&asked).unwrap_or_else(|| asked.clone());
     if name.is_empty() {
         return Err(ApiError::bad_data("invalid label name: \"\""));
     }
     let wanted = LookUp::read(&params, false, api.queries.deadline())?;
+    let path = format!("/api/v1/label/{}/values", escaped(&asked));
+    if let Some(answer) = api.queries.look_up_elsewhere(&path, &params).await? {
+        return Ok(answer);
+    }
     let body = api.queries.look_up(move |select| {
         let values = wanted.join(|matchers| select.label_values(&name, matchers, wanted.range))?;
         Ok(listed(values, wanted.limit, |out, value| json::string(out, &value)))
@@ -122,6 +129,9 @@ pub async fn series(State(api): State<PromApi>, params: Params) -> Result<Respon
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }
     let wanted = LookUp::read(&params, true, api.queries.deadline())?;
+    if let Some(answer) = api.queries.look_up_elsewhere("/api/v1/series", &params).await? {
+        return Ok(answer);
+    }
     let body = api.queries.look_up(move |select| {
         let found = find_series(select, &wanted)?;
         Ok(listed(found, wanted.limit, |out, labels| json::labels(out, &labels)))
@@ -147,6 +157,11 @@ fn find_series(select: &dyn Select, wanted: &LookUp) -> Result<Vec<Labels>, ApiE
 /// `DELETE /api/v1/series`, which Prometheus has never built.
 pub async fn drop_series() -> ApiError {
     ApiError::new(ErrorKind::Internal, "not implemented")
+}
+
+/// Writes a name as one segment of a path.
+fn escaped(name: &str) -> String {
+    url::form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20")
 }
 
 /// Turns `U__my_2e_name` into `my.name`; `None` when the name is not escaped so.

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod api;
 mod ast_json;
+pub mod elsewhere;
 pub mod error;
 mod federate;
 pub mod histogram_json;

@@ -50,6 +50,16 @@ impl Params {
         self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
+    /// Gives all names with their values.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Writes them as a form.
+    pub fn as_form(&self) -> String {
+        url::form_urlencoded::Serializer::new(String::new()).extend_pairs(self.pairs()).finish()
+    }
+
     /// Reads a time that must be there.
     pub fn time_ms(&self, name: &str) -> Result<i64, ApiError> {
         parse_time_ms(self.get(name)).map_err(|e| ApiError::invalid_parameter(name, e))

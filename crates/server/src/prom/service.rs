@@ -16,6 +16,7 @@ use promql::ast::{Expr, ValueType};
 use promql::{EvalError, ParseOptions, QueryMemory, QueryOptions, QueryResult};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::elsewhere::{self, Elsewhere};
 use super::error::{ApiError, ErrorKind, json_response};
 use super::noting::Noting;
 use super::params::{Params, parse_duration_ms};
@@ -151,6 +152,7 @@ pub struct QueryService {
     lookup_seats: Arc<Semaphore>,
     stats: Arc<QueryStats>,
     cache: Arc<ResultCache>,
+    elsewhere: Elsewhere,
 }
 
 /// What is asked, apart from the expression.
@@ -201,12 +203,45 @@ impl QueryService {
         let seats = || Arc::new(Semaphore::new(limits.concurrency.max(1)));
         let (seats, lookup_seats, stats) = (seats(), seats(), Arc::default());
         let cache = Arc::new(ResultCache::new(limits.cache_bytes_max));
-        QueryService { select, limits, memory: None, now, seats, lookup_seats, stats, cache }
+        let elsewhere = Elsewhere::default();
+        QueryService { select, limits, memory: None, now, seats, lookup_seats, stats, cache, elsewhere }
     }
 
     /// Lets all queries share so much memory.
     pub fn with_memory(self, memory: Arc<QueryMemory>) -> QueryService {
         QueryService { memory: Some(memory), ..self }
+    }
+
+    /// Says who answers what is not here.
+    pub fn with_elsewhere(self, elsewhere: Elsewhere) -> QueryService {
+        QueryService { elsewhere, ..self }
+    }
+
+    /// Gives who answers what is not here.
+    pub fn elsewhere(&self) -> &Elsewhere {
+        &self.elsewhere
+    }
+
+    /// Answers a look-up elsewhere, if that is where it is answered.
+    pub async fn look_up_elsewhere(&self, path: &str, params: &Params) -> Result<Option<Response>, ApiError> {
+        let start_ms = if params.get("start").is_empty() { None } else { Some(params.time_ms("start")?) };
+        let answer = self.elsewhere.answer(path, params, start_ms, ((self.now)(), self.deadline())).await;
+        answer.transpose()
+    }
+
+    /// Answers a query elsewhere, if that is where it is answered.
+    async fn ask_elsewhere(
+        &self,
+        path: &str,
+        params: &Params,
+        expr: &Expr,
+        (start_ms, end_ms): (i64, i64),
+        settings: &Settings,
+    ) -> Option<Result<Response, ApiError>> {
+        let default_step_ms = self.limits.default_step_ms;
+        let earliest_ms = elsewhere::earliest_ms(expr, (start_ms, end_ms), settings.lookback_ms, default_step_ms);
+        let deadline = Instant::now() + settings.timeout;
+        self.elsewhere.answer(path, params, Some(earliest_ms), ((self.now)(), deadline)).await
     }
 
     /// Gives the figures.
@@ -242,6 +277,9 @@ impl QueryService {
         let ts_ms = params.time_ms_or("time", (self.now)())?;
         let settings = self.settings(params, limit)?;
         let expr = self.parse(params.get("query")).map_err(|e| ApiError::invalid_parameter("query", e))?;
+        if let Some(answer) = self.ask_elsewhere("/api/v1/query", params, &expr, (ts_ms, ts_ms), &settings).await {
+            return answer;
+        }
         self.answer(params.get("query"), expr, Times::At(ts_ms), settings).await
     }
 
@@ -266,6 +304,10 @@ impl QueryService {
             let kind = kind.as_str();
             let text = format!("invalid expression type {kind:?} for range query, must be Scalar or instant Vector");
             return Err(ApiError::invalid_parameter("query", text));
+        }
+        let whole = (start_ms, end_ms);
+        if let Some(answer) = self.ask_elsewhere("/api/v1/query_range", params, &expr, whole, &settings).await {
+            return answer;
         }
         self.answer(params.get("query"), expr, Times::Range { start_ms, end_ms, step_ms }, settings).await
     }

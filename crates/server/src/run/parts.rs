@@ -36,6 +36,7 @@ use crate::observe::Observer;
 use crate::otlp::Otlp;
 use crate::prom::admin::Admin;
 use crate::prom::api::Pushed;
+use crate::prom::elsewhere::Elsewhere;
 use crate::prom::{PromApi, PromParts, QueryService};
 use crate::push::{Gateway, GatewayParts};
 use crate::rest::{Rest, RestParts};
@@ -124,7 +125,8 @@ impl Opening {
             Arc::new(Collector::with_sums(append, observer, ids, clock.clone(), sums))
         };
         let queries = QueryService::new(store.clone(), self.query_limits(), now.clone());
-        let queries = queries.with_memory(memory.queries.clone());
+        let elsewhere = Elsewhere::default();
+        let queries = queries.with_memory(memory.queries.clone()).with_elsewhere(elsewhere.clone());
         let rest = Rest::new(RestParts {
             node: self.settings.node.clone(),
             catalog: catalog.clone(),
@@ -184,6 +186,7 @@ impl Opening {
         let in_force = InForce {
             access: self.access.clone(),
             sinking: sinking.clone(),
+            elsewhere,
             jobs: jobs.clone(),
             groups: rule_groups.clone(),
             notifier: notifier.clone(),

@@ -11,6 +11,7 @@ use crate::access::Access;
 use crate::alerting::{Groups, Notifier};
 use crate::config::{Config, LoadError, Settings};
 use crate::filtering::SourceFilters;
+use crate::prom::elsewhere::{Elsewhere, ElsewhereSettings};
 use crate::sinking::Sinking;
 
 /// Knows the configuration in force and how to replace it.
@@ -32,6 +33,7 @@ pub struct InForce {
     pub groups: Arc<Groups>,
     pub notifier: Arc<Notifier>,
     pub sinking: Arc<Sinking>,
+    pub elsewhere: Elsewhere,
     pub otlp: Arc<ArcSwap<wire::otlp::Options>>,
     pub external_labels: Arc<ArcSwap<Vec<(String, String)>>>,
     pub filters: Arc<SourceFilters>,
@@ -123,6 +125,14 @@ impl Reloader {
         parts.external_labels.store(Arc::new(config.global.external_labels));
         parts.filters.configure(config.filters.sources);
         parts.jobs.set_collectors(config.collectors);
+        parts.elsewhere.set(config.sinks.queries.as_ref().map(|queries| ElsewhereSettings {
+            name: queries.name.clone(),
+            url: queries.http.url.clone(),
+            client: queries.http.client.clone(),
+            timeout: queries.http.timeout,
+            always: queries.always,
+            kept_ms: self.started_with.retention_ms,
+        }));
         parts.sinking.apply(config.sinks).await;
         parts.jobs.apply(config.jobs).await;
         parts.notifier.apply(config.alerting).await;
