@@ -6,9 +6,6 @@ export QUIVER_CACHE ?= $(HOME)/.cache/quiver
 
 .PHONY: run test check analytics analytics-release fmt lint unit compat bench bench-instructions soak deny help
 
-analytics-release: ## the same, as it is put beside a quiver that is in use
-	scripts/analytics release
-
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
@@ -26,6 +23,9 @@ analytics: ## the process that answers SQL and works on tables (DuckDB, Polars):
 	scripts/analytics build
 	scripts/analytics test
 	scripts/analytics lint
+
+analytics-release: ## the same, as it is put beside a quiver that is in use
+	scripts/analytics release
 
 fmt: ## formatting
 	cargo fmt --all --check
@@ -57,3 +57,4 @@ soak: ## half an hour of kills, full disks, simulated disks and fuzzing; prints 
 deny: ## licences, bans and sources of all dependencies (builds cargo-deny once)
 	@test -x $(QUIVER_CACHE)/tools/bin/cargo-deny || cargo install --locked --root $(QUIVER_CACHE)/tools cargo-deny@0.20.2
 	$(QUIVER_CACHE)/tools/bin/cargo-deny check bans licenses sources
+	$(QUIVER_CACHE)/tools/bin/cargo-deny --manifest-path analytics/Cargo.toml check bans licenses sources

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -104,12 +104,12 @@ impl Answer {
         batch: &RecordBatch,
         write: fn(&mut Answer, &[Cell], usize) -> Result<(), AnswerError>,
     ) -> Result<(), AnswerError> {
-        let (plain, utc) = (FormatOptions::default(), FormatOptions::default().with_timestamp_format(Some(UTC)));
-        let arrays: Vec<(ArrayRef, bool)> = batch.columns().iter().map(in_utc).collect();
+        // Times with a zone are in UTC here, always, within lists too.
+        let options = FormatOptions::default().with_timestamp_tz_format(Some(UTC));
         let mut cells = Vec::new();
-        for (n, (array, is_utc)) in arrays.iter().enumerate() {
+        for (n, array) in batch.columns().iter().enumerate() {
             let is_json = self.types.get(n).is_some_and(|word| word == "JSON");
-            let formatter = ArrayFormatter::try_new(array, if *is_utc { &utc } else { &plain })?;
+            let formatter = ArrayFormatter::try_new(array, &options)?;
             cells.push(Cell { array, formatter, is_json });
         }
         for row in 0..batch.num_rows() {
@@ -171,17 +171,6 @@ impl Answer {
     }
 }
 
-/// Takes the zone off a time, which is UTC here, always: what Arrow's formatting knows of zones is offsets alone.
-fn in_utc(array: &ArrayRef) -> (ArrayRef, bool) {
-    match array.data_type() {
-        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
-            let times = array.as_primitive::<TimestampMicrosecondType>().clone().with_timezone_opt(None::<&str>);
-            (Arc::new(times), true)
-        }
-        _ => (array.clone(), false),
-    }
-}
-
 struct Cell<'a> {
     array: &'a ArrayRef,
     formatter: ArrayFormatter<'a>,
@@ -238,7 +227,8 @@ fn csv(text: &str) -> String {
 mod tests {
     use super::*;
 
-    use arrow::array::{Float64Array, StringArray};
+    use arrow::array::{Float64Array, ListArray, StringArray, TimestampMicrosecondArray};
+    use arrow::buffer::OffsetBuffer;
     use arrow::datatypes::Schema;
 
     fn batch() -> RecordBatch {
@@ -269,6 +259,21 @@ mod tests {
         let expected = r#"{"columns":[{"name":"v","type":"DOUBLE"},{"name":"t","type":"VARCHAR"}],"rows":[[0.1,"a,\"b\""],["NaN",null],["-Inf","ü\n"],[null,""]],"row_count":4}"#;
         assert_eq!(text(Format::Json), expected);
         assert_eq!(text(Format::Csv), "v,t\r\n0.1,\"a,\"\"b\"\"\"\r\nNaN,\r\n-inf,\"ü\n\"\r\n,\r\n");
+    }
+
+    #[test]
+    fn times_are_utc_in_lists_as_well() {
+        let micros = TimestampMicrosecondArray::from(vec![Some(1_577_836_800_250_000), None]).with_timezone("UTC");
+        let item = Arc::new(Field::new("item", micros.data_type().clone(), true));
+        let list = ListArray::new(item, OffsetBuffer::from_lengths([2, 0]), Arc::new(micros.clone()), None);
+        let batch =
+            RecordBatch::try_from_iter([("t", Arc::new(micros) as ArrayRef), ("l", Arc::new(list) as ArrayRef)]);
+        let batch = batch.unwrap();
+        let mut answer = Answer::new(Format::Json, batch.schema(), Vec::new(), (10, 10_000)).unwrap();
+        answer.add(&batch).unwrap();
+        let out = String::from_utf8(answer.finish().unwrap().0).unwrap();
+        let rows = r#""rows":[["2020-01-01T00:00:00.250Z","[2020-01-01T00:00:00.250Z, ]"],[null,"[]"]]"#;
+        assert!(out.contains(rows), "{out}");
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct Rollup {
 }
 
 /// Tables that the server sends, and their columns.
-const TABLES: [(&str, &str); 5] = [
+pub const TABLES: [(&str, &str); 5] = [
     (
         "head_series",
         "series_id BIGINT, metric_name VARCHAR, metric_type VARCHAR, labels VARCHAR, source VARCHAR, target_id VARCHAR",

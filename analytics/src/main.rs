@@ -13,6 +13,7 @@ mod query;
 mod sandbox;
 mod statement;
 mod stretches;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,6 +61,7 @@ fn sql(options: &[&str]) -> Result<(), String> {
     // DuckDB looks at its control group when it opens, and gives up where it may not. Nothing has been asked by then.
     let database = database::Database::open(&readable, limits.memory_bytes).map_err(|e| e.to_string())?;
     sandbox::enter(Some(&readable), None, &limits)?;
+    watch::end_with_the_reader().map_err(|e| format!("cannot watch for the server: {e}"))?;
     query::run(&database).map_err(|e| e.to_string())
 }
 

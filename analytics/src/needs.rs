@@ -9,10 +9,9 @@ use serde_json::{Value, json};
 
 use crate::statement::{PROMQL_MAX, Refused, SAMPLE_VIEWS, Statement};
 
-/// An upper bound that depends on the present moves on while the query is prepared.
-const PRESENT_SLACK_MS: i64 = 60_000;
-/// Functions whose value is known beforehand.
-const CONSTANT_FUNCTIONS: [&str; 17] = [
+/// Functions whose value is known beforehand; those of the present tell the time at which the transaction began, in which
+/// the statement is planned and run.
+const CONSTANT_FUNCTIONS: [&str; 32] = [
     "now",
     "get_current_timestamp",
     "current_timestamp",
@@ -22,18 +21,49 @@ const CONSTANT_FUNCTIONS: [&str; 17] = [
     "+",
     "-",
     "*",
+    "/",
     "to_timestamp",
+    "make_date",
     "make_timestamp",
     "make_timestamptz",
     "epoch_ms",
     "date_trunc",
+    "datetrunc",
+    "trunc",
+    "round",
+    "floor",
+    "to_years",
+    "to_quarters",
+    "to_months",
+    "to_weeks",
+    "to_days",
     "to_hours",
     "to_minutes",
     "to_seconds",
+    "to_milliseconds",
+    "to_microseconds",
+    "strptime",
+    "timezone",
 ];
-const PRESENT_FUNCTIONS: [&str; 6] =
-    ["now", "get_current_timestamp", "current_timestamp", "transaction_timestamp", "today", "current_date"];
+/// Words for the present, which read like columns and are some where a statement gives a column such a name.
+const PRESENT_WORDS: [&str; 2] = ["current_date", "current_timestamp"];
 const NAMES_MAX: usize = 1_000;
+/// What DuckDB calls the types of numbers; a DECIMAL has its places behind it.
+const NUMBERS: [&str; 13] = [
+    "TINYINT",
+    "SMALLINT",
+    "INTEGER",
+    "BIGINT",
+    "HUGEINT",
+    "UTINYINT",
+    "USMALLINT",
+    "UINTEGER",
+    "UBIGINT",
+    "UHUGEINT",
+    "FLOAT",
+    "DOUBLE",
+    "DECIMAL",
+];
 
 /// What the server is asked for.
 #[derive(Serialize, Debug, PartialEq)]
@@ -73,7 +103,8 @@ pub struct Call {
 impl Needs {
     /// Derives them, and puts the names of tables to come in the place of calls of `promql`.
     pub fn of(statement: &mut Statement, connection: &Connection) -> Result<Needs, Refused> {
-        let constants = Constants(connection);
+        let words = PRESENT_WORDS.into_iter().filter(|word| !gives_name(&statement.tree, word)).collect();
+        let constants = Constants { connection, words };
         let mut bounds = Bounds { constants: &constants, found: Vec::new() };
         bounds.visit(&statement.tree);
         let metrics = (statement.metrics_refs > 0).then(|| bounds.joined(statement.metrics_refs));
@@ -84,28 +115,34 @@ impl Needs {
 }
 
 /// Evaluates expressions that depend on no row.
-struct Constants<'a>(&'a Connection);
+struct Constants<'a> {
+    connection: &'a Connection,
+    words: Vec<&'static str>,
+}
+
+/// Tells whether a word stands anywhere but where a column is read.
+fn gives_name(value: &Value, word: &str) -> bool {
+    match value {
+        Value::String(text) => text.to_lowercase().contains(word),
+        Value::Array(items) => items.iter().any(|item| gives_name(item, word)),
+        Value::Object(fields) => fields.iter().any(|(key, field)| key != "column_names" && gives_name(field, word)),
+        _ => false,
+    }
+}
 
 impl Constants<'_> {
-    fn is_constant(value: &Value) -> bool {
+    fn is_constant(&self, value: &Value) -> bool {
         match value["class"].as_str() {
             Some("CONSTANT") => true,
-            Some("CAST") => Self::is_constant(&value["child"]),
+            Some("CAST") => self.is_constant(&value["child"]),
+            Some("COLUMN_REF") => match value["column_names"].as_array().map(Vec::as_slice) {
+                Some([Value::String(name)]) => self.words.contains(&&*name.to_lowercase()),
+                _ => false,
+            },
             Some("FUNCTION") => {
                 let name = value["function_name"].as_str().unwrap_or_default();
                 CONSTANT_FUNCTIONS.contains(&name)
-                    && value["children"].as_array().is_some_and(|all| all.iter().all(Self::is_constant))
-            }
-            _ => false,
-        }
-    }
-
-    fn is_of_the_present(value: &Value) -> bool {
-        match value {
-            Value::Array(items) => items.iter().any(Self::is_of_the_present),
-            Value::Object(fields) => {
-                fields.get("function_name").and_then(Value::as_str).is_some_and(|f| PRESENT_FUNCTIONS.contains(&f))
-                    || fields.values().any(Self::is_of_the_present)
+                    && value["children"].as_array().is_some_and(|all| all.iter().all(|v| self.is_constant(v)))
             }
             _ => false,
         }
@@ -113,24 +150,39 @@ impl Constants<'_> {
 
     /// Gives the expression as text.
     fn text(&self, expression: &Value) -> Option<String> {
+        let mut expression = expression.clone();
+        // The name of an argument.
+        expression["alias"] = Value::from("");
         let node = json!({"type": "SELECT_NODE", "modifiers": [], "cte_map": {"map": []}, "select_list": [expression],
             "from_table": {"type": "EMPTY", "alias": "", "sample": null, "query_location": 0}, "where_clause": null,
             "group_expressions": [], "group_sets": [], "aggregate_handling": "STANDARD_HANDLING", "having": null,
             "sample": null, "qualify": null});
         let document = json!({"error": false, "statements": [{"node": node, "named_param_map": []}]});
-        deserialize(self.0, &document).ok()
+        // A statement of one expression: what stands behind its first word is the expression. TRY takes no subquery.
+        deserialize(self.connection, &document).ok()?.strip_prefix("SELECT ").map(str::to_owned)
+    }
+
+    /// Computes SQL over an expression; nothing when that cannot be, which ends neither the statement nor its transaction.
+    fn compute<T: duckdb::types::FromSql>(&self, expression: &Value, sql: impl Fn(&str) -> String) -> Option<T> {
+        let text = self.is_constant(expression).then(|| self.text(expression)).flatten()?;
+        let sql = format!("SELECT TRY({})", sql(&format!("({text})")));
+        self.connection.query_row(&sql, [], |row| row.get::<_, Option<T>>(0)).ok().flatten()
     }
 
     fn time_ms(&self, expression: &Value) -> Option<i64> {
-        let text = Self::is_constant(expression).then(|| self.text(expression)).flatten()?;
-        let sql = format!("SELECT epoch_ms(CAST(({text}) AS TIMESTAMP WITH TIME ZONE))");
-        self.0.query_row(&sql, [], |row| row.get::<_, Option<i64>>(0)).ok().flatten()
+        self.compute(expression, |text| format!("epoch_ms(CAST({text} AS TIMESTAMP WITH TIME ZONE))"))
     }
 
     fn interval_ms(&self, expression: &Value) -> Option<i64> {
-        let text = Self::is_constant(expression).then(|| self.text(expression)).flatten()?;
-        let sql = format!("SELECT CAST(epoch(CAST(({text}) AS INTERVAL)) * 1000 AS BIGINT)");
-        self.0.query_row(&sql, [], |row| row.get::<_, Option<i64>>(0)).ok().flatten()
+        self.compute(expression, |text| format!("CAST(epoch(CAST({text} AS INTERVAL)) * 1000 AS BIGINT)"))
+    }
+
+    /// Gives milliseconds of an expression that is a number of seconds.
+    fn seconds_ms(&self, expression: &Value) -> Option<i64> {
+        let kind: String = self.compute(expression, |text| format!("typeof({text})"))?;
+        let kind = kind.split('(').next().unwrap_or_default();
+        let ms = |text: &str| format!("CAST(round(CAST({text} AS DOUBLE) * 1000) AS BIGINT)");
+        NUMBERS.contains(&kind).then(|| self.compute(expression, ms)).flatten()
     }
 }
 
@@ -159,11 +211,14 @@ impl Bounds<'_> {
     }
 
     fn select(&mut self, node: &Value) {
-        let mut aliases = Vec::new();
-        collect_metrics(&node["from_table"], &mut aliases);
-        for alias in aliases {
+        let mut places = Vec::new();
+        // USING SAMPLE takes its rows in front of the WHERE.
+        collect_metrics(&node["from_table"], node["sample"].is_null(), &mut places);
+        for alias in places {
             let mut samples = Samples { start_ms: None, end_ms: None, names: None };
-            self.narrow(&node["where_clause"], &alias, &mut samples);
+            if let Some(alias) = alias {
+                self.narrow(&node["where_clause"], &alias, &mut samples);
+            }
             self.found.push(samples);
         }
     }
@@ -222,8 +277,6 @@ impl Bounds<'_> {
 
     fn at_most(&self, value: &Value, out: &mut Samples) {
         if let Some(ms) = self.constants.time_ms(value) {
-            let slack = if Constants::is_of_the_present(value) { PRESENT_SLACK_MS } else { 0 };
-            let ms = ms.saturating_add(slack);
             out.end_ms = Some(out.end_ms.map_or(ms, |there| there.min(ms)));
         }
     }
@@ -268,29 +321,37 @@ fn turned(kind: &str) -> &str {
     }
 }
 
-/// Finds views of samples among the tables of a FROM; gives the names it has there.
-fn collect_metrics(table: &Value, out: &mut Vec<String>) {
+/// Finds views of samples among the tables of a FROM; gives the names they have there, or none where the WHERE says nothing
+/// of what is needed of them.
+fn collect_metrics(table: &Value, narrows: bool, out: &mut Vec<Option<String>>) {
     match table["type"].as_str() {
         Some("JOIN") => {
-            collect_metrics(&table["left"], out);
-            collect_metrics(&table["right"], out);
+            let (left, right) = narrowed_sides(table);
+            collect_metrics(&table["left"], narrows && left, out);
+            collect_metrics(&table["right"], narrows && right, out);
         }
         Some("BASE_TABLE") => {
             let name = table["table_name"].as_str().unwrap_or_default().to_lowercase();
             let alias = table["alias"].as_str().unwrap_or_default().to_lowercase();
-            // Columns with other names: nothing is derived from them.
+            // Columns with other names, and rows chosen before the WHERE: nothing is derived.
             let renamed = table["column_name_alias"].as_array().is_some_and(|names| !names.is_empty());
+            let narrows = narrows && !renamed && table["sample"].is_null();
             if SAMPLE_VIEWS.contains(&&*name) {
-                out.push(if renamed {
-                    "\0".to_owned()
-                } else if alias.is_empty() {
-                    name
-                } else {
-                    alias
-                });
+                out.push(narrows.then_some(if alias.is_empty() { name } else { alias }));
             }
         }
         _ => {}
+    }
+}
+
+/// Tells of which sides of a join, left and right, rows can be left out that do not fulfil what the joined rows must: those
+/// whose other rows decide nothing. An ANTI or ASOF join looks at rows on the right that it does not show.
+fn narrowed_sides(join: &Value) -> (bool, bool) {
+    let part = |name: &str| join[name].as_str().unwrap_or_default();
+    match (part("ref_type"), part("join_type")) {
+        ("REGULAR" | "NATURAL" | "CROSS", "INNER" | "LEFT" | "RIGHT" | "OUTER" | "FULL") => (true, true),
+        ("REGULAR" | "NATURAL", "SEMI" | "ANTI") | ("ASOF", "INNER" | "LEFT") => (true, false),
+        _ => (false, false),
     }
 }
 
@@ -298,7 +359,7 @@ fn is_column(value: &Value, alias: &str, column: &str) -> bool {
     let Some(names) = value["column_names"].as_array() else { return false };
     let same = |value: &Value, name: &str| value.as_str().is_some_and(|v| v.to_lowercase() == name);
     match &names[..] {
-        [only] => alias != "\0" && same(only, column),
+        [only] => same(only, column),
         [table, only] => same(table, alias) && same(only, column),
         _ => false,
     }
@@ -308,11 +369,6 @@ fn is_column(value: &Value, alias: &str, column: &str) -> bool {
 fn text_of(value: &Value) -> Option<String> {
     let constant = value["class"] == "CONSTANT" && value["value"]["type"]["id"] == "VARCHAR";
     constant.then(|| value["value"]["value"].as_str().map(str::to_owned)).flatten()
-}
-
-/// Gives a whole number that stands there literally.
-fn number_of(value: &Value) -> Option<i64> {
-    (value["class"] == "CONSTANT").then(|| value["value"]["value"].as_i64()).flatten()
 }
 
 /// Takes the calls of `promql` out of a tree; the tables that come in their place are named by their order.
@@ -361,16 +417,15 @@ fn call(arguments: &Value, constants: &Constants) -> Result<Call, Refused> {
             ("", 3) => "step",
             (named, _) => named,
         };
-        let time = || number_of(argument).map(|s| s.saturating_mul(1_000)).or_else(|| constants.time_ms(argument));
+        let time = || constants.seconds_ms(argument).or_else(|| constants.time_ms(argument));
         match name {
             "query" => found.query = text_of(argument).ok_or_else(|| wrong("the expression is no literal text"))?,
             "start" => found.start_ms = Some(time().ok_or_else(|| wrong("start is no time"))?),
             "end" => found.end_ms = Some(time().ok_or_else(|| wrong("end is no time"))?),
             "step" => {
-                let ms = || constants.interval_ms(argument).map(|ms| format!("{ms}ms"));
-                let seconds = || number_of(argument).map(|s| format!("{s}s"));
-                found.step =
-                    Some(text_of(argument).or_else(seconds).or_else(ms).ok_or_else(|| wrong("step is no duration"))?);
+                let ms = || constants.seconds_ms(argument).or_else(|| constants.interval_ms(argument));
+                let written = || ms().filter(|ms| *ms > 0).map(|ms| format!("{ms}ms"));
+                found.step = Some(text_of(argument).or_else(written).ok_or_else(|| wrong("step is no duration"))?);
             }
             _ => return Err(wrong("there are four arguments")),
         }

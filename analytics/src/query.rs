@@ -16,6 +16,8 @@ use crate::statement::{Refused, Statement};
 
 /// Bytes of an answer that go in one frame.
 const PIECE_BYTES: usize = 1 << 20;
+/// Characters of an error: some repeat the statement.
+const ERROR_CHARS_MAX: usize = 4_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,8 +92,15 @@ pub fn run(database: &Database) -> std::io::Result<()> {
             failure("sql_failed", text.unwrap_or_else(|| "the query was given up".to_owned()))
         }
     };
-    let told = json!({"code": failed.code, "text": failed.text, "position": failed.position});
+    let told = json!({"code": failed.code, "text": cut(failed.text), "position": failed.position});
     frames::write(&mut output, b'E', told.to_string().as_bytes())
+}
+
+fn cut(text: String) -> String {
+    match text.char_indices().nth(ERROR_CHARS_MAX) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
+    }
 }
 
 fn answer(database: &Database, input: &mut (impl Read + Send), output: &mut impl Write) -> Result<(), Failure> {
@@ -100,6 +109,8 @@ fn answer(database: &Database, input: &mut (impl Read + Send), output: &mut impl
         (kind, _) => return Err(failure("internal", format!("a frame {kind:?} in the place of the question"))),
     };
     let connection = &database.connection;
+    // One transaction has one present: what `now()` is in the plan it is in the query.
+    connection.execute_batch("BEGIN TRANSACTION")?;
     let serialized: String =
         connection.query_row("SELECT json_serialize_sql(CAST(? AS VARCHAR))", [&question.sql], |row| row.get(0))?;
     let mut statement = Statement::read(&serialized)?;
@@ -166,7 +177,7 @@ pub fn plan(sql: &str) -> Result<Value, String> {
     let serialized: String = connection
         .query_row("SELECT json_serialize_sql(CAST(? AS VARCHAR))", [sql], |row| row.get(0))
         .map_err(|e| e.to_string())?;
-    connection.execute_batch("SET TimeZone = 'UTC'").map_err(|e| e.to_string())?;
+    connection.execute_batch("SET TimeZone = 'UTC'; BEGIN TRANSACTION").map_err(|e| e.to_string())?;
     let mut statement = Statement::read(&serialized).map_err(|e| e.to_string())?;
     let needs = Needs::of(&mut statement, &connection).map_err(|e| e.to_string())?;
     serde_json::to_value(&needs).map_err(|e| e.to_string())

@@ -13,6 +13,7 @@ use landlock::{
 use rustix::process::{Resource, Rlimit, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    sock_filter,
 };
 
 /// Memory beside what DuckDB counts: the program itself, stacks, buffers, the tables while they are read.
@@ -36,16 +37,17 @@ pub fn enter(readable: Option<&Path>, writable: Option<&Path>, limits: &Limits) 
     if threads != 1 {
         return Err(format!("{threads} threads are there already; what is taken from one they would keep"));
     }
+    // When the machine runs out of memory this goes first, not the server. Where that cannot be said the rest holds all the same.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     resources(writable.is_some(), limits)?;
     files(readable, writable)?;
-    calls()
+    calls(writable.is_some())
 }
 
 fn resources(writes: bool, limits: &Limits) -> Result<(), String> {
     let memory = limits.memory_bytes.saturating_add(BESIDE_BYTES);
     let all = [
         Some((Resource::Data, memory)),
-        limits.cpu_seconds.map(|seconds| (Resource::Cpu, seconds)),
         Some((Resource::Core, 0)),
         (!writes).then_some((Resource::Fsize, 0)),
         Some((Resource::Nofile, FILES_MAX)),
@@ -54,7 +56,10 @@ fn resources(writes: bool, limits: &Limits) -> Result<(), String> {
         let limit = Rlimit { current: Some(n), maximum: Some(n) };
         setrlimit(resource, limit).map_err(|e| format!("cannot limit {resource:?}: {e}"))?;
     }
-    Ok(())
+    let Some(seconds) = limits.cpu_seconds else { return Ok(()) };
+    // The first limit ends it with SIGXCPU, which nothing else does; only the second with SIGKILL.
+    let limit = Rlimit { current: Some(seconds), maximum: Some(seconds.saturating_add(1)) };
+    setrlimit(Resource::Cpu, limit).map_err(|e| format!("cannot limit the processor time: {e}"))
 }
 
 fn files(readable: Option<&Path>, writable: Option<&Path>) -> Result<(), String> {
@@ -141,9 +146,42 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_memfd_create,
     libc::SYS_open_by_handle_at,
     libc::SYS_setrlimit,
+    // What Landlock leaves to others: who owns a file and when it was changed, and shortening it, in its first versions.
+    libc::SYS_truncate,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchmodat2,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lchown,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utime,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utimes,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_futimesat,
+    libc::SYS_utimensat,
+    // Signals with a word to go with them.
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_rt_tgsigqueueinfo,
+    libc::SYS_process_madvise,
 ];
+/// Calls of x86-64's second ABI are those of the first from here on.
+#[cfg(target_arch = "x86_64")]
+const X32_CALLS: u32 = 0x4000_0000;
 
-fn calls() -> Result<(), String> {
+fn calls(writes: bool) -> Result<(), String> {
     let text = |e: &dyn std::fmt::Display| format!("cannot close off system calls (seccomp): {e}");
     let arch = std::env::consts::ARCH.try_into().map_err(|e| text(&e))?;
     let install = |rules, action: SeccompAction| -> Result<(), String> {
@@ -151,27 +189,56 @@ fn calls() -> Result<(), String> {
         let program: BpfProgram = filter.try_into().map_err(|e| text(&e))?;
         seccompiler::apply_filter(&program).map_err(|e| text(&e))
     };
-    // The C library falls back to `clone`, whose flags can be looked at: threads yes, processes no.
-    let newer = [(libc::SYS_clone3, Vec::new())];
-    install(newer.into_iter().collect(), SeccompAction::Errno(libc::ENOSYS as u32))?;
+    #[cfg(target_arch = "x86_64")]
+    seccompiler::apply_filter(&second_abi()).map_err(|e| text(&e))?;
+    // Their arguments lie in memory, where no filter looks. The C library falls back to `clone` and `openat`.
+    let unseen = [libc::SYS_clone3, libc::SYS_openat2].map(|call| (call, Vec::new()));
+    install(unseen.into_iter().collect(), SeccompAction::Errno(libc::ENOSYS as u32))?;
     let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> =
         FORBIDDEN.iter().map(|call| (*call, Vec::new())).collect();
+    let rule = |argument, len, op, value| {
+        let condition = SeccompCondition::new(argument, len, op, value);
+        condition.and_then(|condition| SeccompRule::new(vec![condition])).map_err(|e| text(&e))
+    };
+    // Threads yes, processes no.
     let thread = libc::CLONE_THREAD as u64;
-    let no_thread = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(thread), 0)
-        .and_then(|condition| SeccompRule::new(vec![condition]))
-        .map_err(|e| text(&e))?;
-    rules.insert(libc::SYS_clone, vec![no_thread]);
+    rules.insert(libc::SYS_clone, vec![rule(0, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(thread), 0)?]);
     // Changing one's own or anybody's limits: the second argument is where new ones stand, the third is not looked at.
-    let new_limits = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)
-        .and_then(|condition| SeccompRule::new(vec![condition]))
-        .map_err(|e| text(&e))?;
-    rules.insert(libc::SYS_prlimit64, vec![new_limits]);
+    rules.insert(libc::SYS_prlimit64, vec![rule(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)?]);
+    // A process may end itself by a signal.
+    let own = u64::from(std::process::id());
+    rules.insert(libc::SYS_tgkill, vec![rule(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, own)?]);
+    if !writes {
+        let bits = [libc::O_WRONLY, libc::O_RDWR, libc::O_CREAT, libc::O_TRUNC].map(|bit| bit as u64);
+        let to_write = |argument| -> Result<Vec<SeccompRule>, String> {
+            bits.iter().map(|b| rule(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(*b), *b)).collect()
+        };
+        rules.insert(libc::SYS_openat, to_write(2)?);
+        #[cfg(target_arch = "x86_64")]
+        rules.insert(libc::SYS_open, to_write(1)?);
+        #[cfg(target_arch = "x86_64")]
+        rules.insert(libc::SYS_creat, Vec::new());
+    }
     install(rules, SeccompAction::Errno(libc::EPERM as u32))
+}
+
+/// A filter that knows no calls of the second ABI, whose numbers the other filters would take for none of theirs.
+#[cfg(target_arch = "x86_64")]
+fn second_abi() -> BpfProgram {
+    let step = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
+    vec![
+        // The number of the call lies at the beginning of what a filter sees.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32_CALLS),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
     /// What the process locked in tries; run by the test below in a process of its own.
     #[test]
@@ -179,8 +246,9 @@ mod tests {
     fn locked_in() {
         let readable = std::env::var_os("QUIVER_TEST_READABLE").expect("a folder");
         let readable = Path::new(&readable);
+        let block = &readable.join("block");
         files(Some(readable), None).expect("Landlock");
-        calls().expect("seccomp");
+        calls(false).expect("seccomp");
         let inside = std::fs::read_to_string(readable.join("block")).map_err(|e| e.kind());
         assert_eq!(inside.as_deref(), Ok("samples"));
         let denied = |what: &str, error: Option<std::io::Error>| {
@@ -195,6 +263,18 @@ mod tests {
         denied("writing a block", std::fs::write(readable.join("block"), "x").err());
         denied("a new file", std::fs::write(readable.join("new"), "x").err());
         denied("a new folder", std::fs::create_dir(readable.join("folder")).err());
+        denied("shortening", std::fs::OpenOptions::new().read(true).custom_flags(libc::O_TRUNC).open(block).err());
+        denied("other rights", std::fs::set_permissions(block, std::fs::Permissions::from_mode(0o777)).err());
+        denied("another owner", std::os::unix::fs::chown(block, Some(0), None).err());
+        let inside = std::fs::File::open(block).expect("it can be read");
+        denied("another time", inside.set_modified(std::time::UNIX_EPOCH).err());
+        denied("other rights of what is open", inside.set_permissions(std::fs::Permissions::from_mode(0o777)).err());
+        let noted = rustix::fs::setxattr(block, "user.note", b"x", rustix::fs::XattrFlags::empty());
+        assert_eq!(noted, Err(rustix::io::Errno::PERM));
+        let (flags, mode) = (rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty());
+        let resolve = rustix::fs::ResolveFlags::empty();
+        let opened = rustix::fs::openat2(rustix::fs::CWD, block, flags, mode, resolve);
+        assert_eq!(opened.err(), Some(rustix::io::Errno::NOSYS));
         denied("removing", std::fs::remove_file(readable.join("block")).err());
         denied("TCP", std::net::TcpStream::connect("127.0.0.1:1").err());
         denied("listening", std::net::TcpListener::bind("127.0.0.1:0").err());

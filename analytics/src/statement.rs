@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use crate::database::TABLES;
+
 /// What can be selected from.
 pub const VIEWS: [&str; 7] =
     ["metrics_ts", "stale_ts", "series", "targets", "rollups", "rollups_5m_ts", "rollups_1h_ts"];
@@ -35,6 +37,9 @@ const FORBIDDEN_FUNCTIONS: [&str; 12] = [
 /// Calls of `promql` in one statement.
 pub const PROMQL_MAX: usize = 8;
 const NAME_CHARS_MAX: usize = 100;
+/// Beginnings of names that DuckDB gives to what tells of itself, and we to what comes of `promql`. A name that a statement
+/// gives counts in the whole of it here, for DuckDB only where it was given: elsewhere it must lead nowhere.
+const RESERVED: [&str; 6] = ["duckdb_", "pg_", "sqlite_", "pragma_", "information_schema", "promql_"];
 
 /// Why a statement is not run.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -111,12 +116,22 @@ fn collect_ctes(value: &Value, out: &mut BTreeSet<String>) -> Result<(), Refused
                 if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.chars().all(plain) {
                     return policy(format!("{name:?} is no name for a table here: letters, digits and _ are"));
                 }
-                out.insert(name.to_lowercase());
+                let name = name.to_lowercase();
+                if is_reserved(&name) {
+                    return policy(format!("{name:?} is taken: give the table of WITH another name"));
+                }
+                out.insert(name);
             }
             fields.values().try_for_each(|field| collect_ctes(field, out))
         }
         _ => Ok(()),
     }
+}
+
+/// Tells whether a name is one of ours or DuckDB's.
+pub fn is_reserved(name: &str) -> bool {
+    let ours = TABLES.iter().any(|(table, _)| *table == name);
+    ours || VIEWS.contains(&name) || RESERVED.iter().any(|beginning| name.starts_with(beginning))
 }
 
 #[derive(Default)]

@@ -109,7 +109,7 @@ fn fetch(
         "SELECT * REPLACE (epoch_ms(\"timestamp\") AS \"timestamp\", CAST(labels AS VARCHAR) AS labels) FROM {view} \
          WHERE \"timestamp\" >= make_timestamptz({start_ms}000) AND \"timestamp\" < make_timestamptz({end_ms}000){named}"
     );
-    let answer = sql::ask(&args.server.server, &statement, "arrow")?;
+    let answer = sql::ask(&args.server, &statement, "arrow")?;
     if answer.status.is_success() {
         return take(&answer.body);
     }

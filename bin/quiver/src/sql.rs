@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use hyper::Method;
 use serde_json::Value;
 
-use crate::args::{Output, SqlArgs};
+use crate::args::{Output, ServerArgs, SqlArgs};
 use crate::client::Answer;
 use crate::{Failure, client, table};
 
 /// Asks and prints.
 pub fn run(args: &SqlArgs) -> Result<ExitCode, Failure> {
     let format = args.format.as_deref().unwrap_or("json");
-    let answer = ask(&args.server.server, &args.statement, format)?.success()?;
+    let answer = ask(&args.server, &args.statement, format)?.success()?;
     if let Some(path) = &args.out {
         std::fs::write(path, &answer.body).map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?;
         return Ok(ExitCode::SUCCESS);
@@ -30,7 +30,7 @@ pub fn run(args: &SqlArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Sends a statement.
-pub fn ask(server: &str, statement: &str, format: &str) -> Result<Answer, Failure> {
+pub fn ask(server: &ServerArgs, statement: &str, format: &str) -> Result<Answer, Failure> {
     let path = format!("/api/v1/metrics/sql?format={format}");
     let body = ("application/sql", statement.as_bytes().to_vec());
     client::send(Method::POST, server, &path, Some(body))
@@ -54,5 +54,39 @@ fn text(value: &Value) -> String {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+
+    #[test]
+    fn who_asks_is_told_to_the_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let token_file = folder.path().join("token");
+        std::fs::write(&token_file, "qv_of_a_file\n").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = ServerArgs {
+            server: format!("http://{}", listener.local_addr().unwrap()),
+            output: Output::Json,
+            ca_file: None,
+            token_file: Some(token_file),
+        };
+        let heard = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(socket.try_clone().unwrap()).lines().map(Result::unwrap);
+            let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+            socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}").unwrap();
+            head
+        });
+        ask(&server, "SELECT 1", "json").unwrap().success().unwrap();
+        let head = heard.join().unwrap();
+        assert!(head.iter().any(|line| line.eq_ignore_ascii_case("authorization: Bearer qv_of_a_file")), "{head:?}");
+        let missing = ServerArgs { token_file: Some(folder.path().join("none")), ..server };
+        assert!(ask(&missing, "SELECT 1", "json").unwrap_err().text.contains("token"));
     }
 }

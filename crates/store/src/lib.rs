@@ -47,8 +47,8 @@ pub use admission::{AdmissionLimits, AdmissionStats, Full, OwnerStats};
 pub use attrs::SeriesAttrs;
 pub use blocks::{
     Balance, BlockFiles, BlockFolder, BlockInfo, BlockInput, BlockSet, BlockSettings, BlockTotals, HeadOnly,
-    HiddenRows, Imported, Manifest, Pace, RetentionRules, RollupRule, SelectorRule, TargetRule, export_blocks,
-    import_block, list_blocks, restore, verify_block,
+    HiddenRows, Imported, Manifest, Pace, RetentionRules, RollupRule, SelectorRule, Stop, TablesOf, TargetRule,
+    export_blocks, import_block, list_blocks, restore, verify_block,
 };
 pub use config::{LabelLimits, OpenError, StoreConfig};
 pub use exemplars::Exemplar;

@@ -10,7 +10,7 @@ use hashbrown::{HashMap, HashSet};
 use model::{Labels, Matcher, Samples, SelectError, SeriesReader, TimeRange};
 
 use crate::attrs::SeriesAttrs;
-use crate::blocks::{BlockFiles, BlockTables, HiddenRows, TablesOf};
+use crate::blocks::{BlockFiles, BlockTables, HiddenRows, Stop, TablesOf};
 use crate::head::Snapshot;
 use crate::store::Store;
 
@@ -49,9 +49,15 @@ impl Store {
     /// Gives the samples of a range as tables.
     ///
     /// **Takes** `names`: only these metrics are wanted of the head; `None` for all. The files are not narrowed by them.
-    /// **Errors** [`SelectError::Limit`] when the rows have more than `bytes_max` bytes.
+    /// **Errors** [`SelectError::Limit`] when the rows have more than `bytes_max` bytes, or when `stop` says so.
     /// **Cost** see [`crate::BlockFolder::files_in`].
-    pub fn tabular(&self, names: Option<&[String]>, range: TimeRange, bytes_max: u64) -> Result<Tabular, SelectError> {
+    pub fn tabular(
+        &self,
+        names: Option<&[String]>,
+        range: TimeRange,
+        bytes_max: u64,
+        stop: Stop<'_>,
+    ) -> Result<Tabular, SelectError> {
         let core = &self.core;
         let range = TimeRange { start_ms: range.start_ms.max(core.retention_start_ms()), end_ms: range.end_ms };
         if range.start_ms > range.end_ms {
@@ -59,11 +65,12 @@ impl Store {
         }
         // The head first, as in `select`: what moves into a block meanwhile is seen twice, and left out below.
         let head = self.head_rows(names, range);
-        let tables = core.blocks.tables(range, TablesOf::Samples)?;
+        let tables = core.blocks.tables(range, TablesOf::Samples, stop)?;
         let mut out = Tabular::default();
         let mut left = Budget(bytes_max);
         let known = Known::of(&tables, &head)?;
         for Recent { row, snapshot, kept, .. } in head {
+            stop.check()?;
             let mut samples = Samples::default();
             snapshot.read(kept, &mut samples).map_err(SelectError::Storage)?;
             known.leave_out(&row.labels, &mut samples)?;
@@ -84,9 +91,12 @@ impl Store {
     }
 
     /// Gives the files of series and of roll-ups, and what to leave out of them.
-    pub fn series_files(&self) -> Result<(Vec<BlockFiles>, Vec<HiddenRows>), SelectError> {
+    ///
+    /// **Errors** when files are damaged, too much is to be left out, or `stop` says so. With [`Store::head_series`] they are
+    /// all series only if those are asked for first: what moves into a block meanwhile is seen twice then, else never.
+    pub fn series_files(&self, stop: Stop<'_>) -> Result<(Vec<BlockFiles>, Vec<HiddenRows>), SelectError> {
         let kept = TimeRange { start_ms: self.core.retention_start_ms(), end_ms: i64::MAX };
-        let tables = self.core.blocks.tables(kept, TablesOf::SeriesAndRollups)?;
+        let tables = self.core.blocks.tables(kept, TablesOf::SeriesAndRollups, stop)?;
         Ok((tables.files, tables.hidden))
     }
 

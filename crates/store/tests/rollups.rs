@@ -11,7 +11,8 @@ use std::sync::Arc;
 use common::{Contents, START_MS, WINDOW_MS};
 use model::{Matcher, MetricType, Samples, TimeRange};
 use store::{
-    BlockFolder, BlockInput, BlockSet, BlockSettings, Doomed, Pace, RetentionRules, RollupRule, SeriesAttrs, TargetRule,
+    BlockFolder, BlockInput, BlockSet, BlockSettings, Doomed, Pace, RetentionRules, RollupRule, SeriesAttrs, Stop,
+    TablesOf, TargetRule,
 };
 use sys::{Fault, Fs, SimClock, SimFs};
 
@@ -154,6 +155,25 @@ fn old_samples_are_answered_from_roll_ups_and_a_note_says_so() {
     assert!(view.contains("rollups_5m_ts") && view.contains("rollups.parquet"), "{view}");
     drop(folder);
     assert_eq!(read(&open(&fs)), found, "after a start");
+}
+
+#[test]
+fn roll_ups_past_their_retention_are_told_as_hidden() {
+    let (_, folder, _) = prepared(1);
+    settle(&folder).unwrap();
+    let tables = || folder.files_in(TimeRange::ALL, TablesOf::SeriesAndRollups, Stop::NEVER).unwrap();
+    let rolled = || tables().files.iter().filter(|f| f.resolution_ms.is_some()).count();
+    let hidden = || tables().hidden.iter().map(|h| h.end_ms).collect::<Vec<_>>();
+    assert!(rolled() > 0 && hidden().iter().all(|end_ms| *end_ms < RAW_MS), "only raw samples: {:?}", hidden());
+    // Roll-ups are kept for a shorter time now, then by nobody any more.
+    let floor_ms = DAY_MS + WINDOW_MS;
+    let mut shorter = rules();
+    shorter.targets.get_mut("rolled").unwrap().rollups[0].keep_ms = NOW_MS - floor_ms;
+    folder.retain(shorter);
+    assert!(hidden().contains(&(floor_ms - 1)), "{:?}", hidden());
+    folder.retain(RetentionRules::uniform(NOW_MS));
+    let all = hidden();
+    assert!(rolled() > 0 && !all.is_empty() && all.iter().all(|end_ms| *end_ms == i64::MAX - 1), "{all:?}");
 }
 
 #[test]

@@ -36,6 +36,8 @@ mod selftest;
 mod sink_places;
 mod sinks;
 mod sql;
+mod sql_process;
+mod sql_views;
 mod streams;
 mod support;
 mod toxic;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::{self, Client, Program, now_ms, wait_until};
 
-const PATH: &str = "/api/v1/metrics/sql";
+pub const PATH: &str = "/api/v1/metrics/sql";
 const STEP_MS: i64 = 15_000;
 const HOSTS: u64 = 8;
 const METRICS: u64 = 5;
@@ -28,7 +28,7 @@ fn analytics() -> PathBuf {
     path
 }
 
-fn server(dir: &Path, more: &[&str]) -> Program {
+pub fn server(dir: &Path, more: &[&str]) -> Program {
     let program = analytics().display().to_string();
     let mut args = vec!["--analytics", &program];
     args.extend(more);
@@ -36,19 +36,19 @@ fn server(dir: &Path, more: &[&str]) -> Program {
 }
 
 #[track_caller]
-fn rows(client: &Client, sql: &str) -> Vec<Value> {
+pub fn rows(client: &Client, sql: &str) -> Vec<Value> {
     let answer = client.send("POST", PATH, &[("content-type", "application/sql")], sql.as_bytes());
     assert_eq!(answer.status, 200, "{sql}: {}", answer.body);
     answer.json()["rows"].as_array().expect("rows").clone()
 }
 
 #[track_caller]
-fn one(client: &Client, sql: &str) -> f64 {
+pub fn one(client: &Client, sql: &str) -> f64 {
     rows(client, sql)[0][0].as_f64().unwrap_or_else(|| panic!("{sql} gives no number"))
 }
 
 #[track_caller]
-fn refused(client: &Client, sql: &str) -> (u16, String) {
+pub fn refused(client: &Client, sql: &str) -> (u16, String) {
     let answer = client.send("POST", PATH, &[("content-type", "application/sql")], sql.as_bytes());
     assert!((400..500).contains(&answer.status), "{sql}: {} {}", answer.status, answer.body);
     let problem = answer.json();
@@ -86,8 +86,9 @@ fn csv(first: i64, slots: std::ops::Range<i64>, every: i64, random: &mut Seeded)
     (text, count)
 }
 
-fn upload(client: &Client, text: &str) {
-    let made = client.send("POST", "/api/v1/metrics/uploads?format=csv&source_id=files", &[], text.as_bytes());
+pub fn upload(client: &Client, source_id: &str, text: &str) {
+    let path = format!("/api/v1/metrics/uploads?format=csv&source_id={source_id}");
+    let made = client.send("POST", &path, &[], text.as_bytes());
     let id = made.expect(202).json()["upload_id"].as_str().expect("an id").to_owned();
     let status = || client.get(&format!("/api/v1/metrics/uploads/{id}")).expect(200).json();
     wait_until("the upload is done", || !["PROCESSING", "QUEUED"].map(Value::from).contains(&status()["status"]));
@@ -190,13 +191,13 @@ fn sql_and_promql_agree_over_blocks_and_head() {
     let first = end_ms - 400 * STEP_MS;
     // Even slots lie in blocks; of the odd ones, which come later, the head has some and late blocks the rest.
     let (text, in_blocks) = csv(first, 0..400, 2, &mut random);
-    upload(client, &text);
+    upload(client, "files", &text);
     client.send("POST", "/api/v1/admin/tsdb/snapshot", &[], b"").expect(200);
     let blocks = std::fs::read_dir(dir.path().join("data/blocks")).expect("blocks").count();
     assert!(blocks > 0, "nothing is in blocks");
     assert_eq!(one(client, "SELECT count(*) FROM metrics_ts"), in_blocks as f64);
     let (text, later) = csv(first, 1..400, 2, &mut random);
-    upload(client, &text);
+    upload(client, "files", &text);
     let total = in_blocks + later;
     assert_eq!(one(client, "SELECT count(*) FROM metrics_ts"), total as f64);
     let stored = client.get("/api/v1/metrics/integrity").expect(200).json()["lifetime"]["accepted"].clone();
@@ -205,7 +206,7 @@ fn sql_and_promql_agree_over_blocks_and_head() {
     questions.chunks(50).for_each(|some| agree(client, some));
     // The same times again with other values: what was written first counts, here as there.
     let (text, _) = csv(first, 0..400, 7, &mut random);
-    upload(client, &text);
+    upload(client, "files", &text);
     assert!(one(client, "SELECT count(*) FROM metrics_ts") >= total as f64);
     let questions: Vec<Twice> = (0..25).map(|_| twice(&mut random, end_ms)).collect();
     agree(client, &questions);
@@ -242,6 +243,16 @@ fn the_other_views_and_shapes(client: &Client, end_ms: i64) {
     let query = "/api/v1/metrics/query?lang=sql&query=SELECT%2041%20%2B%201%20AS%20n";
     assert_eq!(client.get(query).expect(200).json()["rows"], json!([[42]]));
     assert_eq!(ask("image/png").status, 406);
+    let accepted = client.send("GET", query, &[("accept", "text/csv")], b"").expect(200);
+    assert_eq!(accepted.body, "n\r\n42\r\n");
+    // An error that repeats a long statement is told all the same.
+    let long = format!("SELECT CAST('{}' AS INTEGER)", "x".repeat(90_000));
+    assert_eq!(refused(client, &long), (422, "sql_failed".to_owned()));
+    // An hour in any writing bounds the time.
+    for written in ["INTERVAL 1 HOUR", "to_hours(1)", "INTERVAL '60' MINUTE"] {
+        let recent = format!("SELECT count(*) FROM metrics_ts WHERE timestamp > now() - {written}");
+        assert!(one(client, &recent) > 0.0, "{written}");
+    }
     assert_eq!(refused(client, "SELECT * FRM metrics_ts"), (400, "sql_syntax".to_owned()));
     assert_eq!(refused(client, "SELECT nonsense FROM metrics_ts").1, "sql_failed");
     assert_eq!(refused(client, "SELECT * FROM promql('sum(')").1, "invalid_query");

@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use axum::extract::State;
 use axum::response::Response;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use super::problem::Problem;
 use super::{Rest, completeness};
@@ -45,14 +45,14 @@ pub trait Ask: Send + Sync {
         (status = 503, description = "The query took too long", body = crate::rest::problem::ProblemBody),
     )
 )]
-pub async fn query(State(rest): State<Rest>, params: Params) -> Result<Response, Problem> {
+pub async fn query(State(rest): State<Rest>, headers: HeaderMap, params: Params) -> Result<Response, Problem> {
     match params.get("lang").to_ascii_lowercase().as_str() {
         "" | "promql" => {}
         "sql" => {
             let Some(sql) = rest.sql.get() else {
                 return Err(Problem::not_yet("?lang", "this server answers no SQL"));
             };
-            return crate::sql::by_parameter(sql, &params).await;
+            return crate::sql::by_parameter(sql, &params, &headers).await;
         }
         _ => return Err(Problem::parameter("lang", "lang is promql or sql")),
     }

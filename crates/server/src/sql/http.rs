@@ -81,8 +81,8 @@ pub async fn ask(
 }
 
 /// Answers `/query?lang=sql`.
-pub async fn by_parameter(sql: &Sql, params: &Params) -> Result<Response, Problem> {
-    let format = format_of(params, &HeaderMap::new())?;
+pub async fn by_parameter(sql: &Sql, params: &Params, headers: &HeaderMap) -> Result<Response, Problem> {
+    let format = format_of(params, headers)?;
     respond(sql, params.get("query"), format).await
 }
 

@@ -1,14 +1,17 @@
 //! What a statement needs, gathered: names of blocks' files, the head's samples, targets, PromQL evaluated.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use columns::{IpcColumn, labels_to_json, write_ipc};
 use http::StatusCode;
 use model::{LABEL_NAME, Labels, SelectError, TimeRange};
 use promql::Value as Answer;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use store::{BlockFiles, HeadRow, Tabular};
+use store::{BlockFiles, HeadRow, Stop, Tabular};
 
-use super::Sql;
+use super::{Sql, Turn};
 use crate::prom::error::{ApiError, ErrorKind};
 use crate::prom::params::parse_duration_ms;
 use crate::rest::problem::Problem;
@@ -46,22 +49,33 @@ pub struct Material {
 
 type Refused = Box<Problem>;
 
+/// Calls of `promql` in one statement; the process has the same limit, but what it says is not trusted.
+const CALLS_MAX: usize = 8;
+
 impl Sql {
     /// Gathers it.
-    pub(super) async fn gather(&self, needs: Needs) -> Result<Material, Refused> {
-        let mut promql = Vec::new();
-        for (n, call) in needs.promql.iter().enumerate() {
-            promql.push((format!("promql_rows_{n}"), self.evaluate(call).await?));
+    pub(super) async fn gather(&self, needs: Needs, turn: &Arc<Turn>) -> Result<Material, Refused> {
+        if needs.promql.len() > CALLS_MAX {
+            let text = format!("promql can be called {CALLS_MAX} times");
+            return Err(Problem::at(StatusCode::UNPROCESSABLE_ENTITY, "sql_refused", "/query", text).into());
         }
-        let service = self.clone();
-        let gathered = tokio::task::spawn_blocking(move || service.gather_samples(&needs)).await;
+        let (mut promql, mut bytes_left) = (Vec::new(), self.0.limits.head_bytes_max);
+        for (n, call) in needs.promql.iter().enumerate() {
+            promql.push((format!("promql_rows_{n}"), self.evaluate(call, &mut bytes_left).await?));
+        }
+        let (service, turn) = (self.clone(), turn.clone());
+        let gathered = tokio::task::spawn_blocking(move || {
+            let is_over = || turn.over.load(Ordering::Relaxed);
+            service.gather_samples(&needs, Stop(&is_over))
+        });
+        let gathered = gathered.await;
         let broken = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the query failed");
         let mut material = gathered.map_err(broken)??;
         material.tables.extend(promql);
         Ok(material)
     }
 
-    fn gather_samples(&self, needs: &Needs) -> Result<Material, Refused> {
+    fn gather_samples(&self, needs: &Needs, stop: Stop<'_>) -> Result<Material, Refused> {
         let parts = &self.0.parts;
         let names_view = |name: &str| needs.views.iter().any(|v| v == name);
         let (with_series, with_rollups) = (names_view("series"), needs.views.iter().any(|v| v.starts_with("rollups")));
@@ -71,12 +85,17 @@ impl Sql {
                 start_ms: samples.start_ms.unwrap_or(i64::MIN),
                 end_ms: samples.end_ms.unwrap_or(i64::MAX),
             };
-            let tabular = parts.store.tabular(samples.names.as_deref(), range, self.0.limits.head_bytes_max);
+            let tabular = parts.store.tabular(samples.names.as_deref(), range, self.0.limits.head_bytes_max, stop);
             recent = tabular.map_err(select_problem)?;
         }
+        // The head's series before the blocks': what moves between them meanwhile is seen twice, which the view makes one of.
+        let head_series = match with_series {
+            true => parts.store.head_series(self.0.limits.head_bytes_max).map_err(select_problem)?,
+            false => Vec::new(),
+        };
         let mut whole = (Vec::new(), Vec::new());
         if with_series || with_rollups {
-            whole = parts.store.series_files().map_err(select_problem)?;
+            whole = parts.store.series_files(stop).map_err(select_problem)?;
         }
         let files = self.files(&recent.files, &whole.0, with_series, with_rollups)?;
         let mut tables = Vec::new();
@@ -105,8 +124,7 @@ impl Sql {
             tables.push(table("head_samples", columns)?);
         }
         if with_series {
-            let rows = parts.store.head_series(self.0.limits.head_bytes_max).map_err(select_problem)?;
-            tables.push(table("all_series", series_columns(&rows))?);
+            tables.push(table("all_series", series_columns(&head_series))?);
         }
         if names_view("targets") {
             tables.push(table("all_targets", self.targets())?);
@@ -162,20 +180,22 @@ impl Sql {
         ]
     }
 
-    async fn evaluate(&self, call: &Call) -> Result<Vec<u8>, Refused> {
+    async fn evaluate(&self, call: &Call, bytes_left: &mut u64) -> Result<Vec<u8>, Refused> {
         let now_ms = (self.0.parts.now)();
         let start_ms = call.start_ms.unwrap_or(now_ms);
         let range = match (call.end_ms, &call.step) {
             (Some(end_ms), Some(step)) => {
                 let step_ms = parse_duration_ms(step).map_err(|e| promql_problem(&ApiError::bad_data(e)))?;
-                Some((start_ms, end_ms, (step_ms as i64).max(1)))
+                if step_ms < 1.0 {
+                    return Err(promql_problem(&ApiError::bad_data("the step is less than a millisecond")).into());
+                }
+                Some((start_ms, end_ms, step_ms as i64))
             }
             _ => None,
         };
         let value = self.0.parts.queries.value(&call.query, start_ms, range).await;
         let value = value.map_err(|e| promql_problem(&e))?;
-        let (table, _) = promql_table(value, self.0.limits.head_bytes_max)?;
-        Ok(table)
+        promql_table(value, bytes_left)
     }
 }
 
@@ -207,8 +227,10 @@ fn series_columns(rows: &[HeadRow]) -> Vec<(&'static str, IpcColumn)> {
 }
 
 /// Turns a value of PromQL into rows; native histograms have no single value and are left out.
-fn promql_table(value: Answer, bytes_max: u64) -> Result<(Vec<u8>, usize), Refused> {
-    let mut rows = Rows { bytes_left: bytes_max, ..Rows::default() };
+///
+/// **Takes** the bytes that all calls of a statement may have yet.
+fn promql_table(value: Answer, bytes_left: &mut u64) -> Result<Vec<u8>, Refused> {
+    let mut rows = Rows { bytes_left: *bytes_left, ..Rows::default() };
     match value {
         Answer::Scalar { ts_ms, value } => rows.add(None, &[ts_ms], &[value])?,
         Answer::String { .. } => return Err(promql_problem(&ApiError::bad_data("the expression gives a text")).into()),
@@ -223,14 +245,14 @@ fn promql_table(value: Answer, bytes_max: u64) -> Result<(Vec<u8>, usize), Refus
             }
         }
     }
-    let count = rows.ts_ms.len();
+    *bytes_left = rows.bytes_left;
     let columns = vec![
         ("timestamp_ms", IpcColumn::Int(rows.ts_ms)),
         ("metric_name", IpcColumn::Text(rows.names)),
         ("labels", IpcColumn::Text(rows.labels)),
         ("value", IpcColumn::Double(rows.values)),
     ];
-    Ok((table("promql", columns)?.1, count))
+    Ok(table("promql", columns)?.1)
 }
 
 #[derive(Default)]
@@ -271,4 +293,20 @@ fn promql_problem(error: &ApiError) -> Problem {
     let status =
         if error.kind == ErrorKind::BadData { StatusCode::BAD_REQUEST } else { StatusCode::UNPROCESSABLE_ENTITY };
     Problem::at(status, "invalid_query", "/query", format!("promql(...): {}", error.text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_calls_of_promql_share_what_they_may_bring() {
+        let value = || Answer::Scalar { ts_ms: 1, value: 2.0 };
+        let mut left = 80;
+        assert!(promql_table(value(), &mut left).is_ok());
+        assert_eq!(left, 80 - 34);
+        assert!(promql_table(value(), &mut left).is_ok());
+        let refused = promql_table(value(), &mut left).unwrap_err();
+        assert_eq!((refused.status, refused.code.as_str()), (422, "sql_too_large"));
+    }
 }

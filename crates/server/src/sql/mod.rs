@@ -16,12 +16,12 @@ mod stats;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ::http::StatusCode;
 use store::Store;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use self::http::{__path_ask, SqlRequest, ask, by_parameter, router};
 use self::material::Needs;
@@ -99,8 +99,23 @@ pub struct Sql(Arc<Inner>);
 struct Inner {
     parts: SqlParts,
     limits: SqlLimits,
-    seats: Semaphore,
+    seats: Arc<Semaphore>,
     stats: SqlStats,
+}
+
+/// A query's place among those that run: free again when the last thread that works for it is done, also when nobody waits any more.
+struct Turn {
+    _seat: OwnedSemaphorePermit,
+    over: AtomicBool,
+}
+
+/// Says that nobody waits any more when it is dropped.
+struct OverOnDrop(Arc<Turn>);
+
+impl Drop for OverOnDrop {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The shape of an answer.
@@ -136,7 +151,7 @@ impl Sql {
             memory_bytes: parts.options.memory_bytes.unwrap_or(defaults.memory_bytes),
             ..defaults
         };
-        let seats = Semaphore::new(limits.concurrency);
+        let seats = Arc::new(Semaphore::new(limits.concurrency));
         Sql(Arc::new(Inner { parts, limits, seats, stats: SqlStats::default() }))
     }
 
@@ -167,23 +182,31 @@ impl Sql {
     async fn work(&self, sql: &str, format: Format) -> Result<Vec<u8>, Problem> {
         let program = program::find(self.0.parts.options.program.as_deref())
             .map_err(|detail| Problem::new(StatusCode::NOT_IMPLEMENTED, "analytics_missing", detail))?;
-        let _seat = self.0.seats.acquire().await.map_err(|_| stopped())?;
+        let seat = self.0.seats.clone().acquire_owned().await.map_err(|_| stopped())?;
+        let turn = Arc::new(Turn { _seat: seat, over: AtomicBool::new(false) });
+        let _over = OverOnDrop(turn.clone());
         let _active = self.0.stats.begin();
         let mut process = Process::start(&program, &self.0.parts.blocks, &self.0.limits).map_err(|e| {
             let detail = format!("{} cannot be started: {e}", program.display());
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "analytics_unavailable", detail).retry_after_ms(5_000)
         })?;
         self.0.stats.started.fetch_add(1, Ordering::Relaxed);
-        match self.converse(&mut process, sql, format).await {
+        match self.converse(&mut process, sql, format, &turn).await {
             Ok(answer) => {
                 process.end().await;
-                self.shape(answer, format).await
+                self.shape(answer, format, turn).await
             }
             Err(fault) => Err(self.problem(fault, process).await),
         }
     }
 
-    async fn converse(&self, process: &mut Process, sql: &str, format: Format) -> Result<Vec<u8>, Fault> {
+    async fn converse(
+        &self,
+        process: &mut Process,
+        sql: &str,
+        format: Format,
+        turn: &Arc<Turn>,
+    ) -> Result<Vec<u8>, Fault> {
         let limits = &self.0.limits;
         let question = serde_json::json!({
             "sql": sql, "format": format.word(), "rows_max": limits.rows_max, "bytes_max": limits.answer_bytes_max,
@@ -191,7 +214,7 @@ impl Sql {
         process.write(b'Q', &[question.to_string().as_bytes()]).await?;
         let plan = process.expect(b'P').await?;
         let needs: Needs = serde_json::from_slice(&plan).map_err(|e| Fault::Broken(format!("its plan: {e}")))?;
-        let material = self.gather(needs).await.map_err(Fault::Refused)?;
+        let material = self.gather(needs, turn).await.map_err(Fault::Refused)?;
         process.write(b'B', &[material.files.to_string().as_bytes()]).await?;
         for (name, table) in &material.tables {
             let len = [name.len() as u8];
@@ -203,12 +226,16 @@ impl Sql {
     }
 
     /// Brings an answer into a shape that the process does not write.
-    async fn shape(&self, answer: Vec<u8>, format: Format) -> Result<Vec<u8>, Problem> {
+    async fn shape(&self, answer: Vec<u8>, format: Format, turn: Arc<Turn>) -> Result<Vec<u8>, Problem> {
         if format != Format::Parquet {
             return Ok(answer);
         }
         let bytes_max = self.0.limits.answer_bytes_max;
-        let made = tokio::task::spawn_blocking(move || columns::ipc_to_parquet(&answer, bytes_max)).await;
+        let made = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            columns::ipc_to_parquet(&answer, bytes_max)
+        });
+        let made = made.await;
         let made =
             made.map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the answer failed"))?;
         made.map_err(|e| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "sql_too_large", e.to_string()))
@@ -221,7 +248,7 @@ impl Sql {
             Fault::Told(told) => told.problem(),
             Fault::Gone(_) | Fault::Broken(_) => {
                 let limits = &self.0.limits;
-                let how = process.obituary(limits).await;
+                let how = process.obituary(limits, matches!(fault, Fault::Broken(_))).await;
                 let status =
                     if how.by_limit { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::SERVICE_UNAVAILABLE };
                 let code = if how.by_limit { "sql_limit" } else { "analytics_unavailable" };

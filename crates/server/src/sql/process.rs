@@ -176,24 +176,33 @@ impl Process {
     /// Lets it end by itself.
     pub async fn end(self) {
         let Process { mut child, stdin, stdout } = self;
-        drop((stdin, stdout));
+        drop(stdin);
         let _ = child.wait().await;
+        // Held until here: a process whose reader goes away gives up.
+        drop(stdout);
     }
 
     /// Waits for its end and says how it came.
-    pub async fn obituary(self, limits: &SqlLimits) -> Obituary {
+    ///
+    /// **Takes** `talks`: it is there still, but of no use.
+    pub async fn obituary(self, limits: &SqlLimits, talks: bool) -> Obituary {
         let Process { mut child, stdin, stdout } = self;
-        drop((stdin, stdout));
+        if talks {
+            // It has ended by itself already: fine.
+            let _ = child.start_kill();
+        }
+        drop(stdin);
         let mut words = String::new();
         if let Some(stderr) = child.stderr.take() {
             let _ = stderr.take(LAST_WORDS_BYTES).read_to_string(&mut words).await;
         }
         let status = child.wait().await;
+        drop(stdout);
         let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
         let words = words.trim();
         match signal {
-            // SIGXCPU, or SIGKILL behind it.
-            Some(24 | 9) => Obituary {
+            // SIGXCPU: the kernel's word for this and nothing else.
+            Some(24) => Obituary {
                 by_limit: true,
                 text: format!(
                     "the query was ended: it used up its processor time of {} s",
@@ -204,6 +213,11 @@ impl Process {
             Some(6 | 11 | 7) => Obituary {
                 by_limit: true,
                 text: format!("the query was ended: it used up its memory (--sql.memory). {words}").trim().to_owned(),
+            },
+            Some(9) if !talks => Obituary {
+                by_limit: false,
+                text: "the query was killed from outside, as the system does when the machine runs out of memory"
+                    .to_owned(),
             },
             _ => {
                 let ended = status.map_or_else(|e| e.to_string(), |s| s.to_string());

@@ -16,7 +16,7 @@ use columns::{
     read_series,
 };
 use model::{Matcher, TimeRange};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use sys::{Clock, Fs};
 
 use super::cache::{Cache, Part};
@@ -76,9 +76,9 @@ pub struct Block {
     /// It is past the retention, and its files may be gone.
     pub removed: AtomicBool,
     /// All bytes of the file of series had their checksums; see `tables.rs`.
-    pub sound_series: AtomicBool,
+    pub sound_series: Mutex<bool>,
     /// The same of the samples, or of a roll-up's stretches.
-    pub sound_rows: AtomicBool,
+    pub sound_rows: Mutex<bool>,
 }
 
 /// The samples file, open.
@@ -96,8 +96,9 @@ pub struct OpenHistograms {
 impl Block {
     /// Takes a block whose manifest was read.
     pub fn new(shared: Arc<Shared>, path: PathBuf, manifest: Manifest) -> Block {
-        let unknown = || AtomicBool::new(false);
-        Block { manifest, path, shared, removed: unknown(), sound_series: unknown(), sound_rows: unknown() }
+        let unknown = || Mutex::new(false);
+        let removed = AtomicBool::new(false);
+        Block { manifest, path, shared, removed, sound_series: unknown(), sound_rows: unknown() }
     }
 
     /// Gives its number.

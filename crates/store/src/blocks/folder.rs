@@ -31,7 +31,7 @@ use super::reader::BlockReader;
 use super::removal::Leaving;
 use super::view::write_view;
 use super::writer::{BlockWriter, UNFINISHED, parse_folder_name, span};
-use super::{BlockInfo, BlockInput, BlockSet, BlockTables, BlockTotals, TablesOf};
+use super::{BlockInfo, BlockInput, BlockSet, BlockTables, BlockTotals, Stop, TablesOf};
 use crate::admin::Doomed;
 
 const DAMAGED: &str = "damaged";
@@ -463,8 +463,8 @@ impl BlockSet for BlockFolder {
         resolutions.iter().map(note).collect()
     }
 
-    fn tables(&self, range: TimeRange, of: TablesOf) -> Result<BlockTables, SelectError> {
-        self.files_in(range, of)
+    fn tables(&self, range: TimeRange, of: TablesOf, stop: Stop<'_>) -> Result<BlockTables, SelectError> {
+        self.files_in(range, of, stop)
     }
 
     fn totals(&self) -> BlockTotals {

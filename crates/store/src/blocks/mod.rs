@@ -39,7 +39,7 @@ pub use manifest::{Balance, Manifest};
 pub use masks::{RetentionRules, RollupRule, SelectorRule, TargetRule};
 pub use offline::{Imported, export_blocks, import_block, list_blocks, restore, verify_block};
 pub use pace::Pace;
-pub use tables::{BlockFiles, BlockTables, HiddenRows, TablesOf};
+pub use tables::{BlockFiles, BlockTables, HiddenRows, Stop, TablesOf};
 pub use verify::{Verified, scrub_block};
 pub use writer::parse_folder_name;
 
@@ -163,7 +163,7 @@ pub trait BlockSet: Send + Sync {
     }
 
     /// Gives the blocks with samples in a range as files, and what to leave out of them.
-    fn tables(&self, _range: TimeRange, _of: TablesOf) -> Result<BlockTables, SelectError> {
+    fn tables(&self, _range: TimeRange, _of: TablesOf, _stop: Stop<'_>) -> Result<BlockTables, SelectError> {
         Ok(BlockTables::none())
     }
 

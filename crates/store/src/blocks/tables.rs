@@ -5,10 +5,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use columns::ReadAt;
 use model::{Labels, SelectError, SeriesReader, TimeRange};
+use parking_lot::Mutex;
 
 use super::block::Block;
 use super::checksums::VerifiedFile;
@@ -20,6 +22,8 @@ use super::reader::BlockReader;
 const HIDDEN_MAX: usize = 2_000_000;
 /// Bytes that are verified at a time.
 const STEP_BYTES: u64 = 1 << 20;
+/// How often one who waits for a file to be verified looks whether he still has to.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What of the blocks is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +32,20 @@ pub enum TablesOf {
     Samples,
     /// Series, and roll-ups with theirs; files of samples are named, but not verified.
     SeriesAndRollups,
+}
+
+/// Asked whether nobody waits for an answer any more.
+#[derive(Clone, Copy)]
+pub struct Stop<'a>(pub &'a (dyn Fn() -> bool + Sync));
+
+impl Stop<'_> {
+    /// For those who wait to the end.
+    pub const NEVER: Stop<'static> = Stop(&|| false);
+
+    /// Gives an error when it is so.
+    pub fn check(self) -> Result<(), SelectError> {
+        if (self.0)() { Err(SelectError::Limit("nobody waits for the answer any more".to_owned())) } else { Ok(()) }
+    }
 }
 
 /// One block's files.
@@ -94,8 +112,9 @@ impl BlockTables {
 impl BlockFolder {
     /// Gives the blocks with samples in a range as files.
     ///
+    /// **Takes** `stop`, which is asked all the while whether nobody waits any more; then this is an error.
     /// **Cost** the first time each file is read whole, to verify it.
-    pub fn files_in(&self, range: TimeRange, of: TablesOf) -> Result<BlockTables, SelectError> {
+    pub fn files_in(&self, range: TimeRange, of: TablesOf, stop: Stop<'_>) -> Result<BlockTables, SelectError> {
         let wanted = |b: &&Arc<Block>| {
             b.manifest.span().overlaps(&range) && (of != TablesOf::Samples || b.manifest.resolution_ms.is_none())
         };
@@ -105,8 +124,9 @@ impl BlockFolder {
             let is_rollup = block.manifest.resolution_ms.is_some();
             let rows = if is_rollup { ROLLUPS } else { SAMPLES };
             let with_rows = is_rollup || of == TablesOf::Samples;
-            let verified = verify_once(&block, SERIES, &block.sound_series)
-                .and_then(|()| if with_rows { verify_once(&block, rows, &block.sound_rows) } else { Ok(()) });
+            let verified = verify_once(&block, SERIES, &block.sound_series, stop)
+                .and_then(|()| if with_rows { verify_once(&block, rows, &block.sound_rows, stop) } else { Ok(()) });
+            stop.check()?;
             if let Err(why) = verified {
                 if block.removed.load(Ordering::Acquire) {
                     continue;
@@ -131,7 +151,7 @@ impl BlockFolder {
         let is_rollup = block.manifest.resolution_ms.is_some();
         let deleted = masks.deletions.iter().any(|d| block.id() < d.before_block && d.range.overlaps(&span));
         let is_kept = masks.rules.is_uniform() && span.start_ms >= now_ms.saturating_sub(masks.rules.default_ms);
-        if !deleted && (is_kept || (is_rollup && masks.rules.is_uniform())) {
+        if !deleted && is_kept && !is_rollup {
             return Ok(());
         }
         for row in block.select(&[], TimeRange::ALL).map_err(SelectError::Storage)? {
@@ -142,10 +162,8 @@ impl BlockFolder {
                     hidden.push(HiddenRows { series_id: row.series_id, start_ms, end_ms });
                 }
             };
-            // Roll-ups are a table of their own here: where finer ones are kept as well they are shown all the same.
-            if !is_rollup {
-                hide(i64::MIN, mask.floor_ms.saturating_sub(1));
-            }
+            // Roll-ups are a table of their own here: where something finer is kept as well they are shown all the same.
+            hide(i64::MIN, mask.floor_ms.saturating_sub(1));
             mask.deleted.iter().for_each(|d| hide(d.start_ms, d.end_ms));
             if hidden.len() > HIDDEN_MAX {
                 let text = "too much is deleted or past its retention and still on the disk: give a shorter time";
@@ -156,19 +174,26 @@ impl BlockFolder {
     }
 }
 
-/// Reads a file whole, once in the life of a block.
-fn verify_once(block: &Block, name: &str, sound: &AtomicBool) -> Result<(), String> {
-    if sound.load(Ordering::Acquire) {
+/// Reads a file whole, once in the life of a block, however many ask for it at a time.
+fn verify_once(block: &Block, name: &str, sound: &Mutex<bool>, stop: Stop<'_>) -> Result<(), String> {
+    let mut sound = loop {
+        if let Some(sound) = sound.try_lock_for(LOOK) {
+            break sound;
+        }
+        stop.check().map_err(|e| e.to_string())?;
+    };
+    if *sound {
         return Ok(());
     }
     let sums = block.manifest.files.get(name).ok_or_else(|| format!("the manifest does not list {name}"))?;
     let file = VerifiedFile::open(&*block.shared.fs, &block.path.join(name), sums)?;
     let mut at = 0;
     while at < file.len() {
+        stop.check().map_err(|e| e.to_string())?;
         let len = (file.len() - at).min(STEP_BYTES);
         file.read_at(at, len as usize)?;
         at += len;
     }
-    sound.store(true, Ordering::Release);
+    *sound = true;
     Ok(())
 }
