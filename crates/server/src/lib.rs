@@ -8,6 +8,7 @@ mod collectors;
 pub mod config;
 mod filtering;
 pub mod lines;
+pub mod live;
 pub mod memory;
 pub mod net;
 pub mod observe;

@@ -15,6 +15,7 @@ mod filters;
 mod hostile;
 mod kill;
 mod lines;
+mod live;
 mod main_job;
 #[path = "../../../../tests/support/nats.rs"]
 mod nats;

@@ -243,7 +243,7 @@ fn websocket_send(socket: &mut TcpStream, text: &str) {
     socket.write_all(&frame).expect("the frame is sent");
 }
 
-fn websocket_next(socket: &mut TcpStream) -> Value {
+pub fn websocket_next(socket: &mut TcpStream) -> Value {
     let mut head = [0u8; 2];
     socket.read_exact(&mut head).expect("a frame comes");
     assert_eq!(head[0], 0x81, "a text frame");
@@ -261,11 +261,15 @@ fn websocket_next(socket: &mut TcpStream) -> Value {
 }
 
 fn websocket(server: &Program, query: &str) -> TcpStream {
+    websocket_at(server, &format!("/api/v1/metrics/stream?{query}"))
+}
+
+pub fn websocket_at(server: &Program, path: &str) -> TcpStream {
     let mut socket = TcpStream::connect(("127.0.0.1", server.port)).expect("it listens");
     socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     write!(
         socket,
-        "GET /api/v1/metrics/stream?{query} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
     .expect("the head is sent");

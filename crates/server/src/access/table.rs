@@ -77,6 +77,7 @@ pub const ROWS: &[Row] = &[
     row("/api/v1/metrics/targets/{target_id}/filters", GET),
     ingest("/api/v1/metrics/custom", Named::Source, POST_WRITE),
     row("/api/v1/metrics/query", ASK),
+    row("/api/v1/metrics/live", GET),
     row("/api/v1/metrics/sql", &[("POST", Read)]),
     row("/api/v1/metrics/stats", GET),
     row("/api/v1/metrics/integrity", GET),

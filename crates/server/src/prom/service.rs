@@ -372,6 +372,16 @@ impl QueryService {
         at_ms: i64,
         range: Option<(i64, i64, i64)>,
     ) -> Result<promql::Value, ApiError> {
+        self.try_value(query, at_ms, range).await?.map_err(|e| api_error(&e))
+    }
+
+    /// As [`QueryService::value`], with the evaluation's own error.
+    pub async fn try_value(
+        &self,
+        query: &str,
+        at_ms: i64,
+        range: Option<(i64, i64, i64)>,
+    ) -> Result<Result<promql::Value, EvalError>, ApiError> {
         let expr = self.parse(query).map_err(|e| ApiError::invalid_parameter("query", e))?;
         if let Some((start_ms, end_ms, step_ms)) = range
             && (end_ms < start_ms || step_ms <= 0 || end_ms.saturating_sub(start_ms) / step_ms > POINTS_MAX)
@@ -394,9 +404,9 @@ impl QueryService {
                 }
                 None => promql::instant(&*service.select, &expr, at_ms, &options),
             };
-            result.map(|result| result.value).map_err(|e| api_error(&e))
+            result.map(|result| result.value)
         });
-        task.await.map_err(|_| ApiError::new(ErrorKind::Internal, "the query failed unexpectedly"))?
+        task.await.map_err(|_| ApiError::new(ErrorKind::Internal, "the query failed unexpectedly"))
     }
 
     /// Gives the limits.

@@ -43,6 +43,7 @@ use super::{
         crate::access::tokens_api::revoke,
         crate::stream::to_here,
         crate::stream::from_here,
+        crate::live::live,
         crate::sql::ask,
         crate::upload::create,
         crate::upload::append,

@@ -30,6 +30,7 @@ use crate::announce::Announcer;
 use crate::config::{Config, Settings};
 use crate::filtering::{self, SourceFilters, SumsFile};
 use crate::lines::{Influx, Lines, LinesParts};
+use crate::live::{Live, LiveLimits, LiveParts};
 use crate::memory::{Memory, MemoryPlan};
 use crate::net::NetStats;
 use crate::observe::Observer;
@@ -209,6 +210,7 @@ impl Opening {
             },
         });
         let sql = self.open_sql(store.clone(), queries.clone(), rest.clone(), now.clone());
+        let live_queries = queries.clone();
         let (line_append, line_ids, line_pushed) = (append.clone(), batch_ids.clone(), pushed.clone());
         let prom = PromApi::new(PromParts {
             append,
@@ -270,6 +272,13 @@ impl Opening {
                 Arc::new(move |ids: &[SeriesId]| store.labels_of(ids))
             },
         });
+        let live = Live::new(LiveParts {
+            queries: live_queries,
+            select: store.clone(),
+            now: now.clone(),
+            stop: self.stop.clone(),
+            limits: LiveLimits::default(),
+        });
         let otlp = Otlp::new(prom.writer.clone(), otlp_options);
 
         self.gate.progress("loading targets");
@@ -303,6 +312,7 @@ impl Opening {
             influx: influx.clone(),
             lines: lines.clone(),
             streams: streams.clone(),
+            live: live.clone(),
             uploads: uploads.clone(),
             sql: sql.clone(),
             corruptions,
@@ -338,6 +348,7 @@ impl Opening {
             otlp: otlp.clone(),
             influx,
             streams,
+            live,
             uploads,
             sql,
             reloader: reloading,

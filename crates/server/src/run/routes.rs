@@ -22,6 +22,7 @@ use crate::access::{Access, guard, tokens_api};
 use crate::cache::{self, Latest};
 use crate::config::settings::LimitSettings;
 use crate::lines::{self, Influx};
+use crate::live::{self, Live};
 use crate::memory::Memory;
 use crate::otlp::{self, Otlp};
 use crate::prom::{self, BuildInfo, PromApi};
@@ -45,6 +46,7 @@ pub struct App {
     pub otlp: Otlp,
     pub influx: Influx,
     pub streams: Streams,
+    pub live: Live,
     pub uploads: Uploads,
     pub sql: Sql,
     pub reloader: Arc<Reloader>,
@@ -94,6 +96,12 @@ impl FromRef<App> for Influx {
 impl FromRef<App> for Streams {
     fn from_ref(app: &App) -> Streams {
         app.streams.clone()
+    }
+}
+
+impl FromRef<App> for Live {
+    fn from_ref(app: &App) -> Live {
+        app.live.clone()
     }
 }
 
@@ -153,7 +161,7 @@ fn bounded() -> Router<App> {
 
 /// The routes that bound their own.
 fn streaming() -> Router<App> {
-    stream::router::<App>().merge(upload::router::<App>())
+    stream::router::<App>().merge(upload::router::<App>()).merge(live::router::<App>())
 }
 
 /// What this binary is.

@@ -17,5 +17,7 @@ mod websocket;
 
 pub use frame::{join as join_frames, read_rows as read_frame};
 pub use http::{__path_from_here, __path_to_here, StreamParts, Streams, from_here, router, selects, to_here};
+pub use out::since_ms;
 pub use positions::Positions;
 pub use tap::{Tap, Tapped};
+pub use websocket::{Upgrade, from_here as lines_out};

@@ -93,12 +93,16 @@ fn from_ms(params: &Params, now_ms: i64) -> Result<Option<i64>, Problem> {
     if text.is_empty() {
         return Ok(None);
     }
+    since_ms(text, now_ms).map(Some).map_err(|e| Problem::parameter("from", e))
+}
+
+/// Reads a time: RFC 3339, Unix seconds, or a duration before now.
+pub fn since_ms(text: &str, now_ms: i64) -> Result<i64, String> {
     let ago =
         model::parse_duration_ms(text.trim_start_matches('-')).ok().filter(|_| text.ends_with(char::is_alphabetic));
     match (ago, parse_time_ms(text)) {
-        (Some(ago), _) if !text.contains('T') => Ok(Some(now_ms.saturating_sub(ago))),
-        (_, Ok(ms)) => Ok(Some(ms)),
-        (_, Err(e)) => Err(Problem::parameter("from", e)),
+        (Some(ago), _) if !text.contains('T') => Ok(now_ms.saturating_sub(ago)),
+        (_, read) => read,
     }
 }
 

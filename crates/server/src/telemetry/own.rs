@@ -23,6 +23,7 @@ use crate::alerting::{Groups, Notifier};
 use crate::announce::Announcer;
 use crate::cache::Cache;
 use crate::lines::{Influx, Lines};
+use crate::live::Live;
 use crate::memory::Memory;
 use crate::net::NetStats;
 use crate::otlp::Otlp;
@@ -86,6 +87,8 @@ pub struct OwnParts {
     pub lines: Lines,
     /// Streams.
     pub streams: Streams,
+    /// Live queries.
+    pub live: Live,
     /// Uploads.
     pub uploads: Uploads,
     /// SQL.
@@ -145,6 +148,7 @@ impl Own {
         parts.influx.render(&mut page);
         parts.lines.render(&mut page);
         parts.streams.render(&mut page);
+        parts.live.render(&mut page);
         parts.uploads.render(&mut page);
         parts.sql.render(&mut page);
         let [statsd, graphite] = parts.lines.stats();
