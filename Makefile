@@ -4,7 +4,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/quiver/target
 export QUIVER_CACHE ?= $(HOME)/.cache/quiver
 
-.PHONY: run test check analytics analytics-release fmt lint unit compat bench bench-instructions soak deny help
+.PHONY: run test check analytics analytics-release fmt lint unit compat bench bench-instructions soak fuzz deny help
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -48,6 +48,10 @@ bench-instructions: ## instructions per sample of each step of the hot path, cou
 	@scripts/setup bench
 	cargo build --release --locked -p wire -p collect -p store --example parse_speed --example scrape_cost --example ingest_speed
 	scripts/bench-instructions
+
+fuzz: ## the fuzz targets, a minute each; needs a C++ compiler, no nightly one; FUZZ="promql lines" for some, QUIVER_FUZZ_SECONDS for how long
+	@scripts/setup build
+	scripts/fuzz $(FUZZ)
 
 soak: ## half an hour of kills, full disks, simulated disks and fuzzing; prints a summary
 	@scripts/setup build

@@ -12,7 +12,8 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet, HashTable};
-use model::aggregate::Child;
+use model::aggregate::{Child, Coming};
+use model::filter::Acts;
 use model::{Batch, Family, Labels, LabelsBuf, MetricType, NO_FAMILY, SeriesId, SeriesIndex, stale_nan};
 use wire::Format;
 use wire::points::Role;
@@ -27,6 +28,8 @@ use crate::target::TargetSpec;
 const LOOK_AHEAD: usize = 4;
 /// A guess for the length of a line, comments included.
 const LINE_BYTES: usize = 128;
+/// Combinations of filters that are told apart; each is looked for among all for a new series.
+const ACTS_MAX: usize = 256;
 /// Series that are looked at when label values are counted.
 const COUNTED_MAX: usize = 100_000;
 
@@ -62,6 +65,8 @@ pub(crate) struct CachedSeries {
     pub(crate) metric_type: MetricType,
     /// The type that the filters took it for.
     pub(crate) judged: MetricType,
+    /// Which filters acted on it, see [`SeriesCache::acts_number`].
+    pub(crate) acts: u16,
     /// A sum of others, which stands in no body: its key holds its labels.
     is_sum: bool,
     /// The last scrape wrote it with the scrape's own time, so that its end must be marked.
@@ -94,6 +99,10 @@ pub(crate) struct SeriesCache {
     sums_epoch: u64,
     /// The entries of the sums.
     sum_entries: HashMap<Labels, u32>,
+    /// Combinations of filters that acted on series, by number less one.
+    acts: Vec<Acts>,
+    /// How many samples of the last stored scrape each combination acted on.
+    acted: Vec<(Acts, u64)>,
     /// A series has another type than the filters took it for.
     pub(crate) judged_wrong: bool,
     generation: u64,
@@ -123,7 +132,7 @@ impl SeriesCache {
         }
         let epoch = self.sums.as_ref().map_or(0, |sums| {
             let mut sums = sums.lock();
-            sums.begin();
+            sums.begin(Coming::WHOLE);
             sums.epoch()
         });
         let same_children = epoch == self.sums_epoch || !self.entries.iter().any(|e| e.kind == Kind::Aggregated);
@@ -248,6 +257,7 @@ impl SeriesCache {
             kind,
             metric_type,
             judged: metric_type,
+            acts: 0,
             is_sum: false,
             live: false,
         });
@@ -283,6 +293,42 @@ impl SeriesCache {
         let Some((spec, format)) = self.mapping.as_ref().filter(|_| !cached.is_sum) else { return false };
         key_labels(*format, self.key(entry), cached.metric_type, out).is_ok()
             && map_before_filters(spec, out) == Ok(true)
+    }
+
+    /// Gives the number of a combination of filters; 0 is none, and all for which there is no number.
+    pub(crate) fn acts_number(&mut self, acts: Acts) -> u16 {
+        if acts == Acts::default() {
+            return 0;
+        }
+        let known = self.acts.iter().position(|a| *a == acts);
+        let at = known.unwrap_or(self.acts.len());
+        if at >= ACTS_MAX {
+            return 0;
+        }
+        if known.is_none() {
+            self.acts.push(acts);
+        }
+        at as u16 + 1
+    }
+
+    /// Gives how many samples of the last stored scrape each combination of filters acted on, once.
+    pub(crate) fn take_acted(&mut self) -> Vec<(Acts, u64)> {
+        std::mem::take(&mut self.acted)
+    }
+
+    fn count_acts(&mut self, draft: &Draft) {
+        self.acted.clear();
+        if self.acts.is_empty() {
+            return;
+        }
+        let mut counts = vec![0u64; self.acts.len() + 1];
+        for entry in &draft.order {
+            let number = self.entries.get(*entry as usize).map_or(0, |e| e.acts);
+            if let Some(count) = counts.get_mut(usize::from(number)) {
+                *count += 1;
+            }
+        }
+        self.acted = self.acts.iter().copied().zip(counts.into_iter().skip(1)).filter(|(_, n)| *n > 0).collect();
     }
 
     /// Gives which child of the sums an entry is.
@@ -375,7 +421,7 @@ impl SeriesCache {
     pub(crate) fn fail(&mut self, draft: &mut Draft) {
         self.drop_fresh(draft);
         if let Some(sums) = &self.sums {
-            sums.lock().begin();
+            sums.lock().abandon();
         }
         draft.marks.clear();
         draft.marks.resize(self.entries.len(), 0);
@@ -450,8 +496,9 @@ impl SeriesCache {
             return;
         }
         if let Some(sums) = &self.sums {
-            sums.lock().commit();
+            sums.commit();
         }
+        self.count_acts(draft);
         for (entry, mark) in self.entries.iter_mut().zip(&draft.marks) {
             let index = mark & INDEX_BITS;
             if index > 0 && entry.kind == Kind::Kept {

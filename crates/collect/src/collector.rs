@@ -198,6 +198,13 @@ impl Collector {
         Some(TargetSpec::clone(&spec))
     }
 
+    /// Gives the ids of targets whose settings are such; nothing is copied.
+    pub fn find(&self, is_such: impl Fn(&TargetSpec) -> bool) -> Vec<String> {
+        let specs: Vec<Arc<TargetSpec>> =
+            self.0.targets.read().slots().map(|slot| slot.shared.lock().spec.clone()).collect();
+        specs.iter().filter(|spec| is_such(spec)).map(|spec| spec.target_id.clone()).collect()
+    }
+
     /// Counts the targets.
     pub fn len(&self) -> usize {
         self.0.targets.read().len()

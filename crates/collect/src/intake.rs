@@ -13,6 +13,7 @@ mod sums;
 
 use std::sync::Arc;
 
+use model::filter::Acts;
 use model::histogram::Histogram;
 use model::{
     Batch, BatchExemplar, LABEL_NAME, LabelsBuf, MetricType, NO_FAMILY, Refusal, SeriesIndex, TypeCounts, Verdict,
@@ -112,6 +113,8 @@ pub(crate) struct Intake<'a> {
     buf: LabelsBuf,
     /// The labels of the series read last before the filters, where these may change them.
     unfiltered: LabelsBuf,
+    /// The filters that acted on it.
+    acts: Acts,
     encoded: Vec<u8>,
     key: Vec<u8>,
 }
@@ -154,6 +157,7 @@ impl<'a> Intake<'a> {
             histogram_bytes: 0,
             buf: LabelsBuf::default(),
             unfiltered: LabelsBuf::default(),
+            acts: Acts::default(),
             encoded: Vec::new(),
             key: Vec::new(),
         }
@@ -433,7 +437,9 @@ impl<'a> Intake<'a> {
         }
         self.taken.added += u64::from(kind == Kind::Kept);
         let entry = self.cache.add(self.draft, &self.key, kind, fingerprint, parser.metric_type());
-        self.cache.entry_mut(entry).judged = judged;
+        let acts = self.cache.acts_number(self.acts);
+        let cached = self.cache.entry_mut(entry);
+        (cached.judged, cached.acts) = (judged, acts);
         self.note_stored_as(entry, fingerprint, kind);
         let fresh = kind == Kind::Kept;
         if fresh {
@@ -454,7 +460,8 @@ impl<'a> Intake<'a> {
         }
         let judged = if self.spec.filters.asks_types() { self.type_of(reading) } else { parser.metric_type() };
         let unfiltered = self.spec.filters.transforms().then_some(&mut self.unfiltered);
-        let mapped = map_labels_noting(self.spec, judged, &mut self.buf, unfiltered)
+        self.acts = Acts::default();
+        let mapped = map_labels_noting(self.spec, judged, &mut self.buf, unfiltered, &mut self.acts)
             .map_err(|twice| Failure::Syntax(parser.fault(twice.to_string())))?;
         let kind = match mapped {
             Mapped::Kept => Ok(Kind::Kept),

@@ -8,6 +8,7 @@ mod address;
 mod cache;
 mod collector;
 mod draft;
+mod filter_counts;
 mod filtering;
 mod gates;
 mod gather;
@@ -30,6 +31,7 @@ mod target;
 
 pub use address::{AddressPolicy, Cidr, ForbiddenAddress};
 pub use collector::Collector;
+pub use filter_counts::{FilterCounts, OfSource};
 pub use filtering::{Explained, FilterEffects, explain};
 pub use gather::{Gather, Gathering};
 pub use http::{
@@ -40,5 +42,5 @@ pub use outcome::{
     IgnoreReports, LabelCardinality, Observe, ScrapeError, ScrapeErrorKind, ScrapeOutcome, TargetStatus,
 };
 pub use reader::BodyReader;
-pub use sums::{BYTES_MAX as SUMS_BYTES_MAX, OwnSums, Resume, Sums};
+pub use sums::{BYTES_MAX as SUMS_BYTES_MAX, OwnSums, Resume, Sums, Turn};
 pub use target::{OnExceed, Protocol, ScrapeLimits, TargetOrigin, TargetSpec};

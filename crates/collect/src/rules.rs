@@ -1,6 +1,6 @@
 //! From the labels of a body to the labels of the store: the target's labels, relabeling, limits.
 
-use model::filter::Outcome;
+use model::filter::{Acts, Outcome};
 use model::{LABEL_NAME, LabelsBuf, MetricType, is_legacy_label_name, is_legacy_metric_name, relabel};
 
 use crate::target::{ScrapeLimits, TargetSpec};
@@ -30,15 +30,16 @@ pub(crate) type Twice = model::DuplicateLabel;
 /// **Takes** labels as they stand in the body, empty values among them.
 /// **Errors** when a name stands twice.
 pub(crate) fn map_labels(spec: &TargetSpec, metric_type: MetricType, labels: &mut LabelsBuf) -> Result<Mapped, Twice> {
-    map_labels_noting(spec, metric_type, labels, None)
+    map_labels_noting(spec, metric_type, labels, None, &mut Acts::default())
 }
 
-/// The same; the labels that the filters got are noted.
+/// The same; the labels that the filters got are noted, and which filters acted.
 pub(crate) fn map_labels_noting(
     spec: &TargetSpec,
     metric_type: MetricType,
     labels: &mut LabelsBuf,
     unfiltered: Option<&mut LabelsBuf>,
+    acts: &mut Acts,
 ) -> Result<Mapped, Twice> {
     if !map_before_filters(spec, labels)? {
         return Ok(Mapped::Dropped);
@@ -49,7 +50,9 @@ pub(crate) fn map_labels_noting(
     if let Some(unfiltered) = unfiltered {
         unfiltered.clone_from(labels);
     }
-    let Outcome::Kept { aggregate, .. } = spec.filters.apply(labels, metric_type) else { return Ok(Mapped::Dropped) };
+    let outcome;
+    (outcome, *acts) = spec.filters.apply_noting(labels, metric_type);
+    let Outcome::Kept { aggregate, .. } = outcome else { return Ok(Mapped::Dropped) };
     labels.sort()?;
     Ok(match (judge(spec, labels), aggregate) {
         (Mapped::Kept, Some(filter)) => Mapped::Aggregated(filter),

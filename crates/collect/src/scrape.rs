@@ -294,6 +294,10 @@ impl Run {
             shop.spare.give_draft(draft);
             shop.spare.give_batch(batch);
         }
+        let acted = scraping.cache.take_acted();
+        if !acted.is_empty() {
+            shop.sums.counts().add(&spec.source_id, &spec.filters, &acted);
+        }
         settle(&shop, slot, &spec, report, &mut outcome, result);
         drop(scraping);
         Some(outcome)

@@ -4,10 +4,14 @@
 //! rose by: a child that starts again from zero adds what it shows, one that is gone keeps what it gave.
 //! Owns: the last value of each child, and the sums.
 //! Invariants: 1. a sum of counters never goes down, over restarts either: what is stored of it is a floor; 2. what a batch adds
-//! counts when the batch is stored, and not before ([`Aggregator::commit`]).
+//! counts when the batch is stored, and not before ([`Aggregator::commit`]); 3. the time of a sum moves on only with samples that
+//! are stored ([`Aggregator::stored`]), so that one sample with a wrong time cannot stop it.
 //! Limits: [`CHILDREN_MAX`] children; those that were not seen for [`FORGET_AFTER_MS`] make room, and what they gave stays.
+//! Children and groups that rest for [`REST_MAX_MS`] go ([`Aggregator::sweep`]).
 
+mod members;
 mod state;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -19,11 +23,38 @@ use crate::histogram::Histogram;
 use crate::histogram_sum;
 use crate::labels::Labels;
 use crate::sample::is_stale;
+use members::{Member, Use};
 
 /// Children of one aggregator.
 pub const CHILDREN_MAX: usize = 500_000;
 /// A child that comes back later than this may have been forgotten, and then counts as new.
 pub const FORGET_AFTER_MS: i64 = 86_400_000;
+
+/// Children and groups that had no sample for so long go; the store is asked no further back either, so that such a sum begins
+/// anew.
+pub const REST_MAX_MS: i64 = 7 * 86_400_000;
+/// Room is looked for this often: it costs a look at all children.
+const ROOM_EVERY_MS: i64 = 10_000;
+
+/// How the samples of a collection come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Coming {
+    /// For how long a gauge that was not sent again still counts; 0 where a collection holds all there is.
+    pub lookback_ms: i64,
+    /// What is later than this is not stored.
+    pub newest_ms: i64,
+}
+
+impl Default for Coming {
+    fn default() -> Coming {
+        Coming::WHOLE
+    }
+}
+
+impl Coming {
+    /// A collection holds all there is, and all has one time.
+    pub const WHOLE: Coming = Coming { lookback_ms: 0, newest_ms: i64::MAX };
+}
 
 /// How the samples of a group become one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -52,6 +83,8 @@ pub type Resume<'a> = &'a dyn Fn(&Labels) -> Option<(i64, f64)>;
 pub struct Sum {
     /// The labels of the group.
     pub labels: Labels,
+    /// Names the group for [`Aggregator::stored`], until the collection is over.
+    pub group: u32,
     /// The time of its sample: that of the step, or a little later where the group has a sample of that time already.
     pub at_ms: i64,
     /// The value.
@@ -71,6 +104,10 @@ pub enum Added {
     More,
     /// It says nothing: a stale marker, or a counter that is no number.
     Nothing,
+    /// The child was there at this time already; tells whether with the same value.
+    Again(bool),
+    /// A gauge from before what the sum last told, by more than the lookback: in the present it would be wrong.
+    Late,
 }
 
 /// The value of a group.
@@ -129,6 +166,9 @@ struct Group {
     gauge: Gauge,
     /// Histograms of children that began again in this collection.
     ended: Vec<Arc<Histogram>>,
+    usage: Use,
+    /// A sweep found that it has rested for too long.
+    dead: bool,
 }
 
 impl Group {
@@ -148,24 +188,10 @@ impl Group {
             rise: 0.0,
             gauge: Gauge::default(),
             ended: Vec::new(),
+            usage: Use::default(),
+            dead: false,
         }
     }
-}
-
-#[derive(Clone, Debug)]
-struct Member {
-    key: u64,
-    group: u32,
-    last: Option<f64>,
-    histogram: Option<Arc<Histogram>>,
-    last_ms: i64,
-    staged: Option<f64>,
-    staged_histogram: Option<Arc<Histogram>>,
-    staged_ms: i64,
-    is_staged: bool,
-    /// The step that it was added in.
-    step: u64,
-    forgotten: bool,
 }
 
 /// The sums of one target or source.
@@ -183,7 +209,11 @@ pub struct Aggregator {
     step: u64,
     at_ms: i64,
     epoch: u64,
-    changed: bool,
+    coming: Coming,
+    /// A collection has begun and is not over.
+    open: bool,
+    /// When room was looked for in vain.
+    full_ms: Option<i64>,
 }
 
 impl Aggregator {
@@ -192,14 +222,19 @@ impl Aggregator {
         self.epoch
     }
 
-    /// Tells whether anything changed since the last call.
-    pub fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
-    }
-
     /// Counts the children.
     pub fn children(&self) -> usize {
         self.by_key.len()
+    }
+
+    /// Counts the groups.
+    pub fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Tells whether a child is known.
+    pub fn knows(&self, key: u64) -> bool {
+        self.by_key.contains_key(&key)
     }
 
     /// Finds a child, or takes it in.
@@ -219,31 +254,7 @@ impl Aggregator {
         if self.by_key.len() >= CHILDREN_MAX && !self.make_room(now_ms) {
             return None;
         }
-        let member = Member {
-            key,
-            group,
-            last: None,
-            histogram: None,
-            last_ms: now_ms,
-            staged: None,
-            staged_histogram: None,
-            staged_ms: 0,
-            is_staged: false,
-            step: 0,
-            forgotten: false,
-        };
-        let at = match self.free.pop() {
-            Some(at) => {
-                self.members[at as usize] = member;
-                at
-            }
-            None => {
-                self.members.push(member);
-                (self.members.len() - 1) as u32
-            }
-        };
-        self.by_key.insert(key, at);
-        self.groups[group as usize].members.push(at);
+        let at = self.add_member(Member::new(key, group, now_ms));
         Some(Child(at))
     }
 
@@ -266,32 +277,15 @@ impl Aggregator {
         at
     }
 
-    /// Forgets children that were not seen for long; tells whether there is room now.
-    fn make_room(&mut self, now_ms: i64) -> bool {
-        let is_old = |m: &Member| !m.forgotten && !m.is_staged && now_ms.saturating_sub(m.last_ms) > FORGET_AFTER_MS;
-        let old: Vec<u32> = (0..self.members.len() as u32).filter(|at| is_old(&self.members[*at as usize])).collect();
-        for at in &old {
-            self.forget(*at);
-        }
-        !old.is_empty()
-    }
-
-    fn forget(&mut self, at: u32) {
-        let member = &mut self.members[at as usize];
-        member.forgotten = true;
-        let (key, group, histogram) = (member.key, member.group, member.histogram.take());
-        self.by_key.remove(&key);
-        self.free.push(at);
-        let group = &mut self.groups[group as usize];
-        group.members.retain(|m| *m != at);
-        if let (How::Histogram, Some(histogram)) = (group.how, histogram) {
-            group.base = Some(joined(group.base.take(), histogram));
-        }
-        self.epoch += 1;
-    }
-
     /// Begins a collection: what an earlier one added and did not commit is void.
-    pub fn begin(&mut self) {
+    pub fn begin(&mut self, coming: Coming) {
+        self.abandon();
+        (self.coming, self.open) = (coming, true);
+    }
+
+    /// Ends a collection of which nothing is stored.
+    pub fn abandon(&mut self) {
+        self.open = false;
         for at in std::mem::take(&mut self.staged) {
             let member = &mut self.members[at as usize];
             (member.staged, member.staged_histogram, member.is_staged) = (None, None, false);
@@ -318,11 +312,18 @@ impl Aggregator {
     /// Adds a sample of a child.
     #[inline]
     pub fn add(&mut self, child: Child, value: f64) -> Added {
-        let Some(member) = self.members.get_mut(child.0 as usize) else { return Added::Nothing };
-        let group = &mut self.groups[member.group as usize];
+        let Some(member) = self.members.get(child.0 as usize) else { return Added::Nothing };
         if is_stale(value) {
             return Added::Nothing;
         }
+        if self.is_in_step(member) {
+            return Added::Again(member.staged.map(f64::to_bits) == Some(value.to_bits()));
+        }
+        if self.is_late(&self.groups[member.group as usize]) {
+            return Added::Late;
+        }
+        let member = &mut self.members[child.0 as usize];
+        let group = &mut self.groups[member.group as usize];
         match group.how {
             How::Cumulative => {
                 if !value.is_finite() {
@@ -341,11 +342,19 @@ impl Aggregator {
 
     /// Adds a native histogram of a child.
     pub fn add_histogram(&mut self, child: Child, histogram: Arc<Histogram>) -> Added {
-        let Some(member) = self.members.get_mut(child.0 as usize) else { return Added::Nothing };
-        let group = &mut self.groups[member.group as usize];
+        let Some(member) = self.members.get(child.0 as usize) else { return Added::Nothing };
+        let group = &self.groups[member.group as usize];
         if !group.how.is_native() || is_stale(histogram.sum) {
             return Added::Nothing;
         }
+        if self.is_in_step(member) {
+            return Added::Again(member.staged_histogram.as_deref() == Some(&*histogram));
+        }
+        if self.is_late(group) {
+            return Added::Late;
+        }
+        let member = &mut self.members[child.0 as usize];
+        let group = &mut self.groups[member.group as usize];
         let before = member.staged_histogram.as_ref().or(member.histogram.as_ref());
         if let Some(before) = before.filter(|before| began_again(before, &histogram)) {
             group.ended.push(before.clone());
@@ -359,73 +368,78 @@ impl Aggregator {
         if !std::mem::replace(&mut member.is_staged, true) {
             self.staged.push(child.0);
         }
-        (member.staged_ms, member.step) = (self.at_ms, self.step);
+        (member.staged_ms, member.step, member.usage.used) = (self.at_ms, self.step, true);
         let group = member.group;
-        if std::mem::replace(&mut self.groups[group as usize].touched, true) {
+        let of = &mut self.groups[group as usize];
+        of.usage.used = true;
+        if std::mem::replace(&mut of.touched, true) {
             return Added::More;
         }
         self.touched.push(group);
         Added::First
     }
 
+    /// Gives the time that a group has come to; a time that no sample can have is one of a clock that was wrong.
+    fn reached_ms(&self, group: &Group) -> i64 {
+        let last_ms = if group.last_ms > self.coming.newest_ms { i64::MIN } else { group.last_ms };
+        last_ms.max(group.staged_ms)
+    }
+
+    /// Tells whether what a gauge of this step shows is past.
+    fn is_late(&self, group: &Group) -> bool {
+        let rises = matches!(group.how, How::Cumulative | How::Histogram);
+        let oldest_ms = self.reached_ms(group).saturating_sub(self.coming.lookback_ms);
+        !rises && self.coming.lookback_ms > 0 && self.at_ms < oldest_ms
+    }
+
     /// Gives what the groups of this step come to, in the order in which they were touched.
-    ///
-    /// **Takes** for how long a gauge that was not sent again still counts; 0 where a collection holds all there is.
-    pub fn totals(&mut self, lookback_ms: i64) -> Vec<Sum> {
-        let at_ms = self.at_ms;
-        let totals = self.touched.iter().map(|at| self.total(&self.groups[*at as usize], lookback_ms));
-        let totals: Vec<Total> = totals.collect();
-        let mut sums = Vec::with_capacity(totals.len());
-        for (at, total) in self.touched.iter().zip(totals) {
-            let group = &mut self.groups[*at as usize];
-            group.staged_ms = at_ms.max(group.last_ms.max(group.staged_ms).saturating_add(1));
-            sums.push(Sum { labels: group.labels.clone(), at_ms: group.staged_ms, total });
+    pub fn totals(&mut self) -> Vec<Sum> {
+        let touched = std::mem::take(&mut self.touched);
+        let sums = touched.iter().map(|at| {
+            let group = &self.groups[*at as usize];
+            let at_ms = self.at_ms.max(self.reached_ms(group).saturating_add(1));
+            Sum { labels: group.labels.clone(), group: *at, at_ms, total: self.total(group, at_ms) }
+        });
+        let sums: Vec<Sum> = sums.collect();
+        for sum in &sums {
+            self.groups[sum.group as usize].staged_ms = sum.at_ms;
         }
+        self.touched = touched;
         sums
     }
 
-    fn total(&self, group: &Group, lookback_ms: i64) -> Total {
+    /// Gives what a group comes to at a time.
+    fn total(&self, group: &Group, at_ms: i64) -> Total {
         match group.how {
             How::Cumulative => Total::Float((group.total + group.rise).max(group.floor)),
             How::Gauge(function) => {
                 let mut gauge = group.gauge.clone();
-                let seen_ms = |m: &Member| if m.is_staged { m.staged_ms } else { m.last_ms };
-                let still = |m: &&Member| {
-                    !self.is_in_step(m) && self.at_ms.saturating_sub(seen_ms(m)).unsigned_abs() <= lookback_ms as u64
-                };
-                let others = group.members.iter().map(|m| &self.members[*m as usize]).filter(still);
-                if lookback_ms > 0 {
-                    others.filter_map(|m| m.staged.or(m.last)).for_each(|value| gauge.add(value));
-                }
+                let others = self.others(group, at_ms);
+                others.filter_map(|m| m.staged.or(m.last)).for_each(|value| gauge.add(value));
                 Total::Float(gauge.get(function))
             }
-            How::Histogram => self.sum(group, true),
-            How::GaugeHistogram => self.sum(group, false),
+            How::Histogram => {
+                let members = group.members.iter().map(|m| &self.members[*m as usize]);
+                let all = members.filter_map(Member::histogram);
+                merged(group.base.iter().chain(&group.ended).cloned().chain(all))
+            }
+            How::GaugeHistogram => {
+                let members = group.members.iter().map(|m| &self.members[*m as usize]);
+                let now = members.filter(|m| self.is_in_step(m)).filter_map(Member::histogram);
+                merged(now.chain(self.others(group, at_ms).filter_map(Member::histogram)))
+            }
         }
+    }
+
+    /// Gives the children that are not in this step and still count at a time.
+    fn others<'a>(&'a self, group: &'a Group, at_ms: i64) -> impl Iterator<Item = &'a Member> {
+        let lookback_ms = self.coming.lookback_ms;
+        let members = group.members.iter().filter(move |_| lookback_ms > 0).map(|m| &self.members[*m as usize]);
+        members.filter(move |m| !self.is_in_step(m) && at_ms.saturating_sub(m.seen_ms()) <= lookback_ms)
     }
 
     fn is_in_step(&self, member: &Member) -> bool {
         member.is_staged && member.step == self.step
-    }
-
-    fn sum(&self, group: &Group, with_all: bool) -> Total {
-        let members = group.members.iter().map(|m| &self.members[*m as usize]);
-        let of = |m: &Member| match with_all {
-            true => m.staged_histogram.clone().or_else(|| m.histogram.clone()),
-            false => m.staged_histogram.clone().filter(|_| self.is_in_step(m)),
-        };
-        let before = group.base.iter().chain(&group.ended).filter(|_| with_all).cloned();
-        let mut sum: Option<Arc<Histogram>> = None;
-        for histogram in before.chain(members.filter_map(of)) {
-            sum = match sum {
-                None => Some(histogram),
-                Some(sum) => match histogram_sum::add(&sum, &histogram) {
-                    Some(sum) => Some(Arc::new(sum)),
-                    None => return Total::Incompatible,
-                },
-            };
-        }
-        sum.map_or(Total::Incompatible, Total::Histogram)
     }
 
     /// Gives time and value of the sample that was counted last of a child; no value where it is a histogram.
@@ -438,10 +452,20 @@ impl Aggregator {
         }
     }
 
-    /// The batch is stored: what it added counts from now on.
+    /// A sample of a group is stored: those that follow are later. Comes before [`Aggregator::commit`].
+    pub fn stored(&mut self, group: u32, at_ms: i64) {
+        let newest_ms = self.coming.newest_ms;
+        if let Some(group) = self.groups.get_mut(group as usize) {
+            // A time of a clock that was wrong stands no longer.
+            let last_ms = if group.last_ms > newest_ms { i64::MIN } else { group.last_ms };
+            group.last_ms = last_ms.max(at_ms);
+        }
+    }
+
+    /// The batch is stored: what it added counts from now on. A sum that was refused alone shows it the next time.
     pub fn commit(&mut self) {
+        self.open = false;
         self.next_step(self.at_ms);
-        self.changed |= !self.staged.is_empty();
         for at in std::mem::take(&mut self.staged) {
             let member = &mut self.members[at as usize];
             member.last = member.staged.take().or(member.last);
@@ -457,10 +481,24 @@ impl Aggregator {
             for ended in group.ended.drain(..) {
                 group.base = Some(joined(group.base.take(), ended));
             }
-            group.last_ms = group.last_ms.max(group.staged_ms);
             (group.rise, group.staged_ms) = (0.0, i64::MIN);
         }
     }
+}
+
+/// Adds histograms.
+fn merged(all: impl Iterator<Item = Arc<Histogram>>) -> Total {
+    let mut sum: Option<Arc<Histogram>> = None;
+    for histogram in all {
+        sum = match sum {
+            None => Some(histogram),
+            Some(sum) => match histogram_sum::add(&sum, &histogram) {
+                Some(sum) => Some(Arc::new(sum)),
+                None => return Total::Incompatible,
+            },
+        };
+    }
+    sum.map_or(Total::Incompatible, Total::Histogram)
 }
 
 /// Adds a histogram to those that are over; what does not go with them takes their place.

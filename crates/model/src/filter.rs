@@ -245,6 +245,64 @@ pub enum Effect {
     Aggregated(Labels),
 }
 
+/// Which filters acted on a series.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Acts {
+    /// By their places: one bit each, as far as there are bits.
+    acted: u128,
+    /// Why it was dropped, if it was.
+    dropped: Option<DroppedBy>,
+}
+
+/// What a filter does to samples, in a word.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum ActKind {
+    /// It lets them in.
+    Kept,
+    /// It takes them out.
+    Dropped,
+    /// It changes their labels, or adds them to others.
+    Changed,
+}
+
+impl ActKind {
+    /// All kinds.
+    pub const ALL: [ActKind; 3] = [ActKind::Kept, ActKind::Dropped, ActKind::Changed];
+
+    /// Gives the word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ActKind::Kept => "kept",
+            ActKind::Dropped => "dropped",
+            ActKind::Changed => "changed",
+        }
+    }
+}
+
+impl Acts {
+    fn note(&mut self, filter: usize) {
+        self.acted |= u32::try_from(filter).ok().and_then(|at| 1u128.checked_shl(at)).unwrap_or(0);
+    }
+
+    /// Gives each filter that acted with what it did; `None` is what no KEEP accepts.
+    pub fn each(self, set: &FilterSet) -> impl Iterator<Item = (Option<usize>, ActKind)> + '_ {
+        let by = match self.dropped {
+            Some(DroppedBy::Filter(at) | DroppedBy::Quantile(at)) => Some(at),
+            Some(DroppedBy::NoKeep) | None => None,
+        };
+        let acted = set.filters().iter().enumerate().take(128).filter(move |(at, _)| self.acted & 1 << at != 0);
+        let acted = acted.map(move |(at, filter)| {
+            let kind = match filter.action {
+                _ if by == Some(at) => ActKind::Dropped,
+                Action::Keep => ActKind::Kept,
+                _ => ActKind::Changed,
+            };
+            (Some(at), kind)
+        });
+        acted.chain((self.dropped == Some(DroppedBy::NoKeep)).then_some((None, ActKind::Dropped)))
+    }
+}
+
 /// The filters of one target or source.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct FilterSet {
@@ -286,6 +344,19 @@ impl FilterSet {
         self.transforms
     }
 
+    /// Tells whether the filters may make another series the same as one of this name that they leave as it is.
+    ///
+    /// **Promises** `false` only where they cannot; types are not looked at.
+    pub fn may_collide(&self, name: &str) -> bool {
+        let takes_name = |f: &Filter| f.matchers.iter().filter(|m| m.name() == LABEL_NAME).all(|m| m.matches(name));
+        // Relabel rules alone give a series another name.
+        self.filters.iter().any(|f| match f.action {
+            Action::Keep | Action::Drop => false,
+            Action::Relabel => true,
+            Action::DropLabel | Action::RenameLabel | Action::HashLabel | Action::AggregateAway => takes_name(f),
+        })
+    }
+
     /// Tells whether samples of several series may be added up.
     pub fn aggregates(&self) -> bool {
         self.aggregates
@@ -302,6 +373,17 @@ impl FilterSet {
     /// **Gives** what becomes of it; the labels have no meaning when it is dropped.
     pub fn apply(&self, labels: &mut LabelsBuf, metric_type: MetricType) -> Outcome {
         self.run(labels, metric_type, &mut |_, _| {})
+    }
+
+    /// The same, with which filters acted.
+    pub fn apply_noting(&self, labels: &mut LabelsBuf, metric_type: MetricType) -> (Outcome, Acts) {
+        let mut acts = Acts::default();
+        let outcome = self.run(labels, metric_type, &mut |filter, _| acts.note(filter));
+        acts.dropped = match outcome {
+            Outcome::Dropped(by) => Some(by),
+            Outcome::Kept { .. } => None,
+        };
+        (outcome, acts)
     }
 
     /// The same, with what every filter that acted did.
@@ -361,7 +443,10 @@ fn is_quantile(labels: &LabelsBuf, metric_type: MetricType, filter: &Filter) -> 
         && !filter.labels.iter().any(|l| l == "quantile")
 }
 
-/// Tells whether a series only rises, or starts again from zero.
+/// What becomes of the times since when series count: a sum counts since the first of them.
+pub const CREATED: Function = Function::Min;
+
+/// Tells whether a series only rises, or starts again from zero. Whether it is the `_created` of another one, its family says.
 pub fn is_cumulative(labels: &LabelsBuf, metric_type: MetricType) -> bool {
     let name = labels.get(LABEL_NAME).unwrap_or_default();
     let ends_in = |suffixes: &[&str]| suffixes.iter().any(|suffix| name.ends_with(suffix));

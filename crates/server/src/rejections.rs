@@ -20,6 +20,8 @@ use crate::sketch::Sketch;
 const RECORDS_MAX: usize = 1_000;
 const EXAMPLES_MAX: usize = 3;
 const LOOKED_AT_MAX: usize = 1_000;
+/// Targets and sources of which it is known what filters took out.
+const FILTERED_MAX: usize = 10_000;
 /// Labels of which values are counted.
 const LABELS_MAX: usize = 64;
 /// After so long without a refusal counting begins anew: the trouble before was another one.
@@ -58,6 +60,8 @@ pub struct Record {
     pub labels: Vec<LabelValues>,
     /// The sentence that was last said.
     pub advice: Option<String>,
+    /// What filters and relabel rules took out: that is no refusal, but who looks for samples looks here.
+    pub filtered: Option<Refused>,
 }
 
 #[derive(Default)]
@@ -88,6 +92,7 @@ impl Standing for Store {
 /// All records.
 pub struct Rejections {
     kept: Mutex<HashMap<String, Kept>>,
+    filtered: Mutex<HashMap<String, Refused>>,
     standing: Option<Arc<dyn Standing>>,
     largest: Mutex<Option<(Instant, Vec<OwnerStats>)>>,
 }
@@ -97,14 +102,33 @@ impl Rejections {
     ///
     /// **Takes** what knows the room for series, if something does.
     pub fn new(standing: Option<Arc<dyn Standing>>) -> Rejections {
-        Rejections { kept: Mutex::default(), standing, largest: Mutex::default() }
+        Rejections { kept: Mutex::default(), filtered: Mutex::default(), standing, largest: Mutex::default() }
     }
 
     /// Gives the record of a target or source, if samples of it were refused.
     pub fn of(&self, target_id: &str) -> Option<Record> {
+        let filtered = self.filtered.lock().get(target_id).cloned();
         let kept = self.kept.lock();
-        let one = kept.get(target_id)?;
-        Some(Record { labels: most_values(&one.sketches), ..one.record.clone() })
+        let Some(one) = kept.get(target_id) else {
+            return filtered.map(|filtered| Record { filtered: Some(filtered), ..Record::default() });
+        };
+        Some(Record { labels: most_values(&one.sketches), filtered, ..one.record.clone() })
+    }
+
+    /// Notes what filters took out of a batch. Examples are of pushes alone: of a scrape the filters know them.
+    fn note_filtered(&self, batch: &Batch, samples: u64, now_ms: i64) {
+        let mut filtered = self.filtered.lock();
+        if filtered.len() >= FILTERED_MAX && !filtered.contains_key(&batch.origin.target_id) {
+            return;
+        }
+        let fresh = || Refused { count: 0, first_ms: now_ms, last_ms: now_ms, examples: Vec::new() };
+        let one = filtered.entry(batch.origin.target_id.clone()).or_insert_with(fresh);
+        one.count += samples;
+        one.last_ms = now_ms;
+        if one.examples.is_empty() && batch.essential == 0 {
+            let rows = batch.samples.iter().zip(&batch.verdicts).filter(|(_, v)| **v == Verdict::Filtered);
+            one.examples = rows.filter_map(|(s, _)| batch.labels(s.series)).take(EXAMPLES_MAX).collect();
+        }
     }
 
     /// Counts the targets that have records.
@@ -122,6 +146,9 @@ impl Rejections {
         now_ms: i64,
         labels_of: impl Fn(SeriesId) -> Option<Labels>,
     ) {
+        if counts.filtered > 0 {
+            self.note_filtered(batch, counts.filtered, now_ms);
+        }
         if counts.refused_total() == 0 {
             return;
         }
@@ -394,6 +421,21 @@ mod tests {
         assert!(values[0].0 == "user_id" && (800..1_000).contains(&values[0].1), "{values:?}");
         assert_eq!(values[1..], [("code", 3), ("__name__", 1)]);
         assert!(rejections.of("unknown").is_none());
+    }
+
+    #[test]
+    fn what_filters_took_out_is_told_as_well() {
+        let rejections = Rejections::new(None);
+        let mut batch = Batch::new(Origin { target_id: "t".into(), ..Origin::default() });
+        let series = batch.push_labels(&Labels::from_pairs([("__name__", "m")]), NO_FAMILY);
+        batch.push_decided(series, 1, 1.0, Verdict::Filtered);
+        let counts = batch.counts();
+        rejections.note(&mut batch, &counts, 5, |_| None);
+        rejections.note(&mut batch, &counts, 6, |_| None);
+        let record = rejections.of("t").unwrap();
+        let filtered = record.filtered.unwrap();
+        assert_eq!((filtered.count, filtered.first_ms, filtered.last_ms, filtered.examples.len()), (2, 5, 6, 1));
+        assert_eq!((record.reasons.len(), rejections.targets()), (0, 0), "it is no refusal");
     }
 
     #[test]

@@ -39,6 +39,8 @@ mod series_log;
 mod stats;
 mod store;
 mod tabular;
+#[doc(hidden)]
+pub mod testing;
 mod wal;
 
 pub use accounts::{AccountReport, Durability, HOLES_MAX, Hole, HoleCause, SlotCounts};

@@ -168,6 +168,11 @@ impl Store {
         out
     }
 
+    /// Gives how far in the future samples are stored.
+    pub fn future_limit_ms(&self) -> i64 {
+        self.core.config.future_limit_ms
+    }
+
     /// Gives the labels of series of the head by their ids; those that are gone are left out.
     pub fn labels_of(&self, ids: &[SeriesId]) -> Vec<(SeriesId, Labels)> {
         let ids: Vec<u32> = ids.iter().filter_map(|id| u32::try_from(id.0).ok()).collect();

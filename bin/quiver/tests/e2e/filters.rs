@@ -140,7 +140,9 @@ fn scrapes_are_filtered_explained_and_added_up_over_a_kill() {
     let client = &server.client;
     scrape(client);
     let after = client.number("orders_total{replica=\"\"}");
-    assert!((17.0..=24.0).contains(&after), "{after}");
+    // The file of sums may be older than the kill. Then it says 10 of a and not 12: the 2 are in the 17 that are stored, and what
+    // both gave since is not more than those. It is never counted twice.
+    assert!([17.0, 19.0].contains(&after), "{after}");
     exposer.show(
         "# TYPE orders_total counter\norders_total{user=\"a\",pod=\"1\"} 4\norders_total{user=\"b\",pod=\"1\"} 6\n",
     );

@@ -86,7 +86,9 @@ impl Intake<'_> {
 
     /// Takes new series out again; their samples are refused for a reason.
     #[cold]
-    pub(super) fn take_out(&mut self, entries: HashSet<u32>, reason: Refusal) {
+    pub(super) fn take_out(&mut self, mut entries: HashSet<u32>, reason: Refusal) {
+        // Some may be out already, for another reason.
+        entries.retain(|entry| self.draft.series(*entry).is_some());
         let series: HashSet<SeriesIndex> = entries.iter().filter_map(|entry| self.draft.series(*entry)).collect();
         let mut freed = 0;
         let samples = self.batch.samples.iter().map(|s| s.series).zip(self.batch.verdicts.iter_mut());

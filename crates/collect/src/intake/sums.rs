@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use model::aggregate::{Added, Child, How, Total};
-use model::filter::is_cumulative;
+use model::filter::{CREATED, is_cumulative};
 use model::histogram::Histogram;
-use model::{Labels, MetricType, Refusal, Verdict};
+use model::{LABEL_NAME, Labels, MetricType, Refusal, Verdict};
+use wire::openmetrics;
 
 use super::{Intake, TYPES};
 
@@ -21,6 +22,7 @@ impl Intake<'_> {
         let how = match (native, metric_type) {
             (true, MetricType::GaugeHistogram) => How::GaugeHistogram,
             (true, _) => How::Histogram,
+            (false, _) if self.is_created(metric_type) => How::Gauge(CREATED),
             (false, _) if is_cumulative(&self.unfiltered, metric_type) => How::Cumulative,
             (false, _) => How::Gauge(function),
         };
@@ -28,6 +30,13 @@ impl Intake<'_> {
         let Some(sums) = &self.cache.sums else { return Err(Refusal::SeriesLimit) };
         let child = sums.child(key, &labels, how, self.scrape_ms);
         child.ok_or(Refusal::SeriesLimit)
+    }
+
+    /// Tells whether a new series says since when another one counts.
+    fn is_created(&self, metric_type: MetricType) -> bool {
+        let name = self.unfiltered.get(LABEL_NAME).unwrap_or_default();
+        let open = self.batch.families.get(self.family as usize);
+        open.is_some_and(|open| openmetrics::is_created_of(name, &open.name, metric_type))
     }
 
     /// Adds a sample to its sum.
@@ -49,13 +58,16 @@ impl Intake<'_> {
         match added {
             Added::First => self.sum_families.push(self.family),
             Added::More | Added::Nothing => self.decide(ts_ms, value, Verdict::Filtered),
+            Added::Again(true) => self.decide(ts_ms, value, Verdict::Duplicate),
+            Added::Again(false) => self.decide(ts_ms, value, Verdict::Refused(Refusal::DuplicateConflict)),
+            Added::Late => self.decide(ts_ms, value, Verdict::Refused(Refusal::TooOld)),
         }
     }
 
     /// Writes the sums; each has the place of the sample that was the first of it.
     pub(super) fn finish_sums(&mut self) {
         let Some(sums) = self.cache.sums.clone() else { return };
-        let totals = sums.lock().totals(0);
+        let totals = sums.lock().totals();
         for (at, sum) in totals.into_iter().enumerate() {
             let family = self.sum_families.get(at).copied().unwrap_or(model::NO_FAMILY);
             if let Err(reason) = self.write_sum(&sum.labels, sum.total, family) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use collect::{BodyReader, TargetSpec};
+use collect::{BodyReader, OnExceed, TargetSpec};
 use model::filter::{Action, Filter, FilterSet};
 use model::{Batch, Labels, MatchOp, Matcher, MetricType, Refusal, SeriesId, SeriesIndex, Verdict, is_stale};
 use wire::Format;
@@ -29,8 +29,12 @@ impl Body {
 
     /// Reads a body; gives the rows that are to be stored, and the batch.
     fn take(&mut self, body: &str) -> (Vec<(String, f64)>, Batch) {
+        self.take_as(Format::Text, body)
+    }
+
+    fn take_as(&mut self, format: Format, body: &str) -> (Vec<(String, f64)>, Batch) {
         self.at_ms += 1_000;
-        let (mut batch, result) = self.reader.read(Format::Text, body.as_bytes(), self.at_ms, 0);
+        let (mut batch, result) = self.reader.read(format, body.as_bytes(), self.at_ms, 0);
         result.unwrap();
         for at in 0..batch.series.len() {
             let bytes = batch.label_bytes(SeriesIndex(at as u32)).to_vec();
@@ -148,4 +152,48 @@ fn a_series_that_is_there_already_is_no_sum() {
             &["pod"],
         )]);
     }
+}
+
+#[test]
+fn a_series_that_stands_twice_is_added_once() {
+    let mut body = Body::new(vec![filter(Action::AggregateAway, vec![], &["user"])]);
+    for _ in 0..2 {
+        let (rows, batch) =
+            body.take("# TYPE q gauge\nq{user=\"a\"} 1\nq{user=\"a\"} 1\nq{user=\"b\"} 2\nq{user=\"b\"} 3\n");
+        assert_eq!(rows, [row(r#"q{job="j"}"#, 3.0)]);
+        assert_eq!(verdicts(&batch, Verdict::Duplicate), 1);
+        assert_eq!(verdicts(&batch, Verdict::Refused(Refusal::DuplicateConflict)), 1);
+        assert_eq!(verdicts(&batch, Verdict::Filtered), 1);
+    }
+}
+
+#[test]
+fn the_time_since_when_counters_count_is_not_added_up() {
+    let mut body = Body::new(vec![filter(Action::AggregateAway, vec![], &["user"])]);
+    let text = |lines: &str| format!("# TYPE r counter\n{lines}# EOF\n");
+    let first =
+        text("r_total{user=\"a\"} 4\nr_created{user=\"a\"} 100.5\nr_total{user=\"b\"} 3\nr_created{user=\"b\"} 90.5\n");
+    let again =
+        text("r_total{user=\"a\"} 1\nr_created{user=\"a\"} 120\nr_total{user=\"b\"} 3\nr_created{user=\"b\"} 90.5\n");
+    for (text, sum) in [(first, 7.0), (again, 8.0)] {
+        let (rows, _) = body.take_as(Format::OpenMetrics, &text);
+        assert_eq!(rows, [row(r#"r_total{job="j"}"#, sum), row(r#"r_created{job="j"}"#, 90.5)]);
+    }
+    // A counter whose own name ends so is one.
+    let (rows, _) =
+        body.take("# TYPE users_created counter\nusers_created{user=\"a\"} 4\nusers_created{user=\"b\"} 3\n");
+    assert_eq!(rows, [row(r#"users_created{job="j"}"#, 7.0)]);
+}
+
+#[test]
+fn what_a_limit_took_out_does_not_collide_as_well() {
+    let mut spec = TargetSpec::new("t", "http://h/m".parse().unwrap(), Labels::from_pairs([("job", "j")]));
+    spec.filters = Arc::new(FilterSet::new(vec![filter(Action::DropLabel, vec![], &["pod"])]));
+    (spec.limits.sample, spec.limits.on_exceed) = (2, OnExceed::KeepExisting);
+    let mut body = Body { reader: BodyReader::new(spec), ..Body::new(vec![]) };
+    body.take("m{pod=\"a\"} 1\n");
+    // b takes the place of a, for whose family there is no room with the next line, and then a comes after all.
+    let (rows, batch) = body.take("m{pod=\"b\"} 2\nm{pod=\"c\",x=\"1\"} 3\nm{pod=\"a\"} 1\n");
+    assert_eq!(rows, [row(r#"m{job="j"}"#, 1.0)]);
+    assert_eq!(verdicts(&batch, Verdict::Refused(Refusal::SampleLimit)), 2);
 }

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use super::{Aggregator, CHILDREN_MAX, Group, How, Member};
+use super::members::{Member, Use};
+use super::{Aggregator, CHILDREN_MAX, Group, How};
 use crate::filter::Function;
 use crate::histogram::Histogram;
 use crate::labels::Labels;
@@ -67,19 +68,9 @@ impl Aggregator {
             let histogram = take_histogram(rest)?;
             out.groups.get_mut(group as usize)?.members.push(at);
             out.by_key.insert(key, at).is_none().then_some(())?;
-            out.members.push(Member {
-                key,
-                group,
-                last,
-                histogram,
-                last_ms,
-                staged: None,
-                staged_histogram: None,
-                staged_ms: 0,
-                is_staged: false,
-                step: 0,
-                forgotten: false,
-            });
+            let place = (out.groups[group as usize].members.len() - 1) as u32;
+            let usage = Use::default();
+            out.members.push(Member { place, last, histogram, last_ms, usage, ..Member::new(key, group, last_ms) });
         }
         rest.is_empty().then_some(out)
     }

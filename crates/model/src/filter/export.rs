@@ -25,11 +25,16 @@ pub struct Export {
 
 /// Writes filters as relabel rules.
 ///
-/// **Promises** where nothing is missing, the rules keep, drop and change every series as the filters do.
+/// **Promises** where nothing is missing, the rules keep, drop and change every series as the filters do. Where a KEEP is missing,
+/// they drop nothing that it might keep: what comes after it and drops is missing as well.
 pub fn to_rules(set: &FilterSet) -> Export {
     let mut out = Export::default();
+    let mut lacks_keep = false;
     for (at, filter) in set.filters().iter().enumerate() {
-        if filter.types != TypeSet::ALL {
+        if lacks_keep && filter.action == Action::Drop {
+            out.missing.push((at, "a KEEP before it is missing, and might keep what it drops".to_owned()));
+        } else if filter.types != TypeSet::ALL {
+            lacks_keep |= filter.action == Action::Keep;
             out.missing.push((at, "relabel rules do not know types: the filter is left out".to_owned()));
         } else if filter.action == Action::AggregateAway {
             let labels = filter.labels.join(", ");
@@ -38,18 +43,44 @@ pub fn to_rules(set: &FilterSet) -> Export {
         } else if filter.action == Action::Relabel && !filter.matchers.is_empty() {
             let text = "a relabel rule cannot have a condition of ours: the filter is left out".to_owned();
             out.missing.push((at, text));
+        } else if filter.rules.iter().any(|rule| touches_scratch(rule)) && filter.action == Action::Relabel {
+            let text =
+                "its regex takes labels that begin with __tmp_, which the rules here need: the filter is left out";
+            out.missing.push((at, text.to_owned()));
         } else {
             applies(filter, &mut out.rules);
             act(filter, &mut out.rules);
         }
     }
-    if set.has_keep {
+    if lacks_keep {
+        // Otherwise what only the missing one accepts would be dropped.
+        let at = set.filters().iter().position(|f| f.action == Action::Keep).unwrap_or_default();
+        out.missing.push((at, "as one KEEP is missing, what no KEEP accepts is not dropped".to_owned()));
+    } else if set.has_keep {
         out.rules.push(rule(relabel::Action::Keep, &[KEPT], "1"));
     }
     if !out.rules.is_empty() {
         out.rules.push(rule(relabel::Action::LabelDrop, &[], &format!("{SCRATCH}.*")));
     }
     out
+}
+
+/// Tells whether a rule takes or copies the labels that the rules work with.
+fn touches_scratch(rule: &Rule) -> bool {
+    let held = format!("{SCRATCH}holds_0");
+    matches!(rule.action, relabel::Action::LabelDrop | relabel::Action::LabelMap)
+        && [APPLIES, KEPT, HASH, &held].iter().any(|name| rule.regex.matches(name))
+}
+
+/// Gives a rule that leaves the labels alone that the rules work with.
+fn sparing_scratch(rule: &Rule) -> Rule {
+    match rule.action {
+        relabel::Action::LabelKeep => {
+            let regex = Pattern::new(&format!("(?:{})|{SCRATCH}.*", rule.regex.as_str()));
+            Rule { regex: regex.unwrap_or_else(|_| rule.regex.clone()), ..rule.clone() }
+        }
+        _ => rule.clone(),
+    }
 }
 
 /// A rule whose regex is made here or was compiled before.
@@ -115,6 +146,6 @@ fn act(filter: &Filter, out: &mut Vec<Rule>) {
                 out.push(write(&[APPLIES, HASH, label], "1;([0-9]+);.+", label, "$1"));
             }
         }
-        Action::Relabel => out.extend(filter.rules.iter().cloned()),
+        Action::Relabel => out.extend(filter.rules.iter().map(sparing_scratch)),
     }
 }

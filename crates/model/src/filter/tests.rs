@@ -94,6 +94,22 @@ fn every_step_is_told() {
 }
 
 #[test]
+fn who_acted_is_noted() {
+    let set = FilterSet::new(vec![
+        filter(Action::Keep, &[("a", MatchOp::Equal, "1")], &[]),
+        filter(Action::DropLabel, &[], &["b"]),
+        filter(Action::Drop, &[("c", MatchOp::Equal, "1")], &[]),
+    ]);
+    let acts = |pairs: &[(&str, &str)]| {
+        let (_, acts) = set.apply_noting(&mut buf(pairs), MetricType::Gauge);
+        acts.each(&set).collect::<Vec<_>>()
+    };
+    assert_eq!(acts(&[("a", "1"), ("b", "2"), ("c", "1")]), [(Some(0), ActKind::Kept), (Some(1), ActKind::Changed)]);
+    assert_eq!(acts(&[("b", "2"), ("c", "1")]), [(Some(1), ActKind::Changed), (Some(2), ActKind::Dropped)]);
+    assert_eq!(acts(&[("c", "2")]), [(None, ActKind::Dropped)]);
+}
+
+#[test]
 fn relabel_rules_run_in_their_place() {
     let rules = vec![
         Rule { target_label: "env".into(), replacement: "prod".into(), ..Rule::default() },
@@ -109,6 +125,36 @@ fn relabel_rules_run_in_their_place() {
     assert_eq!((outcome, text.as_str()), (Outcome::Kept { changed: true, aggregate: None }, r#"x{a="1", env="prod"}"#));
     let (outcome, _) = applied(&set, &[("__name__", "x"), ("a", "bad")], MetricType::Gauge);
     assert_eq!(outcome, Outcome::Dropped(DroppedBy::Filter(0)));
+}
+
+#[test]
+fn exported_rules_never_drop_what_filters_keep() {
+    let of_gauges = |action| Filter { types: TypeSet::of(&[MetricType::Gauge]), ..filter(action, &[], &[]) };
+    let by_name = |action, name| filter(action, &[("__name__", MatchOp::Equal, name)], &[]);
+    let labelkeep = |regex: &str| Rule {
+        regex: Pattern::new(regex).unwrap_or_else(|e| panic!("{e}")),
+        action: relabel::Action::LabelKeep,
+        ..Rule::default()
+    };
+    let kept = |export: &Export, name: &str| {
+        let mut labels = buf(&[("__name__", name), ("a", "1")]);
+        relabel::apply(&export.rules, &mut labels).then(|| labels.to_labels().to_string())
+    };
+    // A KEEP by type cannot be said.
+    let export = to_rules(&FilterSet::new(vec![of_gauges(Action::Keep), by_name(Action::Drop, "x")]));
+    assert_eq!(kept(&export, "x").as_deref(), Some(r#"x{a="1"}"#));
+    assert_eq!(export.missing.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 1, 0]);
+    let export = to_rules(&FilterSet::new(vec![by_name(Action::Keep, "x"), of_gauges(Action::Keep)]));
+    assert!(kept(&export, "x").is_some() && kept(&export, "y").is_some());
+    // Rules that take labels away leave those of the export.
+    let rules = vec![labelkeep("__name__|b")];
+    let relabel = || Filter { rules: rules.clone(), ..filter(Action::Relabel, &[], &[]) };
+    let export = to_rules(&FilterSet::new(vec![by_name(Action::Keep, "x"), relabel()]));
+    assert!(export.missing.is_empty());
+    assert_eq!((kept(&export, "x").as_deref(), kept(&export, "y")), (Some("x"), None));
+    let rules = vec![Rule { action: relabel::Action::LabelDrop, ..labelkeep("__tmp.*") }];
+    let export = to_rules(&FilterSet::new(vec![Filter { rules, ..filter(Action::Relabel, &[], &[]) }]));
+    assert_eq!(export.missing.len(), 1);
 }
 
 fn any_matcher() -> impl Strategy<Value = Matcher> {

@@ -1,7 +1,8 @@
 //! Runs a program and takes what it prints.
 //!
-//! Invariants: 1. no shell; 2. the environment holds what the configuration says, and a PATH; 3. the program and all it started
-//! are gone when it is over, whether it ended, took too long or printed too much.
+//! Invariants: 1. no shell; 2. the environment holds what the configuration says, and a PATH; 3. the program and its process group
+//! are gone when it is over, whether it ended, took too long or printed too much; what it moved into a session of its own is not
+//! followed.
 //! Limits: bytes of output; [`ERROR_BYTES_MAX`] of what it complains.
 
 use std::process::Stdio;

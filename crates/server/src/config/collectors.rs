@@ -27,6 +27,7 @@ use url::Url;
 
 use super::fields::{Fields, Problems};
 use super::http_client;
+use super::print::without_password;
 use super::yaml::{Kind, Node};
 use crate::collectors::{Database, Exec, HttpJson, Mapping, Output, Pick, Sql};
 use crate::rest::registration::is_target_id;
@@ -36,6 +37,8 @@ const METRICS_MAX: usize = 1_000;
 const INTERVAL_MS: i64 = 60_000;
 const TIMEOUT_MS: i64 = 10_000;
 const OUTPUT_BYTES: u64 = 4 << 20;
+/// A page of JSON takes several times its bytes while it is read.
+const PAGE_BYTES: u64 = 32 << 20;
 const OUTPUT_BYTES_MAX: u64 = 256 << 20;
 
 /// Reads the collectors below `quiver:`.
@@ -89,6 +92,7 @@ fn read_one(node: &Node, dir: &Path, problems: &mut Problems) -> Option<TargetSp
     }
     let nowhere = Url::parse("exec://localhost/").ok()?;
     let mut spec = TargetSpec::new(format!("collector:{name}"), nowhere, Labels::from_pairs(labels));
+    spec.limits.body_bytes = OUTPUT_BYTES_MAX;
     let timeout = Duration::from_millis(timeout_ms.unsigned_abs().max(1));
     let made = match (fields.get("exec"), fields.get("http_json"), fields.get("sql")) {
         (Some(exec), None, None) => read_exec(exec, &mut spec, problems),
@@ -104,7 +108,6 @@ fn read_one(node: &Node, dir: &Path, problems: &mut Problems) -> Option<TargetSp
     spec.source_id = name;
     spec.interval_ms = interval_ms.unsigned_abs().max(1);
     spec.timeout_ms = timeout_ms.unsigned_abs().max(1);
-    spec.limits.body_bytes = OUTPUT_BYTES_MAX;
     spec.gather = Some(made?);
     Some(spec)
 }
@@ -133,14 +136,22 @@ fn read_http_json(node: &Node, dir: &Path, spec: &mut TargetSpec, problems: &mut
     let mut fields = Fields::open(node, "http_json", problems);
     let url = fields.string("url", problems).unwrap_or_default();
     match Url::parse(&url) {
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            problems.error(fields.place_of("url"), "name and password do not stand in the URL: see basic_auth");
+        }
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => spec.url = url,
-        _ => problems.error(node.at, format!("{url:?} is no URL of HTTP")),
+        _ => problems.error(node.at, format!("{:?} is no URL of HTTP", without_password(&url))),
     }
     let options = http_client::read(&mut fields, dir, problems);
     match HttpSettings::new(options) {
         Ok(settings) => spec.http = Arc::new(settings),
         Err(e) => problems.error(node.at, e.to_string()),
     }
+    let limit = fields.size_bytes("body_size_limit", problems).unwrap_or(PAGE_BYTES);
+    if !(1..=OUTPUT_BYTES_MAX).contains(&limit) {
+        problems.error(fields.place_of("body_size_limit"), format!("body_size_limit is 1 to {OUTPUT_BYTES_MAX} bytes"));
+    }
+    spec.limits.body_bytes = limit.clamp(1, OUTPUT_BYTES_MAX);
     let list = fields.list("metrics", problems).unwrap_or_default();
     if list.is_empty() || list.len() > METRICS_MAX {
         problems.error(node.at, format!("http_json has 1 to {METRICS_MAX} metrics"));

@@ -9,7 +9,7 @@
 //!       filters: [{action: AGGREGATE_AWAY, labels: [run]}]
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use collect::TargetSpec;
@@ -40,6 +40,7 @@ pub fn read(
     problems: &mut Problems,
 ) -> ConfiguredFilters {
     let mut configured = ConfiguredFilters::default();
+    let mut seen = BTreeSet::new();
     let Some(Kind::List(entries)) = find(root, "quiver").and_then(|q| find(q, "filters")).map(|f| &f.kind) else {
         if let Some(node) = find(root, "quiver").and_then(|q| find(q, "filters")).filter(|f| f.holds_something()) {
             problems.error(node.at, "quiver.filters must be a list");
@@ -51,6 +52,11 @@ pub fn read(
         let (job, source) = (fields.string("job", problems), fields.string("source", problems));
         let set = fields.get("filters").map(|list| read_list(list, problems)).unwrap_or_default();
         fields.finish(problems);
+        if !seen.insert((job.clone(), source.clone())) {
+            let name = job.as_deref().or(source.as_deref()).unwrap_or_default();
+            problems.error(node.at, format!("quiver.filters has two entries for {name:?}: put them into one list"));
+            continue;
+        }
         match (job, source) {
             (Some(name), None) => match jobs.iter_mut().find(|j| j.scrape.job_name == name) {
                 Some(job) => job.scrape.filters = set,

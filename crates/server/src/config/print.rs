@@ -1,6 +1,6 @@
 //! A configuration printed anew, as `/api/v1/status/config` shows it.
 //!
-//! Invariant: no secret is in it. A key that may hold one is masked whatever it holds.
+//! Invariant: no secret is in it. A key that may hold one is masked whatever it holds, as is the environment of a program.
 
 use super::yaml::{Kind, Node};
 
@@ -29,6 +29,10 @@ const SECRET_KEYS: [&str; 21] = [
     "slack_api_url",
     "token",
 ];
+
+/// Parts of the names of URL parameters whose values are secrets.
+const SECRET_PARAMETERS: [&str; 8] =
+    ["passw", "secret", "token", "apikey", "api_key", "api-key", "credential", "signature"];
 
 /// Prints a tree as YAML, secrets masked.
 pub fn without_secrets(root: &Node) -> String {
@@ -64,6 +68,14 @@ fn block(node: &Node, indent: usize, out: &mut String) {
                 out.push(':');
                 if SECRET_KEYS.contains(&entry.key.as_str()) && entry.value.holds_something() {
                     out.push_str(&format!(" {MASK}\n"));
+                } else if let ("env", Kind::Map(variables)) = (entry.key.as_str(), &entry.value.kind)
+                    && !variables.is_empty()
+                {
+                    out.push('\n');
+                    for variable in variables {
+                        pad(indent + 2, out);
+                        out.push_str(&format!("{}: {MASK}\n", scalar(&variable.key)));
+                    }
                 } else {
                     value(&entry.value, indent + 2, out);
                 }
@@ -91,16 +103,42 @@ fn pad(indent: usize, out: &mut String) {
     out.extend(std::iter::repeat_n(' ', indent));
 }
 
-/// Masks the password of a URL.
-fn without_password(text: &str) -> String {
-    if let Some((scheme, rest)) = text.split_once("://")
-        && let Some((login, host)) = rest.split_once('@')
-        && let Some((user, _)) = login.split_once(':')
-        && !login.contains('/')
-    {
-        return format!("{scheme}://{user}:xxxxx@{host}");
+/// Masks the password of a URL, and what its parameters say in secret.
+pub(crate) fn without_password(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let (before, fragment) = rest.split_at(rest.find('#').unwrap_or(rest.len()));
+    let (before, query) = before.split_at(before.find('?').unwrap_or(before.len()));
+    // A password may hold an `@`, and one that nobody escaped a slash.
+    let login_end = before.rfind('@').filter(|at| before.get(..*at).is_some_and(|login| is_login(login)));
+    let before = match login_end.map(|at| before.split_at(at)) {
+        Some((login, host)) => format!("{}:xxxxx{host}", login.split(':').next().unwrap_or_default()),
+        None => before.to_owned(),
+    };
+    let parameters: Vec<String> = query.split('&').map(without_value).collect();
+    format!("{scheme}://{before}{}{fragment}", parameters.join("&"))
+}
+
+/// Tells whether the text before an `@` is a user with a password, and not a host with a path.
+fn is_login(text: &str) -> bool {
+    let Some((_, password)) = text.split_once(':') else { return false };
+    let is_port = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let slash = password.find('/');
+    // `host:9090/path@x` has a port there.
+    !text.split(':').next().unwrap_or_default().contains('/') && !slash.is_some_and(|at| is_port(&password[..at]))
+}
+
+/// Masks the value of a parameter that may be a secret.
+fn without_value(parameter: &str) -> String {
+    match parameter.split_once('=') {
+        Some((name, value)) if !value.is_empty() => {
+            let lower = name.trim_start_matches('?').to_lowercase();
+            let is_secret = SECRET_PARAMETERS.iter().any(|part| lower.contains(part))
+                || SECRET_KEYS.contains(&lower.as_str())
+                || matches!(lower.as_str(), "pass" | "pwd" | "auth" | "sig" | "p");
+            if is_secret { format!("{name}=xxxxx") } else { parameter.to_owned() }
+        }
+        _ => parameter.to_owned(),
     }
-    text.to_owned()
 }
 
 /// Quotes a text unless it reads the same without quotes.
@@ -136,6 +174,27 @@ mod tests {
         );
         let again = without_secrets(&yaml::parse(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}")));
         assert_eq!(again, printed);
+    }
+
+    #[test]
+    fn passwords_of_urls_are_masked_wherever_they_stand() {
+        for (text, shown) in [
+            ("http://u:hunter2@h/x?a=1", "http://u:xxxxx@h/x?a=1"),
+            ("postgres://u:hunt@er2@h:5432/db", "postgres://u:xxxxx@h:5432/db"),
+            ("postgres://u:hunt/er2@h/db", "postgres://u:xxxxx@h/db"),
+            ("http://h/write?u=a&password=hunter2&db=x#f", "http://h/write?u=a&password=xxxxx&db=x#f"),
+            ("https://h/?X-Api-Key=1&sslmode=require", "https://h/?X-Api-Key=xxxxx&sslmode=require"),
+            ("http://h:9090/a@b", "http://h:9090/a@b"),
+            ("http://user@h/", "http://user@h/"),
+            ("http://h/?mail=a:b@c", "http://h/?mail=a:b@c"),
+            ("no url: a@b", "no url: a@b"),
+        ] {
+            assert_eq!(without_password(text), shown);
+        }
+        let text = "quiver: {collectors: [{name: a, labels: {env: prod}, exec: {command: [/x], env: {PGPASS: hunter2, B: c}}}]}";
+        let printed = without_secrets(&yaml::parse(text).unwrap());
+        assert!(!printed.contains("hunter2") && printed.contains("PGPASS: <secret>"), "{printed}");
+        assert!(printed.contains("env: prod"), "{printed}");
     }
 
     fn tree() -> impl Strategy<Value = String> {

@@ -269,6 +269,15 @@ fn what_is_wrong_is_named_with_its_place() {
         ("scrape_configs: {}\n".to_owned(), "1:17: scrape_configs must be a list, not a mapping"),
         ("[1]\n".to_owned(), "1:1: the configuration must be a mapping, not a list"),
         ("scrape_config_files: ['a*/b.yml']\n".to_owned(), "1:1: invalid scrape config file path \"a*/b.yml\""),
+        (
+            "quiver: {filters: [{source: a, filters: []}, {source: a, filters: []}]}\n".to_owned(),
+            "1:46: quiver.filters has two entries for \"a\": put them into one list",
+        ),
+        (
+            "quiver: {collectors: [{name: a, http_json: {url: 'http://u:p@h/', metrics: [{name: x, value: /v}]}}]}\n"
+                .to_owned(),
+            "1:45: name and password do not stand in the URL: see basic_auth",
+        ),
         ("quiver: {listn: x}\n".to_owned(), "1:10: unknown key \"listn\" in quiver; did you mean \"listen\"?"),
     ] {
         assert!(bad(&text).iter().any(|line| line == expected), "{text}\nwanted {expected}\ngot    {:#?}", bad(&text));

@@ -20,6 +20,11 @@ const SOURCES_MAX: usize = 10_000;
 /// Where sums are made a batch waits for the one before it: never on a thread that may not.
 const RETRY_AFTER_MS: u64 = 1;
 
+/// Names the sums of a source; no target is named so.
+pub fn owner_of(method: CollectionMethod, source_id: &str) -> String {
+    format!("{}/{source_id}", method.as_str())
+}
+
 /// Says which filters a source has: those of its registration, or else those of the configuration.
 pub struct SourceFilters {
     registered: Arc<PushTargets>,
@@ -37,14 +42,30 @@ impl SourceFilters {
         self.configured.store(Arc::new(filters));
     }
 
+    /// Tells whether sums of this name are those of a source whose filters add up.
+    pub fn wants_sums(&self, owner: &str) -> bool {
+        let methods = CollectionMethod::ALL.iter().filter(|m| **m != CollectionMethod::PullScraping);
+        let mut sources = methods.filter_map(|m| Some((*m, owner.strip_prefix(m.as_str())?.strip_prefix('/')?)));
+        sources.any(|(method, source_id)| self.of_source(method, source_id).is_some_and(|set| set.aggregates()))
+    }
+
     /// Gives the filters of what comes from somewhere; `None` when there are none.
     pub fn of(&self, origin: &Origin) -> Option<Arc<FilterSet>> {
         if origin.method == CollectionMethod::PullScraping {
             return None;
         }
-        let registered = self.registered.filters(origin.method, &origin.source_id);
-        let set = registered.or_else(|| self.configured.load().get(&origin.source_id).cloned())?;
+        self.of_source(origin.method, &origin.source_id)
+    }
+
+    fn of_source(&self, method: CollectionMethod, source_id: &str) -> Option<Arc<FilterSet>> {
+        let registered = self.registered.filters(method, source_id);
+        let set = registered.or_else(|| self.configured.load().get(source_id).cloned())?;
         (!set.is_empty()).then_some(set)
+    }
+
+    /// Gives the filters that the configuration has for a source.
+    pub fn configured(&self, source_id: &str) -> Option<Arc<FilterSet>> {
+        self.configured.load().get(source_id).cloned()
     }
 }
 
@@ -55,52 +76,59 @@ pub struct Filtered {
     sums: Arc<Sums>,
     select: Arc<dyn Select>,
     clock: Arc<dyn Clock>,
+    future_limit_ms: i64,
     states: Mutex<HashMap<(CollectionMethod, String), Arc<SourceState>>>,
 }
 
 impl Filtered {
     /// Stands in front of a door.
+    ///
+    /// **Takes** how far in the future samples are stored.
     pub fn new(
         inner: Arc<dyn Append>,
         filters: Arc<SourceFilters>,
         sums: Arc<Sums>,
         select: Arc<dyn Select>,
         clock: Arc<dyn Clock>,
+        future_limit_ms: i64,
     ) -> Filtered {
-        Filtered { inner, filters, sums, select, clock, states: Mutex::default() }
+        Filtered { inner, filters, sums, select, clock, future_limit_ms, states: Mutex::default() }
     }
 
     fn state(&self, origin: &Origin) -> Option<Arc<SourceState>> {
         let set = self.filters.of(origin)?;
         let key = (origin.method, origin.source_id.clone());
         let mut states = self.states.lock();
-        if let Some(state) = states.get(&key).filter(|s| Arc::ptr_eq(&s.set, &set) || s.set == set) {
+        let is_same = |s: &&Arc<SourceState>| (Arc::ptr_eq(&s.set, &set) || s.set == set) && !s.is_gone();
+        if let Some(state) = states.get(&key).filter(is_same) {
             return Some(state.clone());
         }
         if states.len() >= SOURCES_MAX {
             states.clear();
         }
-        let owner = format!("{}/{}", origin.method.as_str(), origin.source_id);
-        let state = Arc::new(SourceState::new(set, self.sums.of(&owner)));
+        let state = Arc::new(SourceState::new(set, self.sums.of(&owner_of(origin.method, &origin.source_id))));
         states.insert(key, state.clone());
         Some(state)
     }
 
     /// Filters a batch; gives what is to be called in the place of `done`.
     fn filter(&self, state: &Arc<SourceState>, batch: &mut Batch, done: AppendDone) -> AppendDone {
-        let turn = state.turn();
         let original = batch.clone();
-        state.apply(batch, self.clock.now_ms(), &|name| super::type_of(&*self.select, name));
+        let now_ms = self.clock.now_ms();
+        let newest_ms = now_ms.saturating_add(self.future_limit_ms);
+        let filtering = state.apply(batch, now_ms, newest_ms, &|name| super::type_of(&*self.select, name));
+        let (sums, set) = (self.sums.clone(), state.set.clone());
         Box::new(move |batch, result| match result {
             Ok(appended) => {
-                if let Some(turn) = &turn {
-                    turn.commit();
+                filtering.commit(&batch);
+                if !filtering.acted.is_empty() {
+                    sums.counts().add(&batch.origin.source_id, &set, &filtering.acted);
                 }
-                drop(turn);
+                drop(filtering);
                 done(batch, Ok(appended));
             }
             Err(error) => {
-                drop(turn);
+                drop(filtering);
                 done(original, Err(error));
             }
         })

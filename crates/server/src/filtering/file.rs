@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use collect::{SUMS_BYTES_MAX, Sums};
@@ -23,6 +24,7 @@ pub struct SumsFile {
     path: PathBuf,
     sums: Arc<Sums>,
     last: Mutex<Option<(Instant, usize)>>,
+    left_out: AtomicUsize,
 }
 
 impl SumsFile {
@@ -31,7 +33,7 @@ impl SumsFile {
     /// **Gives** what is wrong with it, if anything: the sums then go on from what is stored.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path, sums: Arc<Sums>) -> (SumsFile, Option<String>) {
         let path = dir.join("sums");
-        let file = SumsFile { fs, path, sums, last: Mutex::default() };
+        let file = SumsFile { fs, path, sums, last: Mutex::default(), left_out: AtomicUsize::new(0) };
         let bytes = match file.fs.read(&file.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return (file, None),
@@ -40,12 +42,14 @@ impl SumsFile {
                 return (file, Some(trouble));
             }
         };
-        let whole = bytes
-            .split_first_chunk::<8>()
-            .filter(|(hash, rest)| rest.len() <= SUMS_BYTES_MAX && u64::from_le_bytes(**hash) == xxh3_64(rest));
+        let trouble = |text: &str| Some(format!("{}: {text}; sums go on from what is stored", file.path.display()));
+        if bytes.len() > SUMS_BYTES_MAX + 8 {
+            let trouble = trouble("it is too large");
+            return (file, trouble);
+        }
+        let whole = bytes.split_first_chunk::<8>().filter(|(hash, rest)| u64::from_le_bytes(**hash) == xxh3_64(rest));
         let taken = whole.is_some_and(|(_, rest)| file.sums.decode(rest));
-        let trouble =
-            (!taken).then(|| format!("{}: it is damaged; sums go on from what is stored", file.path.display()));
+        let trouble = if taken { None } else { trouble("it is damaged") };
         (file, trouble)
     }
 
@@ -60,16 +64,28 @@ impl SumsFile {
 
     /// Writes the file if anything has changed. Blocks.
     pub fn save_now(&self) -> io::Result<()> {
-        let Some(body) = self.sums.encode() else { return Ok(()) };
+        let Some(encoded) = self.sums.encode() else { return Ok(()) };
+        if self.left_out.swap(encoded.left_out, Ordering::Relaxed) == 0 && encoded.left_out > 0 {
+            let (path, owners) = (self.path.display(), encoded.left_out);
+            tracing::error!(
+                "{path}: no room for the sums of {owners} targets or sources; a start goes on from what is stored"
+            );
+        }
         let temporary = self.path.with_extension("tmp");
         let file = self.fs.create(&temporary)?;
-        file.append(&xxh3_64(&body).to_le_bytes())?;
-        file.append(&body)?;
+        file.append(&xxh3_64(&encoded.bytes).to_le_bytes())?;
+        file.append(&encoded.bytes)?;
         file.sync_data()?;
         drop(file);
         self.fs.rename(&temporary, &self.path)?;
         self.fs.sync_dir(self.path.parent().unwrap_or(Path::new(".")))?;
-        *self.last.lock() = Some((Instant::now(), body.len()));
+        self.sums.written(&encoded);
+        *self.last.lock() = Some((Instant::now(), encoded.bytes.len()));
         Ok(())
+    }
+
+    /// Gives the bytes that were written last, and the owners that found no room in them.
+    pub fn figures(&self) -> (usize, usize) {
+        (self.last.lock().map_or(0, |(_, bytes)| bytes), self.left_out.load(Ordering::Relaxed))
     }
 }

@@ -14,6 +14,7 @@ use super::json;
 use super::params::{Params, parse_int};
 use super::query::success;
 use super::status::{go_time, quoted};
+use crate::config::print::without_password;
 
 /// How far back a target's series are looked for when its metadata is asked for.
 const METADATA_WINDOW_MS: i64 = 3_600_000;
@@ -92,8 +93,8 @@ fn write_target(out: &mut Vec<u8>, spec: &TargetSpec, status: &TargetStatus, ext
     let error = status.last_error.as_ref().map_or("", |e| e.message.as_str());
     let texts = [
         ("scrapePool", pool(spec)),
-        ("scrapeUrl", spec.url.as_str()),
-        ("globalUrl", global_url(&spec.url, external_host).as_str()),
+        ("scrapeUrl", without_password(spec.url.as_str()).as_str()),
+        ("globalUrl", without_password(global_url(&spec.url, external_host).as_str()).as_str()),
         ("lastError", error),
         ("lastScrape", &go_time(status.last_scrape_ms)),
     ]

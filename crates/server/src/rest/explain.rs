@@ -10,12 +10,12 @@ use http::header;
 use model::filter::{DroppedBy, Effect, Filter, FilterSet, to_rules};
 use model::{Labels, MatchOp, MetricType};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Rest;
 use super::body::Query;
-use super::filters::rule_to_value;
+use super::filters::{rule_to_value, to_value};
 use super::problem::Problem;
 use super::registration::Registration;
 use super::targets::no_target;
@@ -106,15 +106,22 @@ impl Rest {
         if let Some(spec) = self.collector.spec(target_id) {
             return Ok(spec);
         }
-        let target = self.catalog.get(target_id).ok_or_else(|| no_target(target_id))?;
+        // A source that pushes sends its labels itself.
+        let nowhere = url::Url::parse("http://localhost/").map_err(|_| no_target(target_id))?;
+        let mut spec = TargetSpec::new(target_id, nowhere, Labels::empty());
+        let Some(target) = self.catalog.get(target_id) else {
+            // One that is not registered may have filters in the configuration.
+            spec.filters = (self.configured_filters)(target_id).ok_or_else(|| no_target(target_id))?;
+            return Ok(spec);
+        };
         let registration = Registration::read(&target.spec.request, false, &self.address_policy)?;
         if let Some(spec) = registration.to_spec(&self.address_policy, &self.vault)? {
             return Ok(spec);
         }
-        // A source that pushes sends its labels itself.
-        let nowhere = url::Url::parse("http://localhost/").map_err(|_| no_target(target_id))?;
-        let mut spec = TargetSpec::new(target_id, nowhere, Labels::empty());
         spec.filters = registration.filters.set();
+        if spec.filters.is_empty() {
+            spec.filters = (self.configured_filters)(&registration.source_id).unwrap_or_default();
+        }
         Ok(spec)
     }
 }
@@ -252,8 +259,10 @@ pub async fn filters(
             Ok((yaml, relabel_yaml(&spec.filters)).into_response())
         }
         "" | "json" => {
+            // As they were given, or else those of the configuration.
             let registered = rest.catalog.get(&target_id).map(|t| t.spec.filters.clone());
-            Ok(Json(registered.unwrap_or_else(|| json!([]))).into_response())
+            let registered = registered.filter(|f| f.as_array().is_some_and(|list| !list.is_empty()));
+            Ok(Json(registered.unwrap_or_else(|| to_value(&spec.filters))).into_response())
         }
         other => Err(Problem::parameter("format", format!("{other:?} is neither json nor relabel"))),
     }

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use model::MetricType;
 use model::filter::{Action, Filter, FilterSet, Function, MODULUS_DEFAULT, TypeSet};
 use model::relabel::{self, Pattern, Rule};
+use model::{Matcher, MetricType};
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, Issues, Severity, join};
@@ -292,6 +292,50 @@ fn read_rule(value: &Value, pointer: &str, issues: &mut Issues) -> Option<(Rule,
     Some((rule, form))
 }
 
+/// Writes filters in the form in which they are given, where that is not known any more.
+pub fn to_value(set: &FilterSet) -> Value {
+    set.filters().iter().map(filter_to_value).collect()
+}
+
+fn filter_to_value(filter: &Filter) -> Value {
+    let mut out = Map::new();
+    let mut put = |name: &str, value: Value| drop(out.insert(name.to_owned(), value));
+    let action = filter.action;
+    if action != Action::Relabel {
+        put("action", json!(action.as_str()));
+    }
+    if !filter.matchers.is_empty() {
+        let one = |m: &Matcher| format!("{}{}{}", quoted_name(m.name()), m.op().as_str(), json!(m.value()));
+        put("match", json!(format!("{{{}}}", filter.matchers.iter().map(one).collect::<Vec<_>>().join(","))));
+    }
+    if filter.types != TypeSet::ALL {
+        // Those that stand for one type; what CUSTOM stands for is named.
+        let words = TYPES.iter().filter(|(_, of)| matches!(of, [one] if filter.types.has(*one)));
+        put("types", words.map(|(word, _)| *word).collect());
+    }
+    match action {
+        Action::Keep | Action::Drop => {}
+        Action::Relabel => put("relabel", filter.rules.iter().map(rule_to_value).collect()),
+        Action::DropLabel | Action::RenameLabel | Action::HashLabel | Action::AggregateAway => {
+            put("labels", json!(filter.labels));
+        }
+    }
+    match action {
+        Action::RenameLabel => put("to", json!(filter.to)),
+        Action::HashLabel if filter.modulus != MODULUS_DEFAULT => put("modulus", json!(filter.modulus)),
+        Action::AggregateAway => put("function", json!(filter.function.as_str())),
+        _ => {}
+    }
+    if !filter.note.is_empty() {
+        put("note", json!(filter.note));
+    }
+    Value::Object(out)
+}
+
+fn quoted_name(name: &str) -> String {
+    if model::is_legacy_label_name(name) { name.to_owned() } else { json!(name).to_string() }
+}
+
 /// Writes a rule with the names of Prometheus; what has its default is left out.
 pub fn rule_to_value(rule: &Rule) -> Value {
     let default = Rule::default();
@@ -336,6 +380,8 @@ mod tests {
         let (again, errors) = read(filters.normal());
         assert!(errors.is_empty() && again == filters && again.set() == filters.set(), "{errors:?}");
         assert_eq!(filters.set().filters().len(), 5);
+        let (again, errors) = read(to_value(&filters.set()));
+        assert!(errors.is_empty() && again.set() == filters.set(), "{errors:?}");
     }
 
     #[test]

@@ -31,9 +31,7 @@ impl Rest {
         let is_same = |other: &TargetSpec| {
             other.enabled && !other.honor_labels && other.target_id != spec.target_id && other.labels == spec.labels
         };
-        let statuses = self.collector.statuses().into_iter();
-        let others = statuses.filter_map(|status| self.collector.spec(&status.target_id)).filter(is_same);
-        let mut ids: Vec<String> = others.map(|other| other.target_id).collect();
+        let mut ids = self.collector.find(is_same);
         ids.sort();
         ids.truncate(CONFLICTS_MAX);
         ids

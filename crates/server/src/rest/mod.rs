@@ -49,6 +49,7 @@ use collect::report::BatchIds;
 use collect::{AddressPolicy, Collector, TargetSpec, TargetStatus};
 use events::EventLog;
 use http::{Method, StatusCode, Uri};
+use model::filter::FilterSet;
 use model::{Append, AppendError, Appended, Batch, Counts, Health};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
@@ -88,6 +89,8 @@ pub struct RestParts {
     pub rejections: Arc<Rejections>,
     /// Gives the type that is known of a metric.
     pub type_of_metric: Arc<dyn Fn(&str) -> model::MetricType + Send + Sync>,
+    /// Gives the filters that the configuration has for a source that pushes.
+    pub configured_filters: Arc<dyn Fn(&str) -> Option<Arc<FilterSet>> + Send + Sync>,
     /// Gives the ledger since the data directory was made.
     pub totals: Arc<dyn Fn() -> Counts + Send + Sync>,
     /// The ledger by target and over time.

@@ -20,7 +20,7 @@ use crate::rejections::Record;
 pub struct TargetRejections {
     /// The target, or the source of pushes.
     pub target_id: String,
-    /// By reason.
+    /// By reason; `filtered` is what filters and relabel rules took out, which is no refusal.
     pub rejections: Vec<RejectionsOfReason>,
     /// How many different values labels have among the new series that were refused lately, most first; a label that stands
     /// out is the one that explodes.
@@ -75,8 +75,8 @@ pub async fn rejections(
 }
 
 fn shown(target_id: String, record: Record) -> TargetRejections {
-    let of_reason = |(reason, refused): (model::Refusal, crate::rejections::Refused)| RejectionsOfReason {
-        reason: reason.as_str().to_owned(),
+    let of_reason = |(reason, refused): (&str, crate::rejections::Refused)| RejectionsOfReason {
+        reason: reason.to_owned(),
         count: refused.count,
         first_at: time::to_text(refused.first_ms),
         last_at: time::to_text(refused.last_ms),
@@ -84,7 +84,10 @@ fn shown(target_id: String, record: Record) -> TargetRejections {
     };
     TargetRejections {
         target_id,
-        rejections: record.reasons.into_iter().map(of_reason).collect(),
+        rejections: {
+            let refused = record.reasons.into_iter().map(|(reason, refused)| (reason.as_str(), refused));
+            refused.chain(record.filtered.map(|filtered| ("filtered", filtered))).map(of_reason).collect()
+        },
         label_values: record.labels.into_iter().map(|l| LabelValueCount { label: l.name, values: l.values }).collect(),
         advice: record.advice,
     }

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::auth_config::redacted;
 use super::explain::FilterReport;
 use super::time;
+use crate::config::print::without_password;
 
 /// Series that collide which are shown.
 const COLLISIONS_MAX: usize = 20;
@@ -147,7 +148,7 @@ impl MetricTarget {
     pub fn discovered(spec: &TargetSpec, status: &TargetStatus, node: &str) -> MetricTarget {
         let mut shown = MetricTarget {
             target_id: spec.target_id.clone(),
-            target_url: spec.url.to_string(),
+            target_url: without_password(spec.url.as_str()),
             push_url: None,
             push_config: None,
             labels: spec.labels.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
@@ -166,13 +167,13 @@ impl MetricTarget {
             series_limit: Some(spec.limits.sample).filter(|n| *n > 0),
             owner_node: node.to_owned(),
             origin: origin_text(&spec.origin),
-            scrape_url: spec.url.to_string(),
+            scrape_url: without_password(spec.url.as_str()),
             created_at: None,
             updated_at: None,
             version: 1,
             scrape_config: discovered_config(spec),
             limits: Value::Null,
-            filters: Value::Array(Vec::new()),
+            filters: super::filters::to_value(&spec.filters),
             retention_policy: Value::Null,
             damage: None,
             first_scrape: None,
@@ -206,7 +207,7 @@ pub fn origin_text(origin: &TargetOrigin) -> String {
 
 fn discovered_config(spec: &TargetSpec) -> Value {
     serde_json::json!({
-        "target_url": spec.url.as_str(),
+        "target_url": without_password(spec.url.as_str()),
         "scheme": spec.url.scheme(),
         "metrics_path": spec.url.path(),
         "scrape_interval": model::format_duration_ms(i64::try_from(spec.interval_ms).unwrap_or(i64::MAX)),

@@ -26,6 +26,7 @@ use super::target_json::{DeletionResult, MetricTarget, ScrapeReport};
 use super::targets::{no_target, with_etag};
 use super::{Rest, time};
 use crate::access::Pass;
+use crate::config::print::without_password;
 
 /// Bytes of a registration.
 const REGISTRATION_BYTES_MAX: usize = 1 << 20;
@@ -448,7 +449,10 @@ impl Rest {
                 let origin = super::target_json::origin_text(&spec.origin);
                 let row = catalog::NewTarget {
                     target_id: target_id.to_owned(),
-                    target_url: spec.url.as_str().chars().take(super::registration::URL_CHARS_MAX).collect(),
+                    target_url: without_password(spec.url.as_str())
+                        .chars()
+                        .take(super::registration::URL_CHARS_MAX)
+                        .collect(),
                     source_type: "APPLICATION".to_owned(),
                     source_id: spec.source_id.clone(),
                     origin: origin.chars().take(200).collect(),

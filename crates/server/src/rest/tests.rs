@@ -149,6 +149,7 @@ impl World {
         let purges = Arc::new(parking_lot::Mutex::new(Vec::new()));
         let rest = Rest::new(RestParts {
             type_of_metric: Arc::new(|_| model::MetricType::Unknown),
+            configured_filters: Arc::new(|_| None),
             node: "n1".into(),
             catalog,
             events,

@@ -35,8 +35,9 @@ impl Doors<'_> {
         let rejections = Arc::new(Rejections::new(Some(self.store.clone())));
         let append: Arc<dyn Append> = Arc::new(Noted::new(metered, rejections.clone(), self.clock.clone()));
         let (filters, sums) = (self.filters.clone(), self.sums.clone());
+        let (clock, limit_ms) = (self.clock.clone(), self.store.future_limit_ms());
         let append: Arc<dyn Append> =
-            Arc::new(Filtered::new(append, filters, sums, self.store.clone(), self.clock.clone()));
+            Arc::new(Filtered::new(append, filters, sums, self.store.clone(), clock, limit_ms));
         let append: Arc<dyn Append> = Arc::new(Attributed::new(append, self.observer.push_targets().clone()));
         (append, tap, rejections)
     }

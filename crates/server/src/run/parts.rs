@@ -28,7 +28,7 @@ use crate::access::Access;
 use crate::alerting::{Groups, HostParts, Notifier, StoreHost};
 use crate::announce::Announcer;
 use crate::config::{Config, Settings};
-use crate::filtering::{self, SourceFilters, SumsFile};
+use crate::filtering::{self, SourceFilters, SumsFile, Sweeper};
 use crate::lines::{Influx, Lines, LinesParts};
 use crate::live::{Live, LiveLimits, LiveParts};
 use crate::memory::{Memory, MemoryPlan};
@@ -123,7 +123,7 @@ impl Opening {
         };
         let collector = {
             let (append, observer, ids) = (append.clone(), observer.clone(), batch_ids.clone());
-            Arc::new(Collector::with_sums(append, observer, ids, clock.clone(), sums))
+            Arc::new(Collector::with_sums(append, observer, ids, clock.clone(), sums.clone()))
         };
         let queries = QueryService::new(store.clone(), self.query_limits(), now.clone());
         let elsewhere = Elsewhere::default();
@@ -139,7 +139,11 @@ impl Opening {
             rejections: rejections.clone(),
             type_of_metric: {
                 let store = store.clone();
-                Arc::new(move |name: &str| filtering::type_of(&*store, name))
+                Arc::new(move |name: &str| filtering::type_of(&*store, name).metric_type)
+            },
+            configured_filters: {
+                let filters = filters.clone();
+                Arc::new(move |source: &str| filters.configured(source))
             },
             totals: source(&store, |store| store.totals().0),
             ledger: store.clone(),
@@ -193,7 +197,7 @@ impl Opening {
             notifier: notifier.clone(),
             otlp: Arc::clone(&otlp_options),
             external_labels: external_labels.clone(),
-            filters,
+            filters: filters.clone(),
         };
         let reloader = Arc::new(Reloader::new(options, settings, in_force, now.clone()));
         let gateway = Gateway::new(GatewayParts {
@@ -309,6 +313,8 @@ impl Opening {
             otlp: otlp.clone(),
             memory: memory.clone(),
             rejections,
+            sums: sums.clone(),
+            sums_file: sums_file.clone(),
             influx: influx.clone(),
             lines: lines.clone(),
             streams: streams.clone(),
@@ -335,7 +341,8 @@ impl Opening {
             let (events, unpublished, tables) = (events.clone(), unpublished.clone(), tables.clone());
             store.before_cut(move || secure_events(&events, &unpublished).and_then(|()| tables.save()));
         }
-        let written = Written { events: events.clone(), unpublished, tables };
+        let sweeper = Sweeper::new(sums, filters, collector.clone());
+        let written = Written { events: events.clone(), unpublished, tables, sweeper: Arc::new(sweeper) };
         tokio::spawn(upkeep(store.clone(), written, keeper, clock.clone(), self.stop.clone()));
         tokio::spawn(merging(store.clone(), self.stop.clone()));
         let (reloading, collecting) = (reloader.clone(), collector.clone());

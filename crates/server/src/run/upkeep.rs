@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::retention::Keeper;
 use super::unpublished::Unpublished;
-use crate::filtering::SumsFile;
+use crate::filtering::{SumsFile, Sweeper};
 use crate::stream::Positions;
 use crate::upload::Uploads;
 
@@ -46,6 +46,7 @@ pub(super) struct Written {
     pub(super) events: EventLog,
     pub(super) unpublished: Arc<Unpublished>,
     pub(super) tables: Tables,
+    pub(super) sweeper: Arc<Sweeper>,
 }
 
 /// Makes the events of everything that the store has taken durable: the store's log may be cut afterwards.
@@ -85,6 +86,7 @@ pub(super) async fn upkeep(
             if let Err(error) = written.tables.save() {
                 tracing::warn!("how far streams and uploads are: {error}");
             }
+            written.sweeper.tick(clock.now_ms());
             let kept = keeper.lock().tick(clock.now_ms());
             let done = store.maintain_windows().map_err(|e| e.to_string())?;
             kept?;

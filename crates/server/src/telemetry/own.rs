@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use catalog::Catalog;
-use collect::{Collector, TargetOrigin};
+use collect::{Collector, Sums, TargetOrigin};
 use events::EventLog;
 use model::{Health, Refusal};
 use parking_lot::Mutex;
@@ -22,6 +22,7 @@ use crate::access::Access;
 use crate::alerting::{Groups, Notifier};
 use crate::announce::Announcer;
 use crate::cache::Cache;
+use crate::filtering::SumsFile;
 use crate::lines::{Influx, Lines};
 use crate::live::Live;
 use crate::memory::Memory;
@@ -93,6 +94,10 @@ pub struct OwnParts {
     pub uploads: Uploads,
     /// SQL.
     pub sql: Sql,
+    /// What filters add up.
+    pub sums: Arc<Sums>,
+    /// And its file.
+    pub sums_file: Arc<SumsFile>,
     /// Damaged records and files found.
     pub corruptions: Arc<AtomicU64>,
     /// When the process started; milliseconds since 1970.
@@ -137,6 +142,7 @@ impl Own {
         self.events(&mut page);
         super::backing::catalog(&mut page, &parts.catalog.stats());
         parts.access.render(&mut page);
+        crate::filtering::render(&mut page, &parts.sums, &parts.sums_file);
         parts.cache.render(&mut page);
         parts.announcer.render(&mut page);
         parts.prom.render(&mut page);
