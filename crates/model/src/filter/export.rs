@@ -43,7 +43,7 @@ pub fn to_rules(set: &FilterSet) -> Export {
         } else if filter.action == Action::Relabel && !filter.matchers.is_empty() {
             let text = "a relabel rule cannot have a condition of ours: the filter is left out".to_owned();
             out.missing.push((at, text));
-        } else if filter.rules.iter().any(|rule| touches_scratch(rule)) && filter.action == Action::Relabel {
+        } else if filter.rules.iter().any(touches_scratch) && filter.action == Action::Relabel {
             let text =
                 "its regex takes labels that begin with __tmp_, which the rules here need: the filter is left out";
             out.missing.push((at, text.to_owned()));

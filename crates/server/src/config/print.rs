@@ -109,7 +109,7 @@ pub(crate) fn without_password(text: &str) -> String {
     let (before, fragment) = rest.split_at(rest.find('#').unwrap_or(rest.len()));
     let (before, query) = before.split_at(before.find('?').unwrap_or(before.len()));
     // A password may hold an `@`, and one that nobody escaped a slash.
-    let login_end = before.rfind('@').filter(|at| before.get(..*at).is_some_and(|login| is_login(login)));
+    let login_end = before.rfind('@').filter(|at| before.get(..*at).is_some_and(is_login));
     let before = match login_end.map(|at| before.split_at(at)) {
         Some((login, host)) => format!("{}:xxxxx{host}", login.split(':').next().unwrap_or_default()),
         None => before.to_owned(),

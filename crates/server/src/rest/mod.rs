@@ -69,6 +69,9 @@ pub const BODY_BYTES_MAX: usize = 32 << 20;
 /// Takes a target and a time, in milliseconds since 1970; may block. The error is a sentence.
 pub type Purge = Arc<dyn Fn(&str, i64) -> Result<(), String> + Send + Sync>;
 
+/// Takes the name of a source that pushes.
+pub type FiltersOf = Arc<dyn Fn(&str) -> Option<Arc<FilterSet>> + Send + Sync>;
+
 /// What the REST API works with.
 pub struct RestParts {
     /// Name of this node.
@@ -90,7 +93,7 @@ pub struct RestParts {
     /// Gives the type that is known of a metric.
     pub type_of_metric: Arc<dyn Fn(&str) -> model::MetricType + Send + Sync>,
     /// Gives the filters that the configuration has for a source that pushes.
-    pub configured_filters: Arc<dyn Fn(&str) -> Option<Arc<FilterSet>> + Send + Sync>,
+    pub configured_filters: FiltersOf,
     /// Gives the ledger since the data directory was made.
     pub totals: Arc<dyn Fn() -> Counts + Send + Sync>,
     /// The ledger by target and over time.
