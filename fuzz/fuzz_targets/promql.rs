@@ -10,5 +10,5 @@ fuzz_target!(|query: &str| {
     let again = promql::parse(&printed).unwrap_or_else(|e| panic!("{e}: {printed}"));
     assert_eq!(promql::format(&again), printed);
     let _ = promql::value_type(&parsed);
-    let _ = promql::reach_ms(&parsed);
+    let _ = promql::reach_ms(&parsed, 300_000, 60_000);
 });

@@ -3,7 +3,7 @@
 use libfuzzer_sys::fuzz_target;
 use wire::tsdb::{Index, crc32c, decode_chunk};
 
-/// Seals what the fuzzer made, so that it comes behind the checksums.
+// Seals what the fuzzer made, so that it comes behind the checksums.
 fuzz_target!(|input: (u8, &[u8])| {
     let (encoding, data) = input;
     let sealed = [&[encoding % 4], data].concat();
