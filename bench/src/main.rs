@@ -11,6 +11,8 @@ mod measure;
 mod message;
 mod own_histogram;
 mod payload;
+#[path = "../../tests/support/postgres.rs"]
+mod postgres;
 mod probe;
 mod progress;
 mod proto_body;
@@ -21,6 +23,7 @@ mod report;
 mod restart;
 mod scrape;
 mod server;
+mod sinks;
 mod way_bodies;
 mod ways;
 
@@ -73,6 +76,9 @@ struct Options {
     /// Series of the load of each way in.
     #[arg(long, default_value_t = 100_000)]
     way_series: usize,
+    /// Samples that go to each kind of other store.
+    #[arg(long, default_value_t = 5_000_000)]
+    sink_samples: usize,
     /// Numbers of series of the growth table.
     #[arg(long, value_delimiter = ',', default_values_t = [10_000, 100_000, 1_000_000, 2_000_000])]
     growth_series: Vec<usize>,
@@ -113,11 +119,21 @@ enum Part {
     Growth,
     /// Cost per sample by each way in; Quiver alone.
     Ways,
+    /// Cost and rate per sample on the way to each kind of other store.
+    Sinks,
 }
 
 impl Part {
-    const ALL: [Part; 7] =
-        [Part::RemoteWrite, Part::Scrape, Part::ScrapeSlow, Part::Queries, Part::Disk, Part::Growth, Part::Ways];
+    const ALL: [Part; 8] = [
+        Part::RemoteWrite,
+        Part::Scrape,
+        Part::ScrapeSlow,
+        Part::Queries,
+        Part::Disk,
+        Part::Growth,
+        Part::Ways,
+        Part::Sinks,
+    ];
 }
 
 impl std::fmt::Display for Part {
@@ -229,7 +245,8 @@ fn run(options: &Options, rows: &mut Vec<Row>) -> Result<(), String> {
             }
             Part::Growth if ours => growth(options, rows),
             Part::Ways if ours => rows.extend(ways::run(options)),
-            Part::Growth | Part::Ways => {}
+            Part::Sinks if ours => rows.extend(sinks::run(options)),
+            Part::Growth | Part::Ways | Part::Sinks => {}
         }
     }
     Ok(())

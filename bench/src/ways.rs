@@ -20,7 +20,7 @@ const V2_HEADERS: &str = "Content-Type: application/x-protobuf;proto=io.promethe
                           Content-Encoding: snappy\r\nX-Prometheus-Remote-Write-Version: 2.0.0\r\n";
 
 /// A way in that a client pushes by.
-struct Way {
+pub struct Way {
     name: &'static str,
     method: &'static str,
     headers: &'static str,
@@ -28,7 +28,7 @@ struct Way {
     body: fn(std::ops::Range<usize>) -> Box<dyn Body>,
 }
 
-const PUSHED: [Way; 5] = [
+pub const PUSHED: [Way; 5] = [
     Way {
         name: "remote write 1.0",
         method: "POST",
@@ -111,17 +111,26 @@ fn renamed(row: &Row, name: &str) -> Row {
     out
 }
 
-fn push(options: &Options, way: &Way) -> Result<Row, String> {
-    let folder = options.folder()?;
-    let server = Server::start(Kind::Quiver, options, folder.path(), NO_SCRAPES)?;
-    let progress = Progress::start(format!("{SECTION}: {}", way.name));
+/// What one connection sends: bodies with the numbers of their groups.
+pub type Share = Vec<(usize, Box<dyn Body>)>;
+
+/// Deals the series out to the connections.
+pub fn shares(options: &Options, way: &Way) -> Vec<Share> {
     let request = if way.name == "Pushgateway" { HOST_SERIES } else { options.request_samples.max(1) };
     let connections = options.connections.max(1);
-    let mut shares: Vec<Vec<(usize, Box<dyn Body>)>> = (0..connections).map(|_| Vec::new()).collect();
+    let mut shares: Vec<Share> = (0..connections).map(|_| Vec::new()).collect();
     for (group, start) in (0..options.way_series).step_by(request).enumerate() {
         let body = (way.body)(start..(start + request).min(options.way_series));
         shares[group % connections].push((group, body));
     }
+    shares
+}
+
+fn push(options: &Options, way: &Way) -> Result<Row, String> {
+    let folder = options.folder()?;
+    let server = Server::start(Kind::Quiver, options, folder.path(), NO_SCRAPES)?;
+    let progress = Progress::start(format!("{SECTION}: {}", way.name));
+    let mut shares = shares(options, way);
     // The first round makes the series.
     send(&server, way, &mut shares, Duration::ZERO, &progress)?;
     let (begin, cpu_before, own_before) = (Instant::now(), server.cpu_seconds()?, measure::own_cpu_seconds());
@@ -140,15 +149,15 @@ fn push(options: &Options, way: &Way) -> Result<Row, String> {
 }
 
 /// Sends from all connections: for a time, or without one each body once. Gives samples and waits.
-fn send(
+pub fn send(
     server: &Server,
     way: &Way,
-    shares: &mut [Vec<(usize, Box<dyn Body>)>],
+    shares: &mut [Share],
     time: Duration,
     progress: &Progress,
 ) -> Result<(u64, Vec<f64>), String> {
     let step = AtomicU64::new(1);
-    let one = |mine: &mut Vec<(usize, Box<dyn Body>)>| -> Result<(u64, Vec<f64>), String> {
+    let one = |mine: &mut Share| -> Result<(u64, Vec<f64>), String> {
         let mut client = server.client()?;
         let (begin, mut samples, mut waited, mut last_ts) = (Instant::now(), 0u64, Vec::new(), 0i64);
         loop {

@@ -44,6 +44,21 @@ impl Postgres {
     /// Starts it again on the same port, with what it had.
     pub fn resume(&mut self) {
         assert!(self.child.is_none(), "it is running");
+        let begin = Instant::now();
+        self.child = Some(self.spawn());
+        while !self.is_ready() {
+            let ended = self.child.as_mut().and_then(|c| c.try_wait().expect("a child can be waited for"));
+            assert!(begin.elapsed() < PATIENCE, "not ready ({ended:?}): {}", self.log_text());
+            std::thread::sleep(Duration::from_millis(20));
+            // It refuses to start as long as helpers of one that was killed have not ended.
+            if ended.is_some() {
+                std::thread::sleep(Duration::from_millis(200));
+                self.child = Some(self.spawn());
+            }
+        }
+    }
+
+    fn spawn(&self) -> Child {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("the log opens");
         let mut command = self.command("postgres");
         command.arg("-D").arg(self.dir.path().join("data"));
@@ -52,13 +67,7 @@ impl Postgres {
             command.args(["-c", setting]);
         }
         command.args(["-p", &self.port.to_string()]).stdout(Stdio::null()).stderr(log);
-        self.child = Some(command.spawn().expect("PostgreSQL starts: run scripts/setup test"));
-        let begin = Instant::now();
-        while !self.is_ready() {
-            let ended = self.child.as_mut().and_then(|c| c.try_wait().expect("a child can be waited for"));
-            assert!(ended.is_none() && begin.elapsed() < PATIENCE, "not ready ({ended:?}): {}", self.log_text());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        command.spawn().expect("PostgreSQL starts: run scripts/setup test")
     }
 
     fn is_ready(&self) -> bool {

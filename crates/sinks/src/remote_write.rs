@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use model::histogram::Histogram;
 use model::relabel::{self, Rule};
 use model::{Family, Labels, LabelsBuf, MetricType, Sample};
+use parking_lot::Mutex;
 use wire::remote_write::{SeriesEncoder, SeriesEncoderV2, SeriesMetadata, SymbolTable, render_labels};
 
 use crate::http::{Courier, HttpSettings, Misunderstood, Parcel, Said};
@@ -113,6 +114,8 @@ pub struct RemoteWrite {
     epoch: u64,
     ready: Vec<Option<Ready>>,
     symbols: SymbolTable,
+    /// Encoders that no request uses: each knows a number for every symbol.
+    encoders: Mutex<Vec<SeriesEncoderV2>>,
     families: hashbrown::HashMap<String, Family>,
     families_at: Option<Instant>,
     metadata_sent: Option<Instant>,
@@ -133,6 +136,7 @@ impl RemoteWrite {
             epoch: 0,
             ready: Vec::new(),
             symbols: SymbolTable::default(),
+            encoders: Mutex::default(),
             families: hashbrown::HashMap::new(),
             families_at: None,
             metadata_sent: None,
@@ -240,7 +244,7 @@ impl RemoteWrite {
     }
 
     fn encode_v2(&self, items: &[Item<'_>]) -> Vec<u8> {
-        let mut encoder = SeriesEncoderV2::default();
+        let mut encoder = self.encoders.lock().pop().unwrap_or_default();
         encoder.clear();
         for group in items.chunk_by(|a, b| a.series() == b.series()) {
             let series = group.first().map_or(0, Item::series);
@@ -267,7 +271,9 @@ impl RemoteWrite {
             encoder.metadata(*metadata);
             encoder.end();
         }
-        encoder.finish(&self.symbols)
+        let request = encoder.finish(&self.symbols);
+        self.encoders.lock().push(encoder);
+        request
     }
 
     fn number_exemplars(&mut self, window: &Window) {

@@ -17,6 +17,8 @@ use tokio::time::timeout;
 use crate::queue::{Place, Queue, Reader, Window};
 use crate::{Later, SinkStats};
 
+/// What cannot be read so often is passed over.
+const READ_TRIES: u32 = 10;
 /// A window that is under way when the server stops gets this long.
 const STOP_GRACE: Duration = Duration::from_millis(1_500);
 
@@ -148,7 +150,7 @@ impl Runner {
 
     /// Fills a window; `None` when the queue cannot be read by a bug of ours.
     async fn gather(&self, mut reader: Reader, mut window: Window) -> Option<(Reader, Window)> {
-        let mut deadline = None;
+        let (mut deadline, mut failures) = (None, 0);
         loop {
             reader.wait().await;
             let rows_max = self.settings.rows_max;
@@ -160,10 +162,16 @@ impl Runner {
             (reader, window, filled) = filling.await.ok()?;
             match filled {
                 Ok(true) => return Some((reader, window)),
-                Ok(false) => {}
+                Ok(false) => failures = 0,
                 Err(error) => {
                     tracing::error!(sink = self.place.name(), %error, "the queue of the sinks cannot be read; it is tried again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
+                    failures += 1;
+                    // A bad sector does not mend itself, and what lies behind it waits.
+                    if failures >= READ_TRIES {
+                        reader.pass_over();
+                        failures = 0;
+                    }
                 }
             }
             if reader.is_amid() {

@@ -35,6 +35,7 @@ mod remote_v2;
 mod rules;
 mod selftest;
 mod sink_places;
+mod sink_queries;
 mod sinks;
 mod sql;
 mod sql_process;

@@ -212,9 +212,10 @@ fn a_bad_way_to_one_place_costs_that_place_time_and_nobody_else() {
     for mood in [Mood::Late(Duration::from_millis(20)), Mood::HalfOpen, Mood::Mute, Mood::Cut] {
         ways.iter().for_each(|way| way.set(mood));
         load.go_on(15);
-        // The other place has everything that was acknowledged up to here, or will have it soon.
-        let pending = "quiver_sink_pending_batches{sink=\"free\",kind=\"remote_write\"}";
-        wait_until("the place behind a good way has all but the newest", || figure(server.client(), pending) < 15.0);
+        let acknowledged = load.samples() as f64;
+        wait_until("the place behind a good way has what was acknowledged", || {
+            outcome(server.client(), "free", "remote_write", "sent") >= acknowledged
+        });
         ways.iter().for_each(|way| way.set(Mood::Cut));
         ways.iter().for_each(|way| way.set(Mood::Good));
     }

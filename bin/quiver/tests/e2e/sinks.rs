@@ -31,6 +31,11 @@ impl Again {
         self.running.take().expect("it runs").kill();
     }
 
+    /// SIGTERM.
+    pub fn stop(&mut self) {
+        self.running.take().expect("it runs").terminate();
+    }
+
     pub fn resume(&mut self) {
         self.running = Some((self.start)());
     }
@@ -129,6 +134,11 @@ impl Load {
     pub fn go_on(&self, batches: u64) {
         let goal = self.acked.load(Ordering::Relaxed) + batches * SAMPLES_PER_BATCH;
         wait_until("the load goes on", || self.acked.load(Ordering::Relaxed) >= goal);
+    }
+
+    /// Gives how many samples have been acknowledged so far.
+    pub fn samples(&self) -> u64 {
+        self.acked.load(Ordering::Relaxed) * SERIES
     }
 
     /// Gives how many samples were acknowledged, and their sum.

@@ -13,11 +13,32 @@ use super::yaml::Node;
 /// Requests at once that can be asked for.
 const SHARDS_MAX: u64 = 1_000;
 
+/// Headers that say what is sent, or who sends it.
+const RESERVED: [&str; 12] = [
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "x-prometheus-remote-write-version",
+];
+
 /// Reads one entry.
 pub fn read(fields: &mut Fields<'_>, dir: &Path, problems: &mut Problems) -> Option<SinkConfig> {
     let url = read_url(fields, problems);
     let name = read_name(fields, problems);
     let headers = fields.string_map("headers", problems).unwrap_or_default();
+    for (name, _) in &headers {
+        if RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
+            problems.error(fields.place_of("headers"), format!("{name} is a reserved header. It must not be changed"));
+        }
+    }
     let protocol = match fields.string("protobuf_message", problems).as_deref() {
         None | Some("" | "prometheus.WriteRequest") => Protocol::V1,
         Some("io.prometheus.write.v2.Request") => Protocol::V2,

@@ -391,6 +391,7 @@ mod tests {
             ("remote_write: [{url: 'ftp://h/'}]", "\"ftp\" is not the scheme of an HTTP URL"),
             ("remote_write: [{url: 'http://h', protobuf_message: x}]", "unknown remote write protobuf message x"),
             ("remote_write: [{url: 'http://h', sigv4: {region: r}}]", "\"sigv4\" in remote_write is not supported yet"),
+            ("remote_write: [{url: 'http://h', headers: {Content-Type: x}}]", "Content-Type is a reserved header"),
             ("remote_write: [{url: 'http://h', queue_config: {max_shard: 1}}]", "did you mean \"max_shards\"?"),
             ("remote_write: [{url: 'http://h'}, {url: 'http://h'}]", "each needs a name of its own"),
             ("quiver: {sinks: {postgres: [{url: 'mysql://h'}]}}", "must begin with postgres://"),

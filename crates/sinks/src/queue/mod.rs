@@ -41,6 +41,8 @@ use segment::{FRAME_BYTES, Frame, HEADER_BYTES};
 
 /// The beginning of a segment, in which the first entry's origin is.
 const FIRST_BYTES: usize = 4 << 10;
+/// A sync has failed in an earlier life.
+const UNSYNCED: &str = "unsynced";
 /// How long [`Follow::secure`] waits for the disk.
 const SECURE_WAIT: Duration = Duration::from_secs(30);
 
@@ -68,6 +70,14 @@ struct Segment {
     after: u64,
     /// Bytes that are written.
     bytes: u64,
+    /// It comes behind bytes whose sync has failed.
+    loose: bool,
+}
+
+impl Segment {
+    fn file_name(&self) -> String {
+        segment::file_name(self.after, self.loose)
+    }
 }
 
 /// Bytes that wait to be written to a segment.
@@ -286,18 +296,25 @@ impl Shared {
     /// Finds the segments; gives the last entry. The torn end of the newest is cut off by never being read.
     fn load(&self, secured: u64) -> io::Result<u64> {
         self.prepare()?;
-        let mut found: Vec<u64> = self.fs.list(&self.dir)?.iter().filter_map(|n| segment::parse_file_name(n)).collect();
+        let names = self.fs.list(&self.dir)?;
+        let mut found: Vec<u64> = names.iter().filter_map(|n| segment::parse_file_name(n)).collect();
         found.sort_unstable();
+        // The store's log has what they hold.
+        let loose: Vec<&String> = names.iter().filter(|name| segment::is_loose(name)).collect();
+        let unsynced = names.iter().any(|name| name == UNSYNCED) || !loose.is_empty();
+        for name in loose {
+            self.fs.remove_file(&self.dir.join(name))?;
+        }
         let mut segments = Vec::new();
         let mut arrivals = Arrivals::default();
         let mut last = 0;
         for (i, after) in found.iter().enumerate() {
-            let path = self.dir.join(segment::file_name(*after));
+            let path = self.dir.join(segment::file_name(*after, false));
             if let Some((seq, at_ms)) = self.first_arrival(&path)? {
                 arrivals.note(seq, at_ms);
             }
             if i + 1 < found.len() {
-                segments.push(Segment { after: *after, bytes: self.fs.open(&path)?.len()? });
+                segments.push(Segment { after: *after, bytes: self.fs.open(&path)?.len()?, loose: false });
                 continue;
             }
             let bytes = self.fs.read(&path)?;
@@ -320,20 +337,38 @@ impl Shared {
             }
             last = walked.last_seq.unwrap_or(*after);
             match walked.last_seq {
-                Some(_) => segments.push(Segment { after: *after, bytes: walked.end as u64 }),
+                Some(_) => segments.push(Segment { after: *after, bytes: walked.end as u64, loose: false }),
                 None => self.fs.remove_file(&path)?,
             }
             // What the last life wrote may not be durable yet, and the store is about to hear that it is here.
             if walked.last_seq.is_some() {
-                self.fs.open(&path)?.sync_data()?;
+                match unsynced {
+                    false => self.fs.open(&path)?.sync_data()?,
+                    true => self.write_anew(&path, bytes.get(..walked.end).unwrap_or_default())?,
+                }
             }
         }
+        // Records up to there that have no rows are nowhere.
+        last = last.max(secured);
         self.fs.sync_dir(&self.dir)?;
+        if names.iter().any(|name| name == UNSYNCED) {
+            self.fs.remove_file(&self.dir.join(UNSYNCED))?;
+        }
         let mut state = self.state.lock();
         (state.segments, state.arrivals) = (segments, arrivals);
         (state.taken, state.written, state.synced) = (last, last, last);
         self.readable.send_replace(last);
         Ok(last)
+    }
+
+    /// Puts other bytes in a file's place, on disk for sure: what a failed sync left counts as clean, and another sync of the
+    /// same file would write nothing.
+    fn write_anew(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let fresh = path.with_extension("new");
+        let file = self.fs.create(&fresh)?;
+        file.append(bytes)?;
+        file.sync_data()?;
+        self.fs.rename(&fresh, path)
     }
 
     /// Reads when the first record of a segment came in, if that can be told.
@@ -369,7 +404,7 @@ impl Shared {
             if !places.are_known() || (!passed && total <= self.settings.bytes_max) {
                 return;
             }
-            let path = self.dir.join(segment::file_name(oldest.after));
+            let path = self.dir.join(oldest.file_name());
             if !passed {
                 self.give_up(&places, &path, next);
             }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::entry::{self, Take};
 use super::segment::{self, FRAME_BYTES, Frame, HEADER_BYTES};
-use super::{Place, Shared};
+use super::{Place, Segment, Shared};
 use crate::coding::Malformed;
 
 /// What is read from a file at once.
@@ -157,6 +157,21 @@ impl Reader {
         self.place.begun().is_some_and(|end| self.read < end)
     }
 
+    /// Passes over what cannot be read: the rest of the segment, or what is there of the last one.
+    pub fn pass_over(&mut self) {
+        let (from, readable) = (self.read, *self.readable.borrow());
+        let next = self.segment().and_then(|(_, next)| next);
+        self.read = self.read.max(next.unwrap_or(readable));
+        self.open = None;
+        self.shared.figures.entries_damaged.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(
+            sink = self.place.name(),
+            behind = from,
+            up_to = self.read,
+            "entries of the sinks' queue cannot be read: their samples are lost to this sink"
+        );
+    }
+
     /// Begins again behind another place than the one on disk: the sink knows better.
     pub fn resume(&mut self, seq: u64) {
         self.place.advance(seq);
@@ -189,15 +204,15 @@ impl Reader {
         if self.read >= readable {
             return Ok(false);
         }
-        let Some((after, next, bytes)) = self.segment() else {
+        let Some((segment, next)) = self.segment() else {
             self.read = readable;
             window.last_seq = self.read;
             return Ok(false);
         };
-        if self.open.as_ref().is_none_or(|open| open.after != after) {
-            self.enter(after, window)?;
+        if self.open.as_ref().is_none_or(|open| open.after != segment.after) {
+            self.enter(segment, window)?;
         }
-        match self.frame(bytes)? {
+        match self.frame(segment.bytes)? {
             Some(frame) if frame.seq > end => {
                 self.read = end;
                 return Ok(false);
@@ -217,16 +232,17 @@ impl Reader {
         Ok(true)
     }
 
-    /// Finds the segment that the next entry is in: where it begins, where the next one does, and its bytes.
-    fn segment(&self) -> Option<(u64, Option<u64>, u64)> {
+    /// Finds the segment that the next entry is in, and where the next one begins.
+    fn segment(&self) -> Option<(Segment, Option<u64>)> {
         let state = self.shared.state.lock();
         let at = state.segments.partition_point(|s| s.after <= self.read).saturating_sub(1);
         let segment = state.segments.get(at)?;
-        Some((segment.after, state.segments.get(at + 1).map(|s| s.after), segment.bytes))
+        Some((*segment, state.segments.get(at + 1).map(|s| s.after)))
     }
 
-    fn enter(&mut self, after: u64, window: &mut Window) -> io::Result<()> {
-        let file = self.shared.fs.open(&self.shared.dir.join(segment::file_name(after)))?;
+    fn enter(&mut self, segment: Segment, window: &mut Window) -> io::Result<()> {
+        let after = segment.after;
+        let file = self.shared.fs.open(&self.shared.dir.join(segment.file_name()))?;
         let mut header = [0; HEADER_BYTES];
         let read = file.read_at(&mut header, 0)?;
         let nonce = segment::nonce_of(&header[..read]);

@@ -14,9 +14,15 @@ const MAGIC: [u8; 8] = *b"QUIVERSQ";
 const VERSION: u64 = 1;
 const FRAME_MAGIC: [u8; 4] = *b"QSNT";
 
-/// Gives the name of the segment whose first entry comes behind `after`.
-pub fn file_name(after: u64) -> String {
-    format!("{after:020}.queue")
+/// Gives the name of the segment whose first entry comes behind `after`. One that is loose comes behind bytes whose sync has
+/// failed: it ends with the life that made it.
+pub fn file_name(after: u64, loose: bool) -> String {
+    format!("{after:020}.{}", if loose { "loose" } else { "queue" })
+}
+
+/// Tells whether a name is that of a loose segment.
+pub fn is_loose(name: &str) -> bool {
+    name.ends_with(".loose")
 }
 
 /// Reads a name.

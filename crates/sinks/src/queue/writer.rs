@@ -52,6 +52,10 @@ pub(super) fn run(shared: &Shared) {
             }
             Err(Failed::Sync(error)) => {
                 if !std::mem::replace(&mut state.broken, true) {
+                    // For a start without a power cut, which reads well what is not on disk. It need not last longer.
+                    if let Err(error) = shared.fs.create(&shared.dir.join(super::UNSYNCED)) {
+                        tracing::warn!(%error, "the next start cannot be told that a sync has failed");
+                    }
                     tracing::error!(
                         "the queue of the sinks cannot be synced: {error}; until the next start the store keeps its log"
                     );
@@ -119,13 +123,15 @@ fn work(shared: &Shared, open: &mut Option<Open>, left: &mut Vec<Piece>, sync: b
 }
 
 fn create(shared: &Shared, piece: &Piece) -> Result<Open, Failed> {
-    let file = shared.fs.create(&shared.dir.join(segment::file_name(piece.after))).map_err(Failed::Write)?;
+    let loose = shared.state.lock().broken;
+    let path = shared.dir.join(segment::file_name(piece.after, loose));
+    let file = shared.fs.create(&path).map_err(Failed::Write)?;
     let header = segment::header(piece.nonce);
     file.append(&header).map_err(Failed::Write)?;
     shared.fs.sync_dir(&shared.dir).map_err(Failed::Sync)?;
     let mut state = shared.state.lock();
     state.segments.retain(|s| s.after != piece.after);
-    state.segments.push(Segment { after: piece.after, bytes: header.len() as u64 });
+    state.segments.push(Segment { after: piece.after, bytes: header.len() as u64, loose });
     drop(state);
     Ok(Open { after: piece.after, file })
 }
