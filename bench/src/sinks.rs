@@ -38,7 +38,11 @@ const PLACES: [(&str, Place); 6] = [
 
 /// A place at work.
 enum Running {
-    Server(Box<Server>, tempfile::TempDir),
+    Server {
+        server: Box<Server>,
+        /// Goes with it.
+        _folder: tempfile::TempDir,
+    },
     Postgres(Postgres),
 }
 
@@ -48,7 +52,7 @@ impl Running {
             Place::Server(kind, _) => {
                 let folder = options.folder()?;
                 let server = Server::start(kind, options, folder.path(), NO_SCRAPES)?;
-                Ok(Running::Server(Box::new(server), folder))
+                Ok(Running::Server { server: Box::new(server), _folder: folder })
             }
             Place::Postgres(_) => {
                 let database = Postgres::start();
@@ -60,7 +64,7 @@ impl Running {
 
     fn stop(&mut self) -> Result<(), String> {
         match self {
-            Running::Server(server, _) => server.stop(),
+            Running::Server { server, .. } => server.stop(),
             Running::Postgres(database) => {
                 database.stop();
                 Ok(())
@@ -70,7 +74,7 @@ impl Running {
 
     fn resume(&mut self) -> Result<(), String> {
         match self {
-            Running::Server(server, _) => {
+            Running::Server { server, .. } => {
                 server.spawn()?;
                 server.wait_until_ready().map(|_| ())
             }
@@ -84,11 +88,11 @@ impl Running {
     /// The configuration that leads there.
     fn config(&self, place: Place) -> String {
         match (self, place) {
-            (Running::Server(server, _), Place::Server(Kind::Influxdb, _)) => format!(
+            (Running::Server { server, .. }, Place::Server(Kind::Influxdb, _)) => format!(
                 "quiver: {{sinks: {{influxdb: [{{name: place, url: 'http://127.0.0.1:{}', database: bench}}]}}}}\n",
                 server.port
             ),
-            (Running::Server(server, _), Place::Server(_, message)) => format!(
+            (Running::Server { server, .. }, Place::Server(_, message)) => format!(
                 "remote_write: [{{name: place, url: 'http://127.0.0.1:{}/api/v1/write', protobuf_message: {message}, {QUEUE}}}]\n",
                 server.port
             ),
@@ -103,7 +107,7 @@ impl Running {
 
     fn found(&self) -> Result<u64, String> {
         match self {
-            Running::Server(server, _) => server.found("job=\"node\""),
+            Running::Server { server, .. } => server.found("job=\"node\""),
             Running::Postgres(database) => {
                 let text = database.ask("bench", "SELECT count(*) FROM metrics_ts");
                 text.parse().map_err(|e| format!("{text}: {e}"))
