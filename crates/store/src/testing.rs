@@ -17,7 +17,7 @@ use crate::wal::segment::SegmentWriter;
 use crate::{Store, StoreConfig};
 
 /// The clock of [`replay`]; milliseconds since 1970.
-pub const NOW_MS: i64 = 1_800_000_000_000;
+pub const NOW_MS: i64 = 1_795_617_000_000;
 
 /// Puts records into a log, each in a frame that checks, and starts a store on it.
 ///
