@@ -1,21 +1,22 @@
 //! Debian's NATS server with JetStream on a free port and in a temporary folder, and as much of a client as tests need.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use super::child::{Running, free_port, is_open};
 use serde_json::Value;
 
-/// How long it may take to start or answer before the test gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The password of the user `quiver`.
 pub const PASSWORD: &str = "nats-secret-of-the-tests";
 
 /// A NATS server that keeps its streams on disk.
 pub struct Nats {
     dir: tempfile::TempDir,
-    child: Option<Child>,
+    running: Running,
+    more: Vec<String>,
     pub port: u16,
 }
 
@@ -23,70 +24,47 @@ pub struct Nats {
 impl Nats {
     /// Starts one.
     pub fn start() -> Nats {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a port").port();
-        let mut nats = Nats { dir: tempfile::tempdir().expect("a temporary folder"), child: None, port };
+        Nats::start_with(Vec::new())
+    }
+
+    /// Starts one that speaks TLS and nothing else; it cannot be asked by this client, only counted through what it wrote.
+    pub fn start_with_tls(certificate: &Path, key: &Path) -> Nats {
+        let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
+        Nats::start_with(["--tls", "--tlscert", &certificate, "--tlskey", &key].map(str::to_owned).into())
+    }
+
+    fn start_with(more: Vec<String>) -> Nats {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut nats = Nats { dir, running: Running::default(), more, port: free_port() };
         nats.resume();
         nats
     }
 
     /// Starts it again on the same port, with what it had.
     pub fn resume(&mut self) {
-        assert!(self.child.is_none(), "it is running");
-        let child = Command::new("/usr/sbin/nats-server")
+        let mut command = Command::new("/usr/sbin/nats-server");
+        command
             .args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-js", "-sd"])
             .arg(self.dir.path())
             .args(["--user", "quiver", "--pass", PASSWORD])
-            .stdin(Stdio::null())
+            .args(&self.more)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        self.child = Some(child.expect("NATS starts: run scripts/setup test"));
-        let begin = Instant::now();
-        while self.try_request("$JS.API.INFO", "").is_none() {
-            assert!(begin.elapsed() < PATIENCE, "NATS is not ready");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            .stderr(Stdio::null());
+        self.running.start(&mut command);
+        let (port, tls) = (self.port, !self.more.is_empty());
+        let is_ready = || if tls { is_open(port) } else { try_request(port, "$JS.API.INFO", "").is_some() };
+        self.running.wait_until("NATS", is_ready, String::new);
     }
 
     /// kill -9.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().expect("the child can be killed");
-            child.wait().expect("the child can be waited for");
-        }
+        self.running.kill();
     }
 
     /// Sends a request; gives the JSON of the answer.
     #[track_caller]
     pub fn request(&self, subject: &str, body: &str) -> Value {
-        self.try_request(subject, body).unwrap_or_else(|| panic!("NATS does not answer to {subject}"))
-    }
-
-    fn try_request(&self, subject: &str, body: &str) -> Option<Value> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        let hello = serde_json::json!({"verbose": false, "pedantic": false, "user": "quiver", "pass": PASSWORD});
-        let request =
-            format!("CONNECT {hello}\r\nSUB _INBOX.t 1\r\nPUB {subject} _INBOX.t {}\r\n{body}\r\n", body.len());
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut reader = BufReader::new(stream);
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line).ok()? == 0 {
-                return None;
-            }
-            let words: Vec<&str> = line.split_whitespace().collect();
-            match words.first() {
-                // HMSG: nobody is there yet.
-                Some(&"HMSG" | &"-ERR") => return None,
-                Some(&"MSG") => {
-                    let mut bytes = vec![0; words.last()?.parse().ok()?];
-                    reader.read_exact(&mut bytes).ok()?;
-                    return serde_json::from_slice(&bytes).ok();
-                }
-                _ => {}
-            }
-        }
+        try_request(self.port, subject, body).unwrap_or_else(|| panic!("NATS does not answer to {subject}"))
     }
 
     /// Counts the messages of a stream; 0 when there is none.
@@ -104,6 +82,32 @@ impl Nats {
             (subject, serde_json::from_slice(&text).expect("it is JSON"))
         };
         (1..=self.count(stream)).map(get).collect()
+    }
+}
+
+fn try_request(port: u16, subject: &str, body: &str) -> Option<Value> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    let hello = serde_json::json!({"verbose": false, "pedantic": false, "user": "quiver", "pass": PASSWORD});
+    let request = format!("CONNECT {hello}\r\nSUB _INBOX.t 1\r\nPUB {subject} _INBOX.t {}\r\n{body}\r\n", body.len());
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.first() {
+            // HMSG: nobody is there yet.
+            Some(&"HMSG" | &"-ERR") => return None,
+            Some(&"MSG") => {
+                let mut bytes = vec![0; words.last()?.parse().ok()?];
+                reader.read_exact(&mut bytes).ok()?;
+                return serde_json::from_slice(&bytes).ok();
+            }
+            _ => {}
+        }
     }
 }
 
@@ -125,13 +129,4 @@ fn unbase64(text: &str) -> Vec<u8> {
         }
     }
     out
-}
-
-impl Drop for Nats {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }

@@ -3,13 +3,12 @@
 //! It runs as the user `postgres` when we are root, who it refuses; it is stopped when it goes out of scope.
 
 use std::io::Read;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long it may take to start or stop before the test gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::child::{PATIENCE, Running, free_port};
+
 /// The password of the user `quiver`.
 pub const PASSWORD: &str = "pg-secret-of-the-tests";
 
@@ -17,7 +16,8 @@ pub const PASSWORD: &str = "pg-secret-of-the-tests";
 pub struct Postgres {
     dir: tempfile::TempDir,
     bin: PathBuf,
-    child: Option<Child>,
+    running: Running,
+    tls: bool,
     pub port: u16,
 }
 
@@ -25,11 +25,25 @@ pub struct Postgres {
 impl Postgres {
     /// Makes a cluster with the user `quiver` and starts it.
     pub fn start() -> Postgres {
+        Postgres::start_with(&[])
+    }
+
+    /// Starts it with TLS; the key must be readable for the owner of the process alone, so it gets a copy.
+    pub fn start_with_tls(certificate: &Path, key: &Path) -> Postgres {
+        Postgres::start_with(&[("server.crt", certificate), ("server.key", key)])
+    }
+
+    fn start_with(files: &[(&str, &Path)]) -> Postgres {
         let dir = tempfile::Builder::new().prefix("quiver-postgres").tempdir().expect("a temporary folder");
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a port").port();
-        let mut postgres = Postgres { dir, bin: bin(), child: None, port };
+        let mut postgres = Postgres { dir, bin: bin(), running: Running::default(), tls: false, port: free_port() };
         let password = postgres.dir.path().join("password");
         std::fs::write(&password, PASSWORD).expect("the password is written");
+        for (name, from) in files {
+            let to = postgres.dir.path().join(name);
+            std::fs::copy(from, &to).expect("the file is copied");
+            run(Command::new("chmod").arg("600").arg(&to));
+        }
+        postgres.tls = !files.is_empty();
         if is_root() {
             run(Command::new("chown").args(["-R", "postgres"]).arg(postgres.dir.path()));
         }
@@ -43,22 +57,20 @@ impl Postgres {
 
     /// Starts it again on the same port, with what it had.
     pub fn resume(&mut self) {
-        assert!(self.child.is_none(), "it is running");
         let begin = Instant::now();
-        self.child = Some(self.spawn());
+        self.running.start(&mut self.server());
         while !self.is_ready() {
-            let ended = self.child.as_mut().and_then(|c| c.try_wait().expect("a child can be waited for"));
-            assert!(begin.elapsed() < PATIENCE, "not ready ({ended:?}): {}", self.log_text());
+            assert!(begin.elapsed() < PATIENCE, "not ready: {}", self.log_text());
             std::thread::sleep(Duration::from_millis(20));
             // It refuses to start as long as helpers of one that was killed have not ended.
-            if ended.is_some() {
+            if self.running.has_ended() {
                 std::thread::sleep(Duration::from_millis(200));
-                self.child = Some(self.spawn());
+                self.running.start(&mut self.server());
             }
         }
     }
 
-    fn spawn(&self) -> Child {
+    fn server(&self) -> Command {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("the log opens");
         let mut command = self.command("postgres");
         command.arg("-D").arg(self.dir.path().join("data"));
@@ -66,8 +78,14 @@ impl Postgres {
         for setting in ["fsync=off", "listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=60"] {
             command.args(["-c", setting]);
         }
+        if self.tls {
+            for (setting, file) in [("ssl_cert_file", "server.crt"), ("ssl_key_file", "server.key")] {
+                command.arg("-c").arg(format!("{setting}={}", self.dir.path().join(file).display()));
+            }
+            command.args(["-c", "ssl=on"]);
+        }
         command.args(["-p", &self.port.to_string()]).stdout(Stdio::null()).stderr(log);
-        command.spawn().expect("PostgreSQL starts: run scripts/setup test")
+        command
     }
 
     fn is_ready(&self) -> bool {
@@ -78,21 +96,14 @@ impl Postgres {
 
     /// kill -9 of the server; its helpers notice and end.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().expect("the child can be killed");
-            child.wait().expect("the child can be waited for");
-        }
+        self.running.kill();
         // The next start finds the shared memory of helpers that have not ended yet, and refuses.
         std::thread::sleep(Duration::from_millis(200));
     }
 
     /// Ends all connections and stops.
     pub fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let pid = child.id().to_string();
-            run(Command::new("kill").args(["-INT", &pid]));
-            child.wait().expect("the child can be waited for");
-        }
+        self.running.end_by("-INT");
     }
 
     /// Gives a URL with the password.
@@ -148,11 +159,8 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // SIGQUIT: at once, but without leaving shared memory behind.
-            let _ = Command::new("kill").args(["-QUIT", &child.id().to_string()]).status();
-            let _ = child.wait();
-        }
+        // SIGQUIT: at once, but without leaving shared memory behind.
+        self.running.end_by("-QUIT");
     }
 }
 

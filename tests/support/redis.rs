@@ -1,57 +1,73 @@
 //! Debian's Redis on a free port and in a temporary folder, for the tests that include this file.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-/// How long it may take to start before the test gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::child::{PATIENCE, Running, free_port, is_open};
+
 /// The password.
 pub const PASSWORD: &str = "redis-secret-of-the-tests";
 
 /// A Redis that keeps nothing on disk.
 pub struct Redis {
     dir: tempfile::TempDir,
-    child: Option<Child>,
+    running: Running,
+    more: Vec<String>,
     pub port: u16,
+    tls_port: u16,
 }
 
 #[allow(dead_code, reason = "not every test that includes this file does everything")]
 impl Redis {
     /// Starts one.
     pub fn start() -> Redis {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a port").port();
-        let mut redis = Redis { dir: tempfile::tempdir().expect("a temporary folder"), child: None, port };
+        Redis::start_with(0, Vec::new())
+    }
+
+    /// Starts one that speaks TLS on a second port.
+    pub fn start_with_tls(certificate: &Path, key: &Path) -> Redis {
+        let port = free_port();
+        let more = [
+            ("--tls-port", port.to_string()),
+            ("--tls-cert-file", certificate.display().to_string()),
+            ("--tls-key-file", key.display().to_string()),
+            ("--tls-ca-cert-file", certificate.display().to_string()),
+            ("--tls-auth-clients", "no".to_owned()),
+        ];
+        Redis::start_with(port, more.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect())
+    }
+
+    fn start_with(tls_port: u16, more: Vec<String>) -> Redis {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut redis = Redis { dir, running: Running::default(), more, port: free_port(), tls_port };
         redis.resume();
         redis
     }
 
     /// Starts it again on the same port, empty.
     pub fn resume(&mut self) {
-        assert!(self.child.is_none(), "it is running");
         let (dir, port) = (self.dir.path().display().to_string(), self.port.to_string());
-        let child = Command::new("/usr/bin/redis-server")
+        let mut command = Command::new("/usr/bin/redis-server");
+        command
             .args(["--port", &port, "--bind", "127.0.0.1", "--dir", &dir, "--save", "", "--appendonly", "no"])
             .args(["--requirepass", PASSWORD, "--daemonize", "no"])
-            .stdin(Stdio::null())
+            .args(&self.more)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        self.child = Some(child.expect("Redis starts: run scripts/setup test"));
-        let begin = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
-            assert!(begin.elapsed() < PATIENCE, "Redis is not ready");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            .stderr(Stdio::null());
+        self.running.start(&mut command);
+        self.running.wait_until("Redis", || is_open(self.port), String::new);
+    }
+
+    /// Gives the port where it speaks TLS; 0 without.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
     }
 
     /// kill -9.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().expect("the child can be killed");
-            child.wait().expect("the child can be waited for");
-        }
+        self.running.kill();
     }
 
     /// Gives a URL with the password.
@@ -100,13 +116,4 @@ fn line(stream: &mut TcpStream) -> String {
     }
     out.truncate(out.len() - 2);
     String::from_utf8(out).expect("it is text")
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! Where the rows are: in a file of our own, or in PostgreSQL.
 
 use crate::postgres::Postgres;
+use crate::rows::Asked;
 use crate::sqlite::Sqlite;
 use crate::target::Columns;
 use crate::{CatalogError, Claim, CollectionRow, StoredResponse};
@@ -79,16 +80,19 @@ impl Database {
     }
 
     /// Claims a key durably, or says what is known of it.
-    pub async fn claim(
-        &self,
-        key: &str,
-        request_hash: i64,
-        now_ms: i64,
-        valid_from_ms: i64,
-    ) -> Result<Claim, CatalogError> {
+    pub async fn claim(&self, asked: &Asked<'_>) -> Result<Claim, CatalogError> {
         match self {
-            Database::Sqlite(sqlite) => sqlite.claim(key, request_hash, now_ms, valid_from_ms).await,
-            Database::Postgres(postgres) => postgres.claim(key, request_hash, now_ms, valid_from_ms).await,
+            Database::Sqlite(sqlite) => sqlite.claim(asked).await,
+            Database::Postgres(postgres) => postgres.claim(asked).await,
+        }
+    }
+
+    /// Gives a claimed key up, so that others need not wait for an answer; the time of the claim stays.
+    pub async fn release(&self, key: &str) -> Result<(), CatalogError> {
+        match self {
+            // Nobody else has this database.
+            Database::Sqlite(_) => Ok(()),
+            Database::Postgres(postgres) => postgres.release(key).await,
         }
     }
 

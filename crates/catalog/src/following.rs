@@ -26,7 +26,7 @@ impl Catalog {
                 error = self.follow_once(postgres) => error,
                 _ = stop.wait_for(|stopped| *stopped) => return,
             };
-            postgres.note(&error);
+            postgres.listener_broke(&error);
             tokio::select! {
                 () = tokio::time::sleep(RETRY_EVERY) => {}
                 _ = stop.wait_for(|stopped| *stopped) => return,
@@ -76,7 +76,8 @@ impl Catalog {
         let there: HashSet<&str> = rows.iter().map(|c| c.target_id.as_str()).collect();
         let gone: Vec<String> = self.mirror.ids().into_iter().filter(|id| !there.contains(id.as_str())).collect();
         drop(there);
-        self.take_rows(rows, gone)
+        self.take_rows(rows, gone);
+        Ok(())
     }
 
     /// Reads rows again; the caller holds `changing`.
@@ -86,10 +87,11 @@ impl Catalog {
         let there: HashSet<&str> = rows.iter().map(|c| c.target_id.as_str()).collect();
         let gone: Vec<String> = target_ids.iter().filter(|id| !there.contains(id.as_str())).cloned().collect();
         drop(there);
-        self.take_rows(rows, gone)
+        self.take_rows(rows, gone);
+        Ok(())
     }
 
-    fn take_rows(&self, rows: Vec<crate::target::Columns>, gone: Vec<String>) -> Result<(), CatalogError> {
+    fn take_rows(&self, rows: Vec<crate::target::Columns>, gone: Vec<String>) {
         let mut changed = Vec::new();
         let mut copies = Vec::new();
         for columns in rows {
@@ -101,18 +103,21 @@ impl Catalog {
         }
         let gone: Vec<String> = gone.into_iter().filter(|id| self.mirror.forget(id)).collect();
         let mut journal = self.journal.lock();
-        if !gone.is_empty() {
-            journal.rewrite(self.mirror.sound_columns().iter())?;
-        } else if !copies.is_empty() {
-            journal.append(copies.iter())?;
-        }
+        let written = match (gone.is_empty(), copies.is_empty()) {
+            (false, _) => journal.rewrite(self.mirror.sound_columns().iter()),
+            (true, false) => journal.append(copies.iter()),
+            (true, true) => Ok(()),
+        };
         drop(journal);
+        if let Err(error) = written {
+            // The mirror has it, and so must those who put it in force; the copy is mended with a flush.
+            tracing::warn!("catalog.targets: {error}; it is tried again");
+        }
         changed.extend(gone);
         if !changed.is_empty() {
             self.followed.fetch_add(changed.len() as u64, Ordering::Relaxed);
             self.changed.lock().extend(changed);
             self.changed_wake.notify_waiters();
         }
-        Ok(())
     }
 }

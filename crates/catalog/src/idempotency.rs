@@ -5,6 +5,7 @@
 //! is still running is never given out twice; one that another server works on is taken over when that has not answered for
 //! a minute.
 
+use crate::rows::Asked;
 use crate::{Catalog, CatalogError, IDEMPOTENCY_MS};
 
 /// An answer that was given before.
@@ -42,8 +43,13 @@ impl Catalog {
         if !self.claims_in_flight.lock().insert(key.to_owned()) {
             return Ok(Claim::InProgress);
         }
-        let valid_from_ms = now_ms.saturating_sub(IDEMPOTENCY_MS);
-        let claim = self.database.claim(key, request_hash as i64, now_ms, valid_from_ms).await;
+        let asked = Asked {
+            key,
+            request_hash: request_hash as i64,
+            now_ms,
+            valid_from_ms: now_ms.saturating_sub(IDEMPOTENCY_MS),
+        };
+        let claim = self.database.claim(&asked).await;
         if !matches!(claim, Ok(Claim::Fresh { .. })) {
             self.claims_in_flight.lock().remove(key);
         }
@@ -57,8 +63,17 @@ impl Catalog {
         result
     }
 
-    /// Gives a claimed key up without an answer, so that it can be tried again at once; the time of the claim stays.
-    pub fn release_key(&self, key: &str) {
+    /// Gives a claimed key up without an answer, so that it can be tried again at once, here or at another server; the time
+    /// of the claim stays.
+    pub async fn release_key(&self, key: &str) {
+        if let Err(error) = self.database.release(key).await {
+            tracing::warn!("an idempotency key is free for other servers in a minute: {error}");
+        }
+        self.claims_in_flight.lock().remove(key);
+    }
+
+    /// Takes a key for not in use here; for others it is in a minute.
+    pub fn abandon_key(&self, key: &str) {
         self.claims_in_flight.lock().remove(key);
     }
 

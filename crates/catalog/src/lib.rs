@@ -16,6 +16,7 @@ mod database;
 mod following;
 mod idempotency;
 mod journal;
+mod lines;
 mod postgres;
 mod rows;
 mod sqlite;
@@ -275,8 +276,9 @@ impl Catalog {
     /// **Takes** `open_windows`: write roll-ups of windows that are still running too (each minute, and at shutdown).
     pub async fn flush(&self, now_ms: i64, open_windows: bool) -> Result<(), CatalogError> {
         // Each on its own: what is not written stays where it is.
+        let copy = self.mend_copy().await;
         let health = self.flush_health().await;
-        self.flush_collections(now_ms, open_windows).await.and(health)
+        self.flush_collections(now_ms, open_windows).await.and(health).and(copy)
     }
 
     /// Deletes what is past its time: collections, idempotency keys, rows of targets deleted long ago.

@@ -4,12 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, Row};
+use sqlx::{ConnectOptions, Connection};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use crate::journal::sync_parent;
-use crate::rows::{read_collection, read_columns};
+use crate::lines::sync_parent;
+use crate::rows::{Asked, KnownClaim, bind_columns, newer_collection, read_collection, read_columns, target_columns};
 use crate::target::Columns;
 use crate::{CatalogError, Claim, CollectionRow, StoredResponse, time};
 
@@ -89,41 +89,20 @@ impl Sqlite {
 
     /// Writes a row, new or in place of the one with its target id.
     pub async fn put(&self, c: &Columns) -> Result<(), CatalogError> {
-        const SQL: &str = "INSERT INTO metric_targets (id, target_id, target_url, source_type, scrape_config, labels, \
-            health_status, enabled, created_at, source_id, collection_method, origin, request, filters, \
-            retention_policy, limits, version, updated_at, deleted_at, deletion, checksum) \
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) \
-            ON CONFLICT (target_id) DO UPDATE SET id = excluded.id, target_url = excluded.target_url, \
-            source_type = excluded.source_type, scrape_config = excluded.scrape_config, labels = excluded.labels, \
-            health_status = excluded.health_status, enabled = excluded.enabled, created_at = excluded.created_at, \
-            source_id = excluded.source_id, collection_method = excluded.collection_method, origin = excluded.origin, \
-            request = excluded.request, filters = excluded.filters, retention_policy = excluded.retention_policy, \
-            limits = excluded.limits, version = excluded.version, updated_at = excluded.updated_at, \
-            deleted_at = excluded.deleted_at, deletion = excluded.deletion, checksum = excluded.checksum";
-        sqlx::query(SQL)
-            .bind(&c.id)
-            .bind(&c.target_id)
-            .bind(&c.target_url)
-            .bind(&c.source_type)
-            .bind(&c.scrape_config)
-            .bind(&c.labels)
-            .bind(&c.health_status)
-            .bind(c.enabled)
-            .bind(&c.created_at)
-            .bind(&c.source_id)
-            .bind(&c.collection_method)
-            .bind(&c.origin)
-            .bind(&c.request)
-            .bind(&c.filters)
-            .bind(&c.retention_policy)
-            .bind(&c.limits)
-            .bind(c.version)
-            .bind(&c.updated_at)
-            .bind(&c.deleted_at)
-            .bind(&c.deletion)
-            .bind(c.checksum)
-            .execute(&mut *self.writer.lock().await)
-            .await?;
+        const SQL: &str = concat!(
+            "INSERT INTO metric_targets (",
+            target_columns!(),
+            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) \
+             ON CONFLICT (target_id) DO UPDATE SET id = excluded.id, target_url = excluded.target_url, \
+             source_type = excluded.source_type, scrape_config = excluded.scrape_config, labels = excluded.labels, \
+             health_status = excluded.health_status, enabled = excluded.enabled, created_at = excluded.created_at, \
+             source_id = excluded.source_id, collection_method = excluded.collection_method, \
+             origin = excluded.origin, request = excluded.request, filters = excluded.filters, \
+             retention_policy = excluded.retention_policy, limits = excluded.limits, version = excluded.version, \
+             updated_at = excluded.updated_at, deleted_at = excluded.deleted_at, deletion = excluded.deletion, \
+             checksum = excluded.checksum"
+        );
+        bind_columns!(sqlx::query(SQL), c).execute(&mut *self.writer.lock().await).await?;
         Ok(())
     }
 
@@ -179,14 +158,13 @@ impl Sqlite {
 
     /// Writes collections, in one transaction; a row that is there already takes the new figures.
     pub async fn put_collections(&self, rows: &[CollectionRow], now_ms: i64) -> Result<(), CatalogError> {
-        const SQL: &str = "INSERT INTO collection_jobs (id, job_id, target_id, collection_method, status, \
-            metrics_collected, collection_duration_ms, error_details, created_at, source_id, health_status, \
-            collections, samples_stored, samples_refused, window_start, updated_at) \
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
-            ON CONFLICT (job_id) DO UPDATE SET metrics_collected = excluded.metrics_collected, \
-            collection_duration_ms = excluded.collection_duration_ms, health_status = excluded.health_status, \
-            collections = excluded.collections, samples_stored = excluded.samples_stored, \
-            samples_refused = excluded.samples_refused, updated_at = excluded.updated_at";
+        const SQL: &str = concat!(
+            "INSERT INTO collection_jobs (id, job_id, target_id, collection_method, status, metrics_collected, \
+             collection_duration_ms, error_details, created_at, source_id, health_status, collections, \
+             samples_stored, samples_refused, window_start, updated_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+            newer_collection!()
+        );
         let updated_at = time::to_text(now_ms);
         let mut writer = self.writer.lock().await;
         let mut transaction = writer.begin().await?;
@@ -214,53 +192,34 @@ impl Sqlite {
         Ok(transaction.commit().await?)
     }
 
-    /// Claims a key durably, or says what is known of it; keys from before `valid_from_ms` count as unknown.
-    pub async fn claim(
-        &self,
-        key: &str,
-        request_hash: i64,
-        now_ms: i64,
-        valid_from_ms: i64,
-    ) -> Result<Claim, CatalogError> {
+    /// Claims a key durably, or says what is known of it.
+    pub async fn claim(&self, asked: &Asked<'_>) -> Result<Claim, CatalogError> {
         let mut writer = self.writer.lock().await;
         sqlx::query("DELETE FROM idempotency_keys WHERE idempotency_key = $1 AND claimed_at < $2")
-            .bind(key)
-            .bind(time::to_text(valid_from_ms))
+            .bind(asked.key)
+            .bind(time::to_text(asked.valid_from_ms))
             .execute(&mut *writer)
             .await?;
         let fresh = sqlx::query(
             "INSERT INTO idempotency_keys (idempotency_key, request_hash, claimed_at) VALUES ($1, $2, $3) \
              ON CONFLICT (idempotency_key) DO NOTHING",
         )
-        .bind(key)
-        .bind(request_hash)
-        .bind(time::to_text(now_ms))
+        .bind(asked.key)
+        .bind(asked.request_hash)
+        .bind(time::to_text(asked.now_ms))
         .execute(&mut *writer)
         .await?;
         if fresh.rows_affected() == 1 {
-            return Ok(Claim::Fresh { claimed_at_ms: now_ms });
+            return Ok(Claim::Fresh { claimed_at_ms: asked.now_ms });
         }
         let row = sqlx::query(
             "SELECT request_hash, claimed_at, response_status, response_head, response_body \
              FROM idempotency_keys WHERE idempotency_key = $1",
         )
-        .bind(key)
+        .bind(asked.key)
         .fetch_one(&mut *writer)
         .await?;
-        if row.try_get::<i64, _>("request_hash")? != request_hash {
-            return Ok(Claim::OtherRequest);
-        }
-        Ok(match row.try_get::<Option<i64>, _>("response_status")? {
-            Some(status) => Claim::Done(StoredResponse {
-                status: u16::try_from(status).unwrap_or(500),
-                head: row.try_get::<Option<String>, _>("response_head")?.unwrap_or_default(),
-                body: row.try_get::<Option<String>, _>("response_body")?.unwrap_or_default(),
-            }),
-            None => {
-                let text: String = row.try_get("claimed_at")?;
-                Claim::Fresh { claimed_at_ms: time::from_text(&text).unwrap_or(now_ms) }
-            }
-        })
+        Ok(KnownClaim::read(&row)?.answer(asked))
     }
 
     /// Keeps the answer to a claimed key.

@@ -186,6 +186,11 @@ impl Catalog {
         self.mirror.get(target_id).filter(|t| !t.is_live())
     }
 
+    /// Gives all targets that are deleted but not forgotten.
+    pub fn all_deleted(&self) -> Vec<Arc<Target>> {
+        self.mirror.rows.read().values().filter(|t| !t.is_live()).cloned().collect()
+    }
+
     /// Gives all live targets, in order of their ids.
     pub fn all(&self) -> Vec<Arc<Target>> {
         self.mirror.rows.read().values().filter(|t| t.is_live()).cloned().collect()
@@ -227,9 +232,9 @@ impl Catalog {
         self.change(&target_id, |old| {
             let mut target = Target::new(new.clone(), now_ms);
             match old {
-                Some(old) if old.is_live() => return Err(CatalogError::Exists(new.target_id.clone())),
-                Some(old) => target.version = old.version + 1,
-                None => {}
+                Old::Live(_) => return Err(CatalogError::Exists(new.target_id.clone())),
+                Old::Deleted(old) => target.version = old.version + 1,
+                Old::None => {}
             }
             Ok(target)
         })
@@ -245,7 +250,7 @@ impl Catalog {
     ) -> Result<Arc<Target>, CatalogError> {
         let target_id = new.target_id.clone();
         self.change(&target_id, |old| {
-            let old = live(&new.target_id, old, expected_version)?;
+            let old = old.live(&new.target_id, expected_version)?;
             let mut target = Target::new(new.clone(), now_ms);
             target.id = old.id;
             target.created_at_ms = old.created_at_ms;
@@ -263,14 +268,23 @@ impl Catalog {
         expected_version: Option<i64>,
         now_ms: i64,
     ) -> Result<Arc<Target>, CatalogError> {
-        self.change(target_id, |old| Ok(live(target_id, old, expected_version)?.patched(patch, now_ms))).await
+        self.change(target_id, |old| Ok(old.live(target_id, expected_version)?.patched(patch, now_ms))).await
     }
 
     /// Deletes a live target; the row stays so that the deletion can be undone.
-    pub async fn delete(&self, target_id: &str, now_ms: i64) -> Result<Arc<Target>, CatalogError> {
+    ///
+    /// **Takes** `deletion`: what the deletion is answered with, as far as that is known; see [`Catalog::set_deletion`].
+    pub async fn delete(
+        &self,
+        target_id: &str,
+        expected_version: Option<i64>,
+        deletion: Option<Value>,
+        now_ms: i64,
+    ) -> Result<Arc<Target>, CatalogError> {
         self.change(target_id, |old| {
-            let mut target = live(target_id, old, None)?.clone();
+            let mut target = old.live(target_id, expected_version)?.clone();
             target.deleted_at_ms = Some(now_ms);
+            target.deletion.clone_from(&deletion);
             target.updated_at_ms = now_ms;
             target.version += 1;
             Ok(target)
@@ -281,12 +295,8 @@ impl Catalog {
     /// Notes what a deletion was answered with, for a request that comes twice.
     pub async fn set_deletion(&self, target_id: &str, deletion: Value) -> Result<(), CatalogError> {
         let changed = self.change(target_id, |old| match old {
-            Some(old) if !old.is_live() => {
-                let mut target = old.clone();
-                target.deletion = Some(deletion.clone());
-                Ok(target)
-            }
-            _ => Err(CatalogError::NotFound(target_id.to_owned())),
+            Old::Deleted(old) => Ok(Target { deletion: Some(deletion.clone()), ..old.clone() }),
+            Old::None | Old::Live(_) => Err(CatalogError::NotFound(target_id.to_owned())),
         });
         changed.await.map(drop)
     }
@@ -297,9 +307,9 @@ impl Catalog {
     pub async fn restore(&self, target_id: &str, now_ms: i64) -> Result<Arc<Target>, CatalogError> {
         self.change(target_id, |old| {
             let old = match old {
-                Some(old) if old.is_live() => return Err(CatalogError::Exists(target_id.to_owned())),
-                Some(old) => old,
-                None => return Err(CatalogError::NotFound(target_id.to_owned())),
+                Old::Live(_) => return Err(CatalogError::Exists(target_id.to_owned())),
+                Old::Deleted(old) => old,
+                Old::None => return Err(CatalogError::NotFound(target_id.to_owned())),
             };
             if old.undo_until_ms().is_some_and(|until| now_ms > until) {
                 return Err(CatalogError::UndoExpired(target_id.to_owned()));
@@ -369,6 +379,24 @@ impl Catalog {
         Ok(())
     }
 
+    /// Writes the second copy anew after a change could not be written to it.
+    pub(crate) async fn mend_copy(&self) -> Result<(), CatalogError> {
+        if !self.journal.lock().is_behind() {
+            return Ok(());
+        }
+        let _one = self.changing.lock().await;
+        let mut columns: BTreeMap<String, Columns> =
+            self.mirror.sound_columns().into_iter().map(|c| (c.target_id.clone(), c)).collect();
+        let mut journal = self.journal.lock();
+        for (target_id, copy) in journal.read()? {
+            // A damaged row must not push its sound copy out.
+            if self.mirror.get(&target_id).is_some_and(|t| t.damage.is_some()) {
+                columns.insert(target_id, copy);
+            }
+        }
+        Ok(journal.rewrite(columns.values())?)
+    }
+
     /// Changes one target: in the database, then in the mirror, then in the journal.
     ///
     /// **Takes** `decide`: from what is known of the target to what it shall be; asked again when another server has
@@ -376,12 +404,12 @@ impl Catalog {
     async fn change(
         &self,
         target_id: &str,
-        decide: impl Fn(Option<&Target>) -> Result<Target, CatalogError>,
+        decide: impl Fn(Old<'_>) -> Result<Target, CatalogError>,
     ) -> Result<Arc<Target>, CatalogError> {
         let _one = self.changing.lock().await;
         for _ in 0..CHANGE_TRIES_MAX {
             let old = self.mirror.get(target_id);
-            let target = decide(old.as_deref())?;
+            let target = decide(Old::of(old.as_deref()))?;
             target.check_lengths()?;
             let columns = target.columns();
             let known = old.map(|old| old.columns());
@@ -391,8 +419,8 @@ impl Catalog {
             }
             let target = self.mirror.put(target);
             if let Err(error) = self.journal.lock().append([&columns]) {
-                // The change is committed; only its second copy is missing, until the next start or hour.
-                tracing::warn!("catalog.targets: {error}");
+                // The change is committed; its second copy comes with a flush.
+                tracing::warn!("catalog.targets: {error}; it is tried again");
             }
             return Ok(target);
         }
@@ -400,18 +428,33 @@ impl Catalog {
     }
 }
 
-fn live<'a>(
-    target_id: &str,
-    known: Option<&'a Target>,
-    expected_version: Option<i64>,
-) -> Result<&'a Target, CatalogError> {
-    let Some(target) = known.filter(|t| t.is_live()) else {
-        return Err(CatalogError::NotFound(target_id.to_owned()));
-    };
-    match expected_version {
-        Some(expected) if expected != target.version => {
-            Err(CatalogError::VersionMismatch { target_id: target_id.to_owned(), expected, actual: target.version })
+/// What is known of a target that is to be changed.
+enum Old<'a> {
+    /// Nothing.
+    None,
+    /// It is there.
+    Live(&'a Target),
+    /// It was deleted and is not forgotten.
+    Deleted(&'a Target),
+}
+
+impl<'a> Old<'a> {
+    fn of(known: Option<&'a Target>) -> Old<'a> {
+        match known {
+            None => Old::None,
+            Some(target) if target.is_live() => Old::Live(target),
+            Some(target) => Old::Deleted(target),
         }
-        _ => Ok(target),
+    }
+
+    /// Gives a live target, in the version that is expected.
+    fn live(self, target_id: &str, expected_version: Option<i64>) -> Result<&'a Target, CatalogError> {
+        let Old::Live(target) = self else { return Err(CatalogError::NotFound(target_id.to_owned())) };
+        match expected_version {
+            Some(expected) if expected != target.version => {
+                Err(CatalogError::VersionMismatch { target_id: target_id.to_owned(), expected, actual: target.version })
+            }
+            _ => Ok(target),
+        }
     }
 }

@@ -1,18 +1,16 @@
-//! Rows of `collection_jobs` that wait on disk for a database that is away: one checksummed line of JSON each.
+//! Rows of `collection_jobs` that wait on disk for a database that is away, as lines of [`crate::lines`].
 //!
 //! Invariants: 1. rows leave in the order in which they came, so that the last word on a job is written last; 2. a row
 //! leaves the file after the database has it; after a crash it may be written again, which changes nothing; 3. what finds
-//! no room is counted.
+//! no room is counted, once.
 //! Limits: [`FILE_BYTES_MAX`], about a week of failures and roll-ups of a thousand targets.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::path::PathBuf;
-
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::CollectionRow;
 use crate::collection::RowText;
+use crate::lines::{LineFile, line};
 
 /// Bytes of waiting rows.
 pub const FILE_BYTES_MAX: u64 = 512 << 20;
@@ -23,11 +21,10 @@ const LINE_BYTES_MAX: u64 = 64 << 10;
 
 /// The file of waiting rows.
 pub struct Waiting {
-    path: PathBuf,
-    file: Option<File>,
+    file: LineFile,
     /// Where the next row to write begins.
     start: u64,
-    /// Where the next row is appended.
+    /// Where the last row ends.
     end: u64,
     limit: u64,
     dropped: u64,
@@ -37,6 +34,7 @@ pub struct Waiting {
 pub struct Piece {
     /// Sound rows.
     pub rows: Vec<CollectionRow>,
+    damaged: u64,
     end: u64,
 }
 
@@ -47,12 +45,9 @@ impl Waiting {
     }
 
     fn open_with(path: PathBuf, limit: u64) -> io::Result<Waiting> {
-        let end = match std::fs::metadata(&path) {
-            Ok(found) => found.len(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-            Err(e) => return Err(e),
-        };
-        Ok(Waiting { path, file: None, start: 0, end, limit, dropped: 0 })
+        let file = LineFile::at(path);
+        let end = file.bytes()?;
+        Ok(Waiting { file, start: 0, end, limit, dropped: 0 })
     }
 
     /// Tells whether no row waits.
@@ -65,103 +60,64 @@ impl Waiting {
         self.end.saturating_sub(self.start)
     }
 
-    /// Counts the rows that found no room.
+    /// Counts the rows that found no room or were damaged.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
     /// Appends rows; they are on disk when it returns.
+    ///
+    /// **Errors** mean that none of them waits here, and none was counted.
     pub fn append(&mut self, rows: &[CollectionRow]) -> io::Result<()> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let mut lines = Vec::new();
+        let (mut lines, mut dropped) = (Vec::new(), 0);
         for row in rows {
-            let line = line(row);
+            let line = line(&RowText::from(row));
             if self.end + (lines.len() + line.len()) as u64 > self.limit {
-                self.dropped += 1;
+                dropped += 1;
             } else {
                 lines.extend_from_slice(&line);
             }
         }
-        let end = self.end;
-        let file = self.file()?;
-        file.seek(SeekFrom::Start(end))?;
-        if let Err(error) = file.write_all(&lines).and_then(|()| file.sync_data()) {
-            // What came through of it is cut off again.
-            let _ = file.set_len(end);
-            self.file = None;
-            return Err(error);
+        if !lines.is_empty() {
+            self.end = self.file.append(&lines)?;
         }
-        self.end += lines.len() as u64;
+        self.dropped += dropped;
         Ok(())
     }
 
     /// Reads rows from the front; they stay until [`Waiting::done`].
-    pub fn piece(&mut self) -> io::Result<Piece> {
-        let (start, end) = (self.start, self.end);
-        let file = self.file()?;
-        file.seek(SeekFrom::Start(start))?;
-        let mut reader = BufReader::new(file.take(end.saturating_sub(start)));
-        let mut piece = Piece { rows: Vec::new(), end: start };
-        let mut damaged = 0u64;
+    pub fn piece(&self) -> io::Result<Piece> {
+        let mut lines = self.file.read(self.start, self.end, LINE_BYTES_MAX)?;
+        let mut piece = Piece { rows: Vec::new(), damaged: 0, end: self.start };
         while piece.rows.len() < PIECE_ROWS_MAX {
-            let mut bytes = Vec::new();
-            let read = (&mut reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes)?;
-            if read == 0 {
+            let Some((row, bytes)) = lines.next::<RowText>()? else {
+                // Somebody may have cut the file.
+                piece.end = self.end;
                 break;
+            };
+            piece.end += bytes;
+            match row {
+                Some(row) => piece.rows.push(row.into()),
+                None => piece.damaged += 1,
             }
-            piece.end += read as u64;
-            match parse(&bytes) {
-                Some(row) => piece.rows.push(row),
-                None => damaged += 1,
-            }
-        }
-        if damaged > 0 {
-            tracing::warn!(path = %self.path.display(), damaged, "lines that do not check are skipped");
-            self.dropped += damaged;
         }
         Ok(piece)
     }
 
     /// The database has a piece; an empty file gives its room back.
     pub fn done(&mut self, piece: &Piece) -> io::Result<()> {
+        if piece.damaged > 0 {
+            let damaged = piece.damaged;
+            tracing::warn!(path = %self.file.path().display(), damaged, "lines that do not check are skipped");
+            self.dropped += damaged;
+        }
         self.start = piece.end;
         if self.is_empty() {
-            let file = self.file()?;
-            file.set_len(0)?;
-            file.sync_data()?;
+            self.file.clear()?;
             (self.start, self.end) = (0, 0);
         }
         Ok(())
     }
-
-    fn file(&mut self) -> io::Result<&mut File> {
-        match &mut self.file {
-            Some(file) => Ok(file),
-            none => {
-                let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&self.path)?;
-                Ok(none.insert(file))
-            }
-        }
-    }
-}
-
-fn line(row: &CollectionRow) -> Vec<u8> {
-    let json = serde_json::to_vec(&RowText::from(row)).unwrap_or_default();
-    let mut out = format!("{:016x} ", xxh3_64(&json)).into_bytes();
-    out.extend_from_slice(&json);
-    out.push(b'\n');
-    out
-}
-
-fn parse(line: &[u8]) -> Option<CollectionRow> {
-    let line = line.strip_suffix(b"\n")?;
-    let (sum, json) = line.split_at_checked(17)?;
-    if sum != format!("{:016x} ", xxh3_64(json)).as_bytes() {
-        return None;
-    }
-    serde_json::from_slice::<RowText>(json).ok().map(CollectionRow::from)
 }
 
 #[cfg(test)]
@@ -222,7 +178,7 @@ mod tests {
     fn damage_costs_a_line_and_a_full_file_counts_what_it_does_not_take() {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("jobs");
-        let one = line(&row(0)).len() as u64;
+        let one = line(&RowText::from(&row(0))).len() as u64;
         let mut waiting = Waiting::open_with(path.clone(), 3 * one).unwrap();
         waiting.append(&(0..5).map(row).collect::<Vec<_>>()).unwrap();
         assert_eq!((waiting.dropped(), waiting.bytes()), (2, 3 * one));
@@ -232,7 +188,10 @@ mod tests {
         bytes.truncate(bytes.len() - 3);
         std::fs::write(&path, bytes).unwrap();
         let mut waiting = Waiting::open(path).unwrap();
-        assert_eq!(drain(&mut waiting), [row(0)]);
+        // A database that does not take them reads them again and again: damage counts once.
+        assert_eq!((waiting.piece().unwrap().rows, waiting.dropped()), (vec![row(0)], 0));
+        waiting.append(&[row(7)]).unwrap();
+        assert_eq!(drain(&mut waiting), [row(0), row(7)], "what broke off takes no other line with it");
         assert_eq!(waiting.dropped(), 2);
     }
 }

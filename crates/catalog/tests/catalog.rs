@@ -18,6 +18,8 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection, Executor};
 use tempfile::TempDir;
 
+#[path = "../../../tests/support/child.rs"]
+mod child;
 #[path = "../../../tests/support/postgres.rs"]
 mod postgres;
 
@@ -158,11 +160,11 @@ async fn patch_replace_delete_restore(bed: Bed) {
     let replaced = catalog.replace(new_target("a"), None, NOW + 3).await.unwrap();
     assert_eq!((replaced.version, replaced.created_at_ms, replaced.id), (3, NOW, patched.id));
 
-    let deleted = catalog.delete("a", NOW + 4).await.unwrap();
+    let deleted = catalog.delete("a", None, None, NOW + 4).await.unwrap();
     assert_eq!(deleted.undo_until_ms(), Some(NOW + 4 + UNDO_WINDOW_MS));
     catalog.set_deletion("a", json!({"deleted": true})).await.unwrap();
     assert!(catalog.get("a").is_none() && catalog.is_empty());
-    assert!(matches!(catalog.delete("a", NOW + 5).await, Err(CatalogError::NotFound(_))));
+    assert!(matches!(catalog.delete("a", None, None, NOW + 5).await, Err(CatalogError::NotFound(_))));
     drop(catalog);
     let catalog = bed.open().await;
     assert_eq!(catalog.get_deleted("a").unwrap().deletion, Some(json!({"deleted": true})));
@@ -175,10 +177,10 @@ async fn patch_replace_delete_restore(bed: Bed) {
 async fn a_deleted_id_can_be_registered_again_and_is_forgotten_in_the_end(bed: Bed) {
     let catalog = bed.open().await;
     catalog.insert(new_target("a"), NOW).await.unwrap();
-    catalog.delete("a", NOW).await.unwrap();
+    catalog.delete("a", None, None, NOW).await.unwrap();
     let again = catalog.insert(new_target("a"), NOW + 1).await.unwrap();
     assert_eq!((again.version, again.is_live()), (3, true));
-    catalog.delete("a", NOW).await.unwrap();
+    catalog.delete("a", None, None, NOW).await.unwrap();
     catalog.prune(NOW + catalog::DELETED_RETENTION_MS + 1).await.unwrap();
     assert!(catalog.get_deleted("a").is_none());
 }
@@ -301,7 +303,7 @@ async fn idempotency_keys_give_the_first_answer(bed: Bed) {
     assert_eq!(catalog.claim_key("k", 2, NOW + 6_000).await.unwrap(), Claim::OtherRequest);
     let later = NOW + catalog::IDEMPOTENCY_MS + 1;
     assert_eq!(catalog.claim_key("k", 2, later).await.unwrap(), Claim::Fresh { claimed_at_ms: later });
-    catalog.release_key("k");
+    catalog.release_key("k").await;
     catalog.prune(later + catalog::IDEMPOTENCY_MS + 1).await.unwrap();
 }
 
@@ -318,7 +320,7 @@ async fn any_flipped_bit_in_the_database_loses_no_target() {
     for id in ["a", "b", "c"] {
         catalog.insert(new_target(id), NOW).await.unwrap();
     }
-    catalog.delete("c", NOW).await.unwrap();
+    catalog.delete("c", None, None, NOW).await.unwrap();
     catalog.close(NOW).await.unwrap();
     let database = std::fs::read(file(&dir)).unwrap();
     let copy = std::fs::read(dir.path().join("catalog.targets")).unwrap();

@@ -11,10 +11,13 @@ use catalog::{Catalog, CatalogError, Claim, NewTarget, PostgresPlace, TargetPatc
 use model::{CollectionMethod, CollectionReport, Counts, Health, Origin};
 use postgres::Postgres;
 use serde_json::json;
+use sqlx::Connection;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use toxic::{Mood, Toxic};
 
+#[path = "../../../tests/support/child.rs"]
+mod child;
 #[path = "../../../tests/support/postgres.rs"]
 mod postgres;
 #[path = "../../../bin/quiver/tests/e2e/toxic.rs"]
@@ -91,6 +94,21 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// Changes what is known until nobody else was faster.
+async fn add_label(node: Arc<Catalog>, name: String) {
+    loop {
+        let known = node.get("t").unwrap();
+        let mut labels = known.spec.labels.clone();
+        labels.insert(name.clone(), "x".to_owned());
+        let patch = TargetPatch { labels: Some(labels), ..TargetPatch::default() };
+        match node.patch("t", &patch, Some(known.version), NOW).await {
+            Ok(_) => return,
+            Err(CatalogError::VersionMismatch { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_see_each_others_changes_and_never_undo_them() {
     let server = Postgres::start();
@@ -120,16 +138,17 @@ async fn servers_see_each_others_changes_and_never_undo_them() {
     let won = [&r0, &r1, &r2].iter().filter(|r| r.is_ok()).count();
     assert_eq!(won, 1, "{r0:?} {r1:?} {r2:?}");
     assert!([r0, r1, r2].iter().all(|r| matches!(r, Ok(_) | Err(CatalogError::VersionMismatch { .. }))));
-    let changes = (0..12).map(|i| {
-        let (node, patch) = (nodes[i % 3].clone(), label(i));
-        async move { node.patch("t", &patch, None, NOW).await }
-    });
-    let changes: Vec<_> = changes.map(tokio::spawn).collect();
-    for change in changes {
-        change.await.unwrap().unwrap();
+    // Each adds a label of his own to what he knows, again and again: nobody undoes what another did meanwhile.
+    let adding: Vec<_> = (0..12).map(|i| tokio::spawn(add_label(nodes[i % 3].clone(), format!("own{i}")))).collect();
+    for added in adding {
+        added.await.unwrap();
     }
+    let has_all = |node: &Arc<Catalog>| {
+        node.get("t").is_some_and(|t| (0..12).all(|i| t.spec.labels.contains_key(&format!("own{i}"))))
+    };
+    until("all have all labels", || nodes.iter().all(|n| has_all(n))).await;
     let version = before + 13;
-    until("every change counted", || nodes.iter().all(|n| n.get("t").is_some_and(|t| t.version == version))).await;
+    assert!(nodes.iter().all(|n| n.get("t").is_some_and(|t| t.version == version)), "each change is one version");
     let (r0, r1) = tokio::join!(nodes[0].insert(new_target("u"), NOW), nodes[1].insert(new_target("u"), NOW));
     assert!(r0.is_ok() != r1.is_ok(), "one of them registers: {r0:?} {r1:?}");
 
@@ -147,7 +166,19 @@ async fn servers_see_each_others_changes_and_never_undo_them() {
     assert_eq!(nodes[0].claim_key("k", 1, NOW).await.unwrap(), Claim::Fresh { claimed_at_ms: NOW });
     assert_eq!(nodes[1].claim_key("k", 1, NOW).await.unwrap(), Claim::InProgress, "another server works on it");
 
-    nodes[2].delete("t", NOW).await.unwrap();
+    nodes[0].release_key("k").await;
+    let claim = nodes[1].claim_key("k", 1, NOW + 5).await.unwrap();
+    assert_eq!(
+        claim,
+        Claim::Fresh { claimed_at_ms: NOW },
+        "another server may try at once, with the time of the first"
+    );
+
+    let known = nodes[2].get("t").unwrap().version;
+    nodes[0].patch("t", &label(0), None, NOW).await.unwrap();
+    let late = nodes[2].delete("t", Some(known), None, NOW).await;
+    assert!(matches!(late, Err(CatalogError::VersionMismatch { .. })), "it is not what was to be deleted: {late:?}");
+    nodes[2].delete("t", None, None, NOW).await.unwrap();
     until("it is gone everywhere", || nodes.iter().all(|n| n.get("t").is_none() && n.get_deleted("t").is_some())).await;
     nodes[0].restore("t", NOW).await.unwrap();
     server.ask("shared", "DELETE FROM metric_targets WHERE target_id = 'u'");
@@ -264,4 +295,92 @@ async fn a_database_that_is_away_costs_nothing_but_changes() {
     assert_eq!((rows.as_str(), catalog.stats().collections_dropped), ("700|700|11", 0));
     catalog.patch("a", &patch, None, NOW).await.unwrap();
     drop(stop);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_breaks_between_servers_no_change_is_missed() {
+    let server = Postgres::start();
+    server.create("missed");
+    let url = server.url("missed");
+    let a = Node::on(&url).await;
+    a.catalog.insert(new_target("first"), NOW).await.unwrap();
+    let b = Node::on(&url).await;
+
+    // The second copy cannot be written: the change is in force all the same, and in the copy as soon as that is possible.
+    let copy = copy_of(&b);
+    std::fs::remove_file(&copy).unwrap();
+    std::fs::create_dir(&copy).unwrap();
+    a.catalog.insert(new_target("second"), NOW).await.unwrap();
+    a.catalog.delete("first", None, None, NOW).await.unwrap();
+    until("it is known", || b.catalog.get("second").is_some() && b.catalog.get("first").is_none()).await;
+    let changed = b.catalog.changed().await;
+    assert!(changed.contains(&"second".to_owned()), "{changed:?}");
+    assert!(b.catalog.flush(NOW, false).await.is_err(), "the folder is in the way");
+    std::fs::remove_dir(&copy).unwrap();
+    b.catalog.flush(NOW, false).await.unwrap();
+    let text = std::fs::read_to_string(&copy).unwrap();
+    assert!(text.contains("\"second\"") && text.lines().count() == 2, "{text}");
+
+    // The connection that listens is ended again and again, right behind and right before a change.
+    let mut by_hand = sqlx::PgConnection::connect(&url).await.unwrap();
+    let mut name = String::new();
+    for round in 0..24 {
+        for part in ["x", "y"] {
+            name = format!("{part}{round}");
+            let insert = "INSERT INTO metric_targets (target_id, target_url, source_type, scrape_config) \
+                VALUES ($1, 'http://h/', 'APPLICATION', '{}')";
+            sqlx::query(insert).bind(&name).execute(&mut by_hand).await.unwrap();
+            let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
+            sqlx::query(end).execute(&mut by_hand).await.unwrap();
+        }
+        if round % 8 == 0 {
+            tokio::time::sleep(Duration::from_millis(1_100)).await;
+        }
+    }
+    until("the last one came", || [&a, &b].iter().all(|n| n.catalog.get(&name).is_some())).await;
+    for round in 0..24 {
+        let known =
+            |n: &Node| n.catalog.get(&format!("x{round}")).is_some() && n.catalog.get(&format!("y{round}")).is_some();
+        assert!(known(&a) && known(&b), "round {round}");
+    }
+}
+
+/// Gives the second copy of a node's targets.
+fn copy_of(node: &Node) -> std::path::PathBuf {
+    let files = std::fs::read_dir(node._dir.path()).unwrap().map(|f| f.unwrap().path());
+    files.into_iter().find(|f| f.extension().is_some_and(|e| e == "targets")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_a_row_says_costs_the_row() {
+    let server = Postgres::start();
+    server.create("rows");
+    let (a, b) = (Node::on(&server.url("rows")).await, Node::on(&server.url("rows")).await);
+    for n in 0..5 {
+        a.catalog.record(&failed(n));
+    }
+    server.ask("rows", "ALTER TABLE collection_jobs RENAME TO elsewhere");
+    for _ in 0..3 {
+        assert!(a.catalog.flush(NOW, true).await.is_err());
+    }
+    assert!(a.catalog.stats().waiting_bytes > 0 && a.catalog.stats().collections_dropped == 0);
+    server.ask("rows", "ALTER TABLE elsewhere RENAME TO collection_jobs");
+    server.ask("rows", "ALTER TABLE collection_jobs ADD CHECK (error_details NOT LIKE 'refused 3%')");
+    a.catalog.flush(NOW, true).await.unwrap();
+    let count = server.ask("rows", "SELECT count(*) FROM collection_jobs");
+    assert_eq!((count.as_str(), a.catalog.stats().collections_dropped, a.catalog.stats().waiting_bytes), ("4", 1, 0));
+
+    // Both write the states of the same targets, each in an order of its own.
+    for n in 0..150 {
+        a.catalog.insert(new_target(&format!("t{n}")), NOW).await.unwrap();
+    }
+    until("both have them", || b.catalog.len() == 150).await;
+    for round in 0..12 {
+        for node in [&a, &b] {
+            let health = if round % 2 == 0 { Health::Healthy } else { Health::Unhealthy };
+            (0..150).for_each(|n| node.catalog.set_health(&format!("t{n}"), health));
+        }
+        let (one, other) = tokio::join!(a.catalog.flush(NOW, false), b.catalog.flush(NOW, false));
+        one.and(other).unwrap();
+    }
 }

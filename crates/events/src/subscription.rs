@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::task::JoinHandle;
 
 use crate::log::{Shared, io_error};
 use crate::segment::SegmentCursor;
@@ -53,6 +54,8 @@ pub struct Subscription {
     ahead: Option<Event>,
     from_disk: VecDeque<Event>,
     cursor: Option<(u64, SegmentCursor)>,
+    /// A read that is under way; it is waited for again when who waited was cancelled.
+    reading: Option<JoinHandle<Result<Read, SubscribeError>>>,
 }
 
 impl Subscription {
@@ -62,7 +65,8 @@ impl Subscription {
         source_id: Option<String>,
         next_seq: u64,
     ) -> Subscription {
-        Subscription { shared, live, source_id, next_seq, ahead: None, from_disk: VecDeque::new(), cursor: None }
+        let (from_disk, cursor) = (VecDeque::new(), None);
+        Subscription { shared, live, source_id, next_seq, ahead: None, from_disk, cursor, reading: None }
     }
 
     /// Gives the place of the event that comes next at the earliest.
@@ -70,7 +74,7 @@ impl Subscription {
         self.next_seq
     }
 
-    /// Waits for the next event of the wanted source. Cancelling it loses nothing.
+    /// Waits for the next event of the wanted source. Cancelling it loses nothing, no read of the disk either.
     pub async fn next(&mut self) -> Result<Delivery, SubscribeError> {
         loop {
             if let Some(event) = self.next_known() {
@@ -124,10 +128,16 @@ impl Subscription {
 
     /// Reads the next events from disk, on a thread that may wait.
     async fn read_disk(&mut self) -> Result<(), SubscribeError> {
-        let shared = Arc::clone(&self.shared);
-        let cursor = self.cursor.take();
         let next_seq = self.next_seq;
-        let joined = tokio::task::spawn_blocking(move || read(&shared, cursor, next_seq)).await;
+        let reading = match &mut self.reading {
+            Some(reading) => reading,
+            none => {
+                let (shared, cursor) = (Arc::clone(&self.shared), self.cursor.take());
+                none.insert(tokio::task::spawn_blocking(move || read(&shared, cursor, next_seq)))
+            }
+        };
+        let joined = reading.await;
+        self.reading = None;
         let Ok(result) = joined else { return Err(SubscribeError::Closed) };
         let read = result?;
         self.cursor = read.cursor;

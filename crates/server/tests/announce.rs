@@ -18,11 +18,17 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use nats::{Nats, PASSWORD};
 use server::announce::{Announcer, signature};
 use server::config::announce::read;
 use server::config::fields::Problems;
 use server::config::yaml;
 use server::telemetry::Exposition;
+
+#[path = "../../../tests/support/child.rs"]
+mod child;
+#[path = "../../../tests/support/nats.rs"]
+mod nats;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const T0: u64 = 1_750_500_000_000;
@@ -238,4 +244,46 @@ async fn a_damaged_cursor_brings_everything_again_rather_than_losing_anything() 
         all
     });
     assert!(by_source.values().all(|numbers| numbers.windows(2).all(|w| w[0] < w[1])), "{by_source:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_no_stream_takes_holds_no_other_up_and_none_goes_to_a_wrong_stream() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let log = EventLog::open(&dir.path().join("events")).unwrap();
+    let bus = Nats::start();
+    // Two kilobytes are more than any of the events but one.
+    let stream = r#"{"name": "GOOD", "subjects": ["good.>", "other.>"], "max_msg_size": 2000, "storage": "file",
+        "retention": "limits", "discard": "old", "num_replicas": 1}"#;
+    let made = bus.request("$JS.API.STREAM.CREATE.GOOD", stream);
+    assert_eq!(made["config"]["name"], "GOOD", "{made}");
+    let sink = |name: &str, subject: &str, more: &str| {
+        let url = format!("nats://127.0.0.1:{}", bus.port);
+        format!("{{name: {name}, url: '{url}', user: quiver, password: {PASSWORD}, subject: {subject}{more}}}")
+    };
+    let config = format!(
+        "nats: [{}, {}]",
+        sink("good", "good", ", stream: GOOD"),
+        sink("wrong", "other", ", stream: ELSEWHERE")
+    );
+    let (announcer, _stop) = start(dir.path(), &log, &config);
+    until("they begin now", || {
+        ["good", "wrong"].iter().all(|s| dir.path().join(format!("announce/{s}.cursor")).exists())
+    })
+    .await;
+    for n in 1..=30 {
+        let mut event = report(n);
+        if n == 11 {
+            event.batch_id = "x".repeat(3_000);
+        }
+        log.publish(event);
+    }
+    until("all but one are there", || bus.count("GOOD") >= 29).await;
+    until("one is written down", || page(&announcer).contains("quiver_event_sink_refused_total{sink=\"good\"} 1\n"))
+        .await;
+    until("nothing waits", || page(&announcer).contains("quiver_event_sink_lag_events{sink=\"good\"} 0\n")).await;
+    let messages = bus.messages("GOOD");
+    assert!(messages.len() == 29 && messages.iter().all(|(subject, _)| subject.starts_with("good.")), "{messages:?}");
+    // The other one waits for its stream, and says so.
+    until("it has tried", || page(&announcer).contains("quiver_event_sink_up{sink=\"wrong\"} 0\n")).await;
+    assert!(page(&announcer).contains("quiver_event_sink_refused_total{sink=\"wrong\"} 0\n"));
 }

@@ -12,6 +12,8 @@ use server::cache::{Cache, MemoryCache, RedisCache};
 use server::config::CacheSettings;
 use toxic::{Mood, Toxic};
 
+#[path = "../../../tests/support/child.rs"]
+mod child;
 #[path = "../../../tests/support/redis.rs"]
 mod redis_server;
 #[path = "../../../bin/quiver/tests/e2e/toxic.rs"]
@@ -115,4 +117,31 @@ async fn a_redis_that_is_down_slow_or_full_costs_nobody_time_and_is_never_wrong(
     cache.put("k2".into(), 60_000, "new".into());
     until("it takes again", async || cache.get("k2").await.as_deref() == Some("new")).await;
     assert!(cache.stats().up);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_value_holds_the_others_up() {
+    let redis = Redis::start();
+    let toxic = Toxic::before(redis.port);
+    let (cache, _stop) = redis_at(&redis.url_by(toxic.port()));
+    for key in ["big", "huge"] {
+        cache.put(key.into(), 600_000, "old".into());
+    }
+    until("they are written", async || cache.stats().waiting == 0).await;
+
+    // 16 KiB in each tenth of a second: 4 MiB take far longer than any call may.
+    toxic.set(Mood::Late(Duration::from_millis(100)));
+    cache.put("big".into(), 600_000, "x".repeat(4 << 20));
+    cache.put("small".into(), 600_000, "1".into());
+    until("the small one is there", async || redis.ask(&["GET", "small"]).is_some()).await;
+    until("the old one is not", async || redis.ask(&["GET", "big"]).is_none()).await;
+    assert_eq!(cache.stats().dropped, 1);
+    toxic.set(Mood::Good);
+    cache.put("big".into(), 600_000, "y".repeat(4 << 20));
+    until("a fast network takes it", async || redis.ask(&["STRLEN", "big"]).as_deref() == Some("4194304")).await;
+
+    cache.put("huge".into(), 600_000, "x".repeat(17 << 20));
+    assert_eq!(cache.get("huge").await, None, "what it replaces is not true any more");
+    until("it is taken out", async || redis.ask(&["EXISTS", "huge"]).as_deref() == Some("0")).await;
+    assert_eq!(cache.stats().dropped, 2);
 }

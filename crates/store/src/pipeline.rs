@@ -204,6 +204,12 @@ impl Pipeline {
         self.shared.fsyncs.load(Ordering::Relaxed)
     }
 
+    /// Tells whether both threads run; not after closing.
+    pub fn is_alive(&self) -> bool {
+        let threads = self.threads.lock();
+        !threads.is_empty() && threads.iter().all(|thread| !thread.is_finished())
+    }
+
     /// Takes nothing more, finishes what waits, ends the threads. A second call does nothing.
     pub fn close(&self) {
         self.shared.queue.lock().closed = true;

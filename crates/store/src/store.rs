@@ -129,6 +129,11 @@ impl Store {
         let _ = self.before_cut.set(Box::new(hook));
     }
 
+    /// Tells whether the threads run that write and apply what comes; one that has ended takes everything with it.
+    pub fn is_alive(&self) -> bool {
+        self.pipeline.is_alive()
+    }
+
     /// Takes nothing more, finishes what waits, gives the directory free. A second call does nothing.
     pub fn close(&self) {
         if self.closed.swap(true, Ordering::SeqCst) {

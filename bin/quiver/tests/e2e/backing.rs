@@ -46,6 +46,64 @@ fn own(server: &Program, name: &str) -> f64 {
     line.rsplit(' ').next().and_then(|v| v.parse().ok()).unwrap_or_else(|| panic!("{line}"))
 }
 
+/// Both servers register and change the same targets at the same time, each something else of them.
+fn both_change_the_same(a: &Program, b: &Program, exporter: &Program) {
+    const ROUNDS: usize = 15;
+    let path = "/api/v1/metrics/targets/one";
+    std::thread::scope(|scope| {
+        for (server, name) in [(a, "a"), (b, "b")] {
+            scope.spawn(move || {
+                for n in 0..ROUNDS {
+                    let patch = json!({"labels": {format!("{name}{n}"): "x"}}).to_string();
+                    let headers = [("content-type", "application/merge-patch+json")];
+                    server.client.send("PATCH", path, &headers, patch.as_bytes()).expect(200);
+                    let answer = register(server, &format!("both{n}"), exporter);
+                    assert!([200, 201].contains(&answer.status), "the registration is the same: {}", answer.body);
+                }
+            });
+        }
+    });
+    wait_until("both have all changes of either", || {
+        [a, b].iter().all(|server| {
+            let labels = server.client.get(path).expect(200).json()["labels"].clone();
+            (0..ROUNDS).all(|n| labels[format!("a{n}")] == "x" && labels[format!("b{n}")] == "x")
+        })
+    });
+    let etag = a.client.get(path).header("etag").map(str::to_owned).expect("an ETag");
+    let patch = json!({"labels": {"late": "x"}}).to_string();
+    let headers = [("content-type", "application/merge-patch+json")];
+    b.client.send("PATCH", path, &headers, patch.as_bytes()).expect(200);
+    a.client.send("DELETE", path, &[("if-match", &etag)], b"").expect(412);
+    for n in 0..ROUNDS {
+        a.client.delete(&format!("/api/v1/metrics/targets/both{n}")).expect(200);
+    }
+    wait_until("they are gone", || b.client.get("/api/v1/metrics/targets").json().as_array().map(Vec::len) == Some(1));
+}
+
+#[test]
+fn servers_with_targets_of_the_same_name_do_not_answer_for_each_other() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let redis = Redis::start();
+    let exporter = node_exporter(dir.path());
+    let servers = ["a", "b"].map(|name| {
+        let dir = dir.path().join(name);
+        std::fs::create_dir_all(&dir).expect("the folder is made");
+        quiver_on(&dir, free_port(), &["--cache", &redis.url()])
+    });
+    register(&servers[0], "one", &exporter).expect(201);
+    register(&servers[1], "one", &servers[0]).expect(201);
+    let latest = |server: &Program| server.client.get("/api/v1/metrics/targets/one/latest").expect(200).body;
+    wait_until("each has its own", || {
+        latest(&servers[0]).contains("node_load1") && latest(&servers[1]).contains("quiver_build_info")
+    });
+    for round in 0..40 {
+        let (of_a, of_b) = (latest(&servers[0]), latest(&servers[1]));
+        assert!(of_a.contains("node_load1") && !of_a.contains("quiver_build_info"), "round {round}: {of_a}");
+        assert!(of_b.contains("quiver_build_info") && !of_b.contains("node_load1"), "round {round}: {of_b}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn two_servers_share_a_catalog_that_goes_away() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -84,6 +142,8 @@ fn two_servers_share_a_catalog_that_goes_away() {
         let left: i64 = redis.ask(&["PTTL", name]).and_then(|t| t.parse().ok()).expect("a time");
         assert!((least_ms..=600_000).contains(&left), "{name}: {left}");
     }
+
+    both_change_the_same(&a, &b, &exporter);
 
     // Redis dies: answers come from the store.
     redis.kill();

@@ -8,7 +8,11 @@ mod admin;
 mod announce;
 mod backing;
 mod bad_input;
+mod beside_tls;
+#[path = "../../../../tests/support/child.rs"]
+mod child;
 mod collectors;
+mod deploy;
 mod differential;
 mod exploding;
 mod filters;

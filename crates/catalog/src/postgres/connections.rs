@@ -1,10 +1,10 @@
 //! Connections to PostgreSQL: a few, each used by one at a time, given up at the first doubt.
 //!
 //! Invariants: 1. nothing waits longer than its time; 2. a connection on which anything broke off is closed, never used
-//! again; 3. while the database does not answer, callers are told so at once, and one try per [`RETRY_EVERY`] is made.
+//! again; 3. while the database does not answer, one caller at a time tries it, [`RETRY_EVERY`] after the last one at the
+//! earliest; all others are told at once what is known, so that whoever queued up behind a dead database is out again soon.
 //! Limits: [`CONNECTIONS_MAX`] connections.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -106,6 +106,10 @@ impl PostgresPlace {
                 }
             }
             sqlx::Error::Tls(reason) => self.refused(format!("TLS: {reason}")),
+            // Another authority's certificate, or one for another name: waiting does not heal it.
+            sqlx::Error::Io(reason) if reason.to_string().contains("certificate") => {
+                self.refused(format!("TLS: {reason}"))
+            }
             sqlx::Error::Io(_)
             | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
@@ -138,7 +142,21 @@ pub struct Connections {
 /// Why the database is away.
 struct Trouble {
     reason: String,
-    tried_at: Instant,
+    /// When a call last failed.
+    failed_at: Option<Instant>,
+    /// Somebody is finding out whether it is back.
+    is_tried: bool,
+}
+
+/// Finding out whether the database is back; ends on drop, also when it is broken off.
+struct Trial<'a>(&'a Connections);
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        if let Some(trouble) = &mut *self.0.trouble.lock() {
+            trouble.is_tried = false;
+        }
+    }
 }
 
 /// A connection in use; it is closed on drop unless it was given back.
@@ -186,19 +204,12 @@ impl Connections {
             self.idle.lock().clear();
         }
         let connection = self.connect().await?;
+        // It answered: nobody has to wait until this one's work is done.
+        self.answers();
         Ok(Lease { connections: self, connection, _room: room })
     }
 
     async fn connect(&self) -> Result<PgConnection, CatalogError> {
-        {
-            let mut trouble = self.trouble.lock();
-            if let Some(trouble) = &mut *trouble {
-                if trouble.tried_at.elapsed() < RETRY_EVERY {
-                    return Err(CatalogError::Away(trouble.reason.clone()));
-                }
-                trouble.tried_at = Instant::now();
-            }
-        }
         let options = self.place.options()?;
         let connection = match timeout(CONNECT_TIMEOUT, options.connect()).await {
             Ok(Ok(connection)) => connection,
@@ -215,34 +226,58 @@ impl Connections {
         limit: Duration,
         work: impl Future<Output = Result<T, CatalogError>>,
     ) -> Result<T, CatalogError> {
+        let _trial = self.admit()?;
         let result = match timeout(limit, work).await {
             Ok(result) => result,
             Err(_) => Err(self.place.away(format!("no answer within {limit:?}"))),
         };
-        self.note(result.as_ref().err());
+        match &result {
+            Err(CatalogError::Away(reason) | CatalogError::Refused(reason)) => {
+                self.failed(reason, Some(Instant::now()))
+            }
+            // An answer, if not the wanted one.
+            _ => self.answers(),
+        }
         result
     }
 
-    /// Notes how a call went; says it once when that has changed.
-    pub fn note(&self, error: Option<&CatalogError>) {
-        let reason = match error {
-            Some(CatalogError::Away(reason) | CatalogError::Refused(reason)) => reason,
-            // An answer, if not the wanted one.
-            _ => {
-                if self.trouble.lock().take().is_some() {
-                    tracing::info!("the catalog's database answers again");
-                }
-                return;
-            }
-        };
+    /// Lets a call through, unless the database is away and somebody else finds out whether it is back.
+    fn admit(&self) -> Result<Option<Trial<'_>>, CatalogError> {
+        let mut trouble = self.trouble.lock();
+        let Some(trouble) = &mut *trouble else { return Ok(None) };
+        if trouble.is_tried || trouble.failed_at.is_some_and(|at| at.elapsed() < RETRY_EVERY) {
+            return Err(CatalogError::Away(trouble.reason.clone()));
+        }
+        trouble.is_tried = true;
+        Ok(Some(Trial(self)))
+    }
+
+    fn answers(&self) {
+        if self.trouble.lock().take().is_some() {
+            tracing::info!("the catalog's database answers again");
+        }
+    }
+
+    /// Notes that the connection that listens broke; the others may stand, so the next call tries at once.
+    pub fn listener_broke(&self, error: &CatalogError) {
+        self.failed(&error.to_string(), None);
+    }
+
+    fn failed(&self, reason: &str, failed_at: Option<Instant>) {
         self.failed.fetch_add(1, Ordering::Relaxed);
         self.idle.lock().clear();
         let mut trouble = self.trouble.lock();
         match &mut *trouble {
-            Some(trouble) => trouble.reason.clone_from(reason),
+            Some(trouble) => {
+                trouble.failed_at = failed_at.or(trouble.failed_at);
+                // What a call found out is more than that nobody listens.
+                if failed_at.is_some() {
+                    reason.clone_into(&mut trouble.reason);
+                }
+            }
             none => {
                 tracing::error!("the catalog's database is away, collection goes on: {reason}");
-                *none = Some(Trouble { reason: reason.clone(), tried_at: Instant::now() });
+                *none = Some(Trouble { reason: reason.to_owned(), failed_at, is_tried: false });
             }
         }
     }
@@ -264,6 +299,32 @@ impl Connections {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn one_tries_and_the_others_hear_what_is_known() {
+        let place = PostgresPlace::parse("postgres://me@db/cat", None).unwrap();
+        let connections = Connections::new(place);
+        let fails = || async { Err::<(), _>(CatalogError::Refused("the wrong password".to_owned())) };
+        let forever = || std::future::pending::<Result<(), CatalogError>>();
+        assert!(matches!(connections.within(CONNECT_TIMEOUT, fails()).await, Err(CatalogError::Refused(_))));
+        // Just tried: told at once, and neither counted nor taken for news.
+        for _ in 0..10 {
+            let told = connections.within(CONNECT_TIMEOUT, forever()).await;
+            assert!(matches!(told, Err(CatalogError::Away(reason)) if reason.contains("password")));
+        }
+        connections.listener_broke(&CatalogError::Away("nobody listens".into()));
+        assert_eq!(connections.trouble().as_deref(), Some("the wrong password"));
+        assert_eq!(connections.stats().failed, 2);
+
+        connections.trouble.lock().as_mut().unwrap().failed_at = None;
+        let mut trial = Box::pin(connections.within(CONNECT_TIMEOUT, forever()));
+        assert!(timeout(Duration::from_millis(1), trial.as_mut()).await.is_err(), "it is under way");
+        let told = connections.within(CONNECT_TIMEOUT, forever()).await;
+        assert!(matches!(told, Err(CatalogError::Away(_))), "one tries");
+        drop(trial);
+        connections.within(CONNECT_TIMEOUT, async { Ok(()) }).await.unwrap();
+        assert_eq!(connections.trouble(), None, "one that was broken off holds nobody up");
+    }
 
     #[test]
     fn places_are_read_and_shown_without_the_password() {

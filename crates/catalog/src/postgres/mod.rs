@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use sqlx::{Connection, Row};
 
-use crate::rows::{read_collection, read_columns};
+use crate::rows::{Asked, KnownClaim, bind_columns, newer_collection, read_collection, read_columns, target_columns};
 use crate::target::Columns;
 use crate::{CatalogError, Claim, CollectionRow, StoredResponse, time};
 use connections::{Connections, Lease};
@@ -24,8 +24,10 @@ pub use listening::{Heard, Listener};
 
 /// For one statement or a few.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// For reading all targets, and for migrations, which may wait for those of another server.
+/// For removing what is over, and for migrations, which may wait for those of another server.
 const LONG_TIMEOUT: Duration = Duration::from_secs(60);
+/// Targets read at a time.
+const PAGE_ROWS: usize = 2_000;
 /// Rows of collections in one statement.
 const ROWS_PER_STATEMENT: usize = 500;
 /// A key that another server claimed and did not finish may be taken over after so many seconds.
@@ -62,8 +64,8 @@ impl Postgres {
     }
 
     /// Notes that the connection that listens broke.
-    pub fn note(&self, error: &CatalogError) {
-        self.connections.note(Some(error));
+    pub fn listener_broke(&self, error: &CatalogError) {
+        self.connections.listener_broke(error);
     }
 
     fn explain(&self, error: sqlx::Error) -> CatalogError {
@@ -96,22 +98,53 @@ impl Postgres {
     }
 
     async fn lease(&self) -> Result<Lease<'_>, CatalogError> {
-        if !self.migrated.load(Ordering::Relaxed) {
-            return Err(self.connections.place.away("the schema has not been looked at yet"));
-        }
         self.connections.lease().await
     }
 
-    /// Reads all rows of `metric_targets`.
+    /// Does a piece of work within a time, see [`Connections::within`]; nothing before the schema is known to be there.
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, CatalogError>>,
+    ) -> Result<T, CatalogError> {
+        if !self.migrated.load(Ordering::Relaxed) {
+            let reason = self.connections.trouble();
+            return Err(match reason {
+                Some(reason) => CatalogError::Away(reason),
+                None => self.connections.place.away("the schema has not been looked at yet"),
+            });
+        }
+        self.connections.within(limit, work).await
+    }
+
+    /// Reads all rows of `metric_targets`, a page at a time, so that a network that swallows everything is noticed soon.
+    ///
+    /// What changes meanwhile may be there or not; who listens hears of it.
     pub async fn rows(&self) -> Result<Vec<Columns>, CatalogError> {
+        let mut all: Vec<Columns> = Vec::new();
+        loop {
+            let page = self.page_after(all.last().map(|c| c.id.clone())).await?;
+            let is_last = page.len() < PAGE_ROWS;
+            all.extend(page);
+            if is_last {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn page_after(&self, id: Option<String>) -> Result<Vec<Columns>, CatalogError> {
         let work = async {
             let mut lease = self.lease().await?;
-            let sql = sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM metric_targets"));
-            let rows = sqlx::query(sql).fetch_all(lease.connection()).await.map_err(|e| self.explain(e))?;
+            let sql = sqlx::AssertSqlSafe(format!(
+                "SELECT {COLUMNS} FROM metric_targets AS t WHERE $1::uuid IS NULL OR t.id > $1::uuid \
+                 ORDER BY t.id LIMIT {PAGE_ROWS}"
+            ));
+            let query = sqlx::query(sql).bind(id);
+            let rows = query.fetch_all(lease.connection()).await.map_err(|e| self.explain(e))?;
             lease.give_back();
             Ok(rows.iter().map(read_columns).collect())
         };
-        self.connections.within(LONG_TIMEOUT, work).await
+        self.within(CALL_TIMEOUT, work).await
     }
 
     /// Reads some rows of `metric_targets`.
@@ -124,17 +157,18 @@ impl Postgres {
             lease.give_back();
             Ok(rows.iter().map(read_columns).collect())
         };
-        self.connections.within(CALL_TIMEOUT, work).await
+        self.within(CALL_TIMEOUT, work).await
     }
 
     /// Writes a row in place of the one that is known, or a new one; tells whether the database still had what is known.
     pub async fn put(&self, c: &Columns, known: Option<&Columns>) -> Result<bool, CatalogError> {
-        const INSERT: &str = "INSERT INTO metric_targets (id, target_id, target_url, source_type, scrape_config, \
-            labels, health_status, enabled, created_at, source_id, collection_method, origin, request, filters, \
-            retention_policy, limits, version, updated_at, deleted_at, deletion, checksum) \
-            VALUES ($1::uuid, $2, $3, $4, $5::json, $6::json, $7, $8, $9::timestamptz, $10, $11, $12, $13::json, \
-            $14::json, $15::json, $16::json, $17, $18::timestamptz, $19::timestamptz, $20::json, $21) \
-            ON CONFLICT (target_id) DO NOTHING";
+        const INSERT: &str = concat!(
+            "INSERT INTO metric_targets (",
+            target_columns!(),
+            ") VALUES ($1::uuid, $2, $3, $4, $5::json, $6::json, $7, $8, $9::timestamptz, $10, $11, $12, $13::json, \
+             $14::json, $15::json, $16::json, $17, $18::timestamptz, $19::timestamptz, $20::json, $21) \
+             ON CONFLICT (target_id) DO NOTHING"
+        );
         const UPDATE: &str = "UPDATE metric_targets SET id = $1::uuid, target_url = $3, source_type = $4, \
             scrape_config = $5::json, labels = $6::json, health_status = $7, enabled = $8, \
             created_at = $9::timestamptz, source_id = $10, collection_method = $11, origin = $12, \
@@ -143,28 +177,7 @@ impl Postgres {
             checksum = $21 WHERE target_id = $2 AND version = $22 AND (deletion IS NULL) = $23";
         let work = async {
             let mut lease = self.lease().await?;
-            let query = sqlx::query(if known.is_some() { UPDATE } else { INSERT })
-                .bind(&c.id)
-                .bind(&c.target_id)
-                .bind(&c.target_url)
-                .bind(&c.source_type)
-                .bind(&c.scrape_config)
-                .bind(&c.labels)
-                .bind(&c.health_status)
-                .bind(c.enabled)
-                .bind(&c.created_at)
-                .bind(&c.source_id)
-                .bind(&c.collection_method)
-                .bind(&c.origin)
-                .bind(&c.request)
-                .bind(&c.filters)
-                .bind(&c.retention_policy)
-                .bind(&c.limits)
-                .bind(c.version)
-                .bind(&c.updated_at)
-                .bind(&c.deleted_at)
-                .bind(&c.deletion)
-                .bind(c.checksum);
+            let query = bind_columns!(sqlx::query(if known.is_some() { UPDATE } else { INSERT }), c);
             let query = match known {
                 Some(known) => query.bind(known.version).bind(known.deletion.is_none()),
                 None => query,
@@ -173,14 +186,18 @@ impl Postgres {
             lease.give_back();
             Ok(done.rows_affected() == 1)
         };
-        self.connections.within(CALL_TIMEOUT, work).await
+        self.within(CALL_TIMEOUT, work).await
     }
 
     /// Writes the states of targets whose version is still the known one.
     pub async fn put_health(&self, targets: &[Columns]) -> Result<(), CatalogError> {
-        const SQL: &str = "UPDATE metric_targets AS t SET health_status = v.health, checksum = v.checksum \
-            FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS v(target_id, health, checksum, version) \
-            WHERE t.target_id = v.target_id AND t.version = v.version AND t.deleted_at IS NULL";
+        // All servers lock the rows in the same order, so that none waits for another that waits for it.
+        const SQL: &str = "WITH locked AS MATERIALIZED (SELECT t.id, v.health, v.checksum FROM metric_targets AS t \
+            JOIN UNNEST($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS v(target_id, health, checksum, version) \
+            ON t.target_id = v.target_id AND t.version = v.version WHERE t.deleted_at IS NULL \
+            ORDER BY t.target_id FOR UPDATE OF t) \
+            UPDATE metric_targets AS t SET health_status = locked.health, checksum = locked.checksum \
+            FROM locked WHERE t.id = locked.id";
         for piece in targets.chunks(ROWS_PER_STATEMENT) {
             let texts = |of: fn(&Columns) -> &String| piece.iter().map(|c| of(c).clone()).collect::<Vec<String>>();
             let numbers = |of: fn(&Columns) -> i64| piece.iter().map(of).collect::<Vec<i64>>();
@@ -197,7 +214,7 @@ impl Postgres {
                 lease.give_back();
                 Ok(())
             };
-            self.connections.within(CALL_TIMEOUT, work).await?;
+            self.within(CALL_TIMEOUT, work).await?;
         }
         Ok(())
     }
@@ -225,7 +242,7 @@ impl Postgres {
             lease.give_back();
             Ok(())
         };
-        self.connections.within(LONG_TIMEOUT, work).await
+        self.within(LONG_TIMEOUT, work).await
     }
 
     /// Reads collections, newest first.
@@ -243,7 +260,7 @@ impl Postgres {
             lease.give_back();
             rows.iter().map(read_collection).collect::<Result<_, _>>().map_err(|e| self.explain(e))
         };
-        self.connections.within(CALL_TIMEOUT, work).await
+        self.within(CALL_TIMEOUT, work).await
     }
 
     /// Writes collections; a row that is there already takes the new figures.
@@ -256,12 +273,11 @@ impl Postgres {
         let mut refused = 0;
         for piece in rows.chunks(ROWS_PER_STATEMENT) {
             match self.put_piece(piece, now_ms).await {
-                Err(CatalogError::Database(_)) if piece.len() > 1 => {
+                Err(error) if is_about_rows(&error) => {
                     for row in piece {
                         refused += self.put_one(row, now_ms).await?;
                     }
                 }
-                Err(CatalogError::Database(_)) => refused += self.put_one(piece[0], now_ms).await?,
                 written => written?,
             }
         }
@@ -270,7 +286,7 @@ impl Postgres {
 
     async fn put_one(&self, row: &CollectionRow, now_ms: i64) -> Result<u64, CatalogError> {
         match self.put_piece(&[row], now_ms).await {
-            Err(CatalogError::Database(error)) => {
+            Err(error) if is_about_rows(&error) => {
                 tracing::error!(job_id = row.job_id, "the catalog's database refuses a collection: {error}");
                 Ok(1)
             }
@@ -279,17 +295,16 @@ impl Postgres {
     }
 
     async fn put_piece(&self, rows: &[&CollectionRow], now_ms: i64) -> Result<(), CatalogError> {
-        const SQL: &str = "INSERT INTO collection_jobs (job_id, target_id, collection_method, status, \
-            metrics_collected, collection_duration_ms, error_details, created_at, source_id, health_status, \
-            collections, samples_stored, samples_refused, window_start, updated_at) \
-            SELECT j, t, m, s, n, d, e, c::timestamptz, o, h, k, a, r, w::timestamptz, $15::timestamptz \
-            FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::float8[], $7::text[], \
-            $8::text[], $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[]) \
-            AS v(j, t, m, s, n, d, e, c, o, h, k, a, r, w) \
-            ON CONFLICT (job_id) DO UPDATE SET metrics_collected = excluded.metrics_collected, \
-            collection_duration_ms = excluded.collection_duration_ms, health_status = excluded.health_status, \
-            collections = excluded.collections, samples_stored = excluded.samples_stored, \
-            samples_refused = excluded.samples_refused, updated_at = excluded.updated_at";
+        const SQL: &str = concat!(
+            "INSERT INTO collection_jobs (job_id, target_id, collection_method, status, metrics_collected, \
+             collection_duration_ms, error_details, created_at, source_id, health_status, collections, samples_stored, \
+             samples_refused, window_start, updated_at) \
+             SELECT j, t, m, s, n, d, e, c::timestamptz, o, h, k, a, r, w::timestamptz, $15::timestamptz \
+             FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::float8[], $7::text[], \
+             $8::text[], $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[]) \
+             AS v(j, t, m, s, n, d, e, c, o, h, k, a, r, w)",
+            newer_collection!()
+        );
         let texts = |of: &dyn Fn(&CollectionRow) -> String| rows.iter().map(|r| of(r)).collect::<Vec<String>>();
         let maybe = |of: &dyn Fn(&CollectionRow) -> Option<String>| rows.iter().map(|r| of(r)).collect::<Vec<_>>();
         let numbers = |of: fn(&CollectionRow) -> i64| rows.iter().map(|r| of(r)).collect::<Vec<i64>>();
@@ -315,35 +330,21 @@ impl Postgres {
             lease.give_back();
             Ok(())
         };
-        self.connections.within(CALL_TIMEOUT, work).await
+        self.within(CALL_TIMEOUT, work).await
     }
 
-    /// Claims a key durably, or says what is known of it; keys from before `valid_from_ms` count as unknown.
-    pub async fn claim(
-        &self,
-        key: &str,
-        request_hash: i64,
-        now_ms: i64,
-        valid_from_ms: i64,
-    ) -> Result<Claim, CatalogError> {
+    /// Claims a key durably, or says what is known of it.
+    pub async fn claim(&self, asked: &Asked<'_>) -> Result<Claim, CatalogError> {
         let work = async {
             let mut lease = self.lease().await?;
-            let claimed = self.claim_on(&mut lease, key, request_hash, now_ms, valid_from_ms).await;
-            let claimed = claimed.map_err(|e| self.explain(e))?;
+            let claimed = self.claim_on(&mut lease, asked).await.map_err(|e| self.explain(e))?;
             lease.give_back();
             Ok(claimed)
         };
-        self.connections.within(CALL_TIMEOUT, work).await
+        self.within(CALL_TIMEOUT, work).await
     }
 
-    async fn claim_on(
-        &self,
-        lease: &mut Lease<'_>,
-        key: &str,
-        request_hash: i64,
-        now_ms: i64,
-        valid_from_ms: i64,
-    ) -> Result<Claim, sqlx::Error> {
+    async fn claim_on(&self, lease: &mut Lease<'_>, asked: &Asked<'_>) -> Result<Claim, sqlx::Error> {
         const INSERT: &str = "INSERT INTO idempotency_keys (idempotency_key, request_hash, claimed_at, claimed_by) \
             VALUES ($1, $2, $3::timestamptz, $4) ON CONFLICT (idempotency_key) DO UPDATE \
             SET request_hash = $2, claimed_at = $3::timestamptz, claimed_by = $4, touched_at = now(), \
@@ -356,36 +357,43 @@ impl Postgres {
         const TAKE: &str = "UPDATE idempotency_keys SET claimed_by = $2, touched_at = now() WHERE idempotency_key = $1";
         let mut transaction = lease.connection().begin().await?;
         let fresh = sqlx::query(INSERT)
-            .bind(key)
-            .bind(request_hash)
-            .bind(time::to_text(now_ms))
+            .bind(asked.key)
+            .bind(asked.request_hash)
+            .bind(time::to_text(asked.now_ms))
             .bind(&self.owner)
-            .bind(time::to_text(valid_from_ms))
+            .bind(time::to_text(asked.valid_from_ms))
             .execute(&mut *transaction)
             .await?;
         if fresh.rows_affected() == 1 {
             transaction.commit().await?;
-            return Ok(Claim::Fresh { claimed_at_ms: now_ms });
+            return Ok(Claim::Fresh { claimed_at_ms: asked.now_ms });
         }
-        let query = sqlx::query(SELECT).bind(key).bind(&self.owner).bind(CLAIM_SECONDS);
+        let query = sqlx::query(SELECT).bind(asked.key).bind(&self.owner).bind(CLAIM_SECONDS);
         let row = query.fetch_one(&mut *transaction).await?;
-        let claim = if row.try_get::<i64, _>("request_hash")? != request_hash {
-            Claim::OtherRequest
-        } else if let Some(status) = row.try_get::<Option<i64>, _>("response_status")? {
-            Claim::Done(StoredResponse {
-                status: u16::try_from(status).unwrap_or(500),
-                head: row.try_get::<Option<String>, _>("response_head")?.unwrap_or_default(),
-                body: row.try_get::<Option<String>, _>("response_body")?.unwrap_or_default(),
-            })
-        } else if row.try_get("taken")? {
-            Claim::InProgress
-        } else {
-            sqlx::query(TAKE).bind(key).bind(&self.owner).execute(&mut *transaction).await?;
-            let text: String = row.try_get("claimed_at")?;
-            Claim::Fresh { claimed_at_ms: time::from_text(&text).unwrap_or(now_ms) }
-        };
+        let mut claim = KnownClaim::read(&row)?.answer(asked);
+        if matches!(claim, Claim::Fresh { .. }) {
+            if row.try_get("taken")? {
+                claim = Claim::InProgress;
+            } else {
+                sqlx::query(TAKE).bind(asked.key).bind(&self.owner).execute(&mut *transaction).await?;
+            }
+        }
         transaction.commit().await?;
         Ok(claim)
+    }
+
+    /// Gives a key up that this server claimed, so that another one may take it at once.
+    pub async fn release(&self, key: &str) -> Result<(), CatalogError> {
+        const SQL: &str = "UPDATE idempotency_keys SET touched_at = '-infinity' \
+            WHERE idempotency_key = $1 AND claimed_by = $2 AND response_status IS NULL";
+        let work = async {
+            let mut lease = self.lease().await?;
+            let query = sqlx::query(SQL).bind(key).bind(&self.owner);
+            query.execute(lease.connection()).await.map_err(|e| self.explain(e))?;
+            lease.give_back();
+            Ok(())
+        };
+        self.within(CALL_TIMEOUT, work).await
     }
 
     /// Keeps the answer to a claimed key.
@@ -405,12 +413,23 @@ impl Postgres {
             lease.give_back();
             Ok(())
         };
-        self.connections.within(CALL_TIMEOUT, work).await
+        self.within(CALL_TIMEOUT, work).await
     }
 
     /// Listens for changes of targets.
     pub async fn listen(&self) -> Result<Listener, CatalogError> {
         Listener::open(&self.connections).await
+    }
+}
+
+/// Tells whether an error is about what rows say: classes 22, data that do not fit, and 23, constraints. All others may be
+/// over some day, and the rows wait for it.
+fn is_about_rows(error: &CatalogError) -> bool {
+    match error {
+        CatalogError::Database(sqlx::Error::Database(e)) => {
+            e.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+        }
+        _ => false,
     }
 }
 

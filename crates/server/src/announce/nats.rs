@@ -3,8 +3,10 @@
 //! Invariant: of one delivery no two events are of one source, and the next one begins when the stream has all of this one;
 //! so messages of a source are in order whatever is sent again.
 
+use std::error::Error as _;
 use std::time::Duration;
 
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context, stream};
@@ -64,10 +66,13 @@ impl Nats {
         for event in events {
             let subject = format!("{}.{}", self.settings.subject, token(&event.report.origin.source_id));
             let payload = Bytes::from(wants.format.show(event, node).to_string());
-            let message = PublishMessage::build()
+            let mut message = PublishMessage::build()
                 .message_id(Uuid::from_bytes(event.id()).to_string())
                 .header("content-type", wants.format.content_type(false))
                 .payload(payload);
+            if let Some(stream) = &self.settings.stream {
+                message = message.expected_stream(stream);
+            }
             match context.send_publish(subject, message).await {
                 Ok(confirmation) => confirmations.push(confirmation),
                 Err(error) => return self.judge(&error),
@@ -83,12 +88,26 @@ impl Nats {
 
     fn judge(&self, error: &PublishError) -> Outcome {
         match error.kind() {
-            PublishErrorKind::StreamNotFound => again(format!(
-                "no stream takes the subject {}.*; make one, or set create_stream",
-                self.settings.subject
-            )),
-            PublishErrorKind::MaxPayloadExceeded => Outcome::Refused(error.to_string()),
-            _ => again(error.to_string()),
+            PublishErrorKind::StreamNotFound => {
+                return again(format!(
+                    "no stream takes the subject {}.*; make one, or set create_stream",
+                    self.settings.subject
+                ));
+            }
+            PublishErrorKind::MaxPayloadExceeded => return Outcome::Refused(error.to_string()),
+            _ => {}
+        }
+        let Some(answer) = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>()) else {
+            return again(error.to_string());
+        };
+        match answer.error_code() {
+            ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => Outcome::Refused(answer.to_string()),
+            ErrorCode::STREAM_NOT_MATCH => {
+                let stream = self.settings.stream.as_deref().unwrap_or_default();
+                again(format!("another stream than {stream} takes the subject {}.*", self.settings.subject))
+            }
+            // What is said of the message; a stream that is full or has no leader may have room later.
+            _ => Outcome::Again { reason: answer.to_string(), after: None, answered: answer.code() == 400 },
         }
     }
 
@@ -104,16 +123,16 @@ impl Nats {
         };
         let mut context = jetstream::new(client.clone());
         context.set_timeout(CALL_TIMEOUT);
-        if self.settings.create_stream {
+        if let Some(name) = self.settings.stream.as_ref().filter(|_| self.settings.create_stream) {
             let wanted = stream::Config {
-                name: self.settings.stream.clone(),
+                name: name.clone(),
                 subjects: vec![format!("{}.>", self.settings.subject)],
                 max_age: MAX_AGE,
                 duplicate_window: DUPLICATE_WINDOW,
                 ..stream::Config::default()
             };
             let made = context.get_or_create_stream(wanted).await;
-            made.map_err(|e| format!("the stream {} cannot be made: {e}", self.settings.stream))?;
+            made.map_err(|e| format!("the stream {name} cannot be made: {e}"))?;
         }
         self.connected = Some((client, context.clone()));
         Ok(context)

@@ -21,6 +21,8 @@ use crate::rest::time;
 
 /// How often targets are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a cache that nobody else reads is tidied up.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// How often statistics are put.
 const STATS_EVERY: Duration = Duration::from_secs(10);
 /// Reading latest metrics rests this many times as long as it worked.
@@ -57,18 +59,31 @@ impl Feeder {
     /// Fills the cache until the server stops; one that nobody else reads is left to those who ask.
     pub async fn run(self, stop: watch::Receiver<bool>) {
         let cache = self.latest.cache().clone();
-        if !cache.is_shared() {
-            return;
-        }
         let stopped = async {
             let mut stop = stop.clone();
             let _ = stop.wait_for(|stopped| *stopped).await;
         };
+        if !cache.is_shared() {
+            return tokio::select! {
+                () = self.tidy() => {}
+                () = stopped => {}
+            };
+        }
         tokio::select! {
             () = self.look(&cache) => {}
             () = self.read_latest() => {}
             () = cache.run(stop.clone()) => {}
             () = stopped => {}
+        }
+    }
+
+    /// Lets go of targets that are gone.
+    async fn tidy(&self) {
+        let mut tick = tokio::time::interval(TIDY_EVERY);
+        loop {
+            tick.tick().await;
+            let statuses = self.latest.rest().statuses();
+            self.latest.forget_others(&statuses.iter().map(|s| s.target_id.as_str()).collect());
         }
     }
 
@@ -85,10 +100,10 @@ impl Feeder {
                 if !stays {
                     cache.remove(health_key(target_id));
                     cache.remove(schedule_key(target_id));
-                    self.latest.forget(target_id);
                 }
                 stays
             });
+            self.latest.forget_others(&known);
             for status in &statuses {
                 self.feed(cache, &mut seen, status);
             }

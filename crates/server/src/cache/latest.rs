@@ -1,16 +1,17 @@
 //! The latest metrics of a target, from the store, and by way of the cache when that has them.
 //!
-//! Invariant: what the cache says counts only if it was put there for the very scrape that was the last one, so that the
-//! cache makes an answer faster and never older.
+//! Invariant: what the cache says counts only if it is what this server put there for the very scrape that was the last one, so
+//! that the cache makes an answer faster, and never older or another server's.
 //! Limits: [`METRICS_MAX`] metrics of one target.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use collect::TargetStatus;
 use model::{Matcher, MetricType, Samples, Select, TimeRange, is_stale};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Cache, LATEST_TTL_MS, lasting, latest_key};
 use crate::rest::{Rest, time};
@@ -28,14 +29,21 @@ struct Inner {
     rest: Rest,
     select: Arc<dyn Select>,
     cache: Arc<Cache>,
-    /// For which scrape a target's metrics were put into the cache.
-    put_for: Mutex<HashMap<String, i64>>,
+    /// What was put into the cache of a target.
+    put: Mutex<HashMap<String, Put>>,
+}
+
+/// A value in the cache, which others may have replaced by theirs.
+#[derive(Clone, Copy, PartialEq)]
+struct Put {
+    scrape_ms: i64,
+    hash: u64,
 }
 
 impl Latest {
     /// Takes the parts.
     pub fn new(rest: Rest, select: Arc<dyn Select>, cache: Arc<Cache>) -> Latest {
-        Latest(Arc::new(Inner { rest, select, cache, put_for: Mutex::default() }))
+        Latest(Arc::new(Inner { rest, select, cache, put: Mutex::default() }))
     }
 
     /// Gives the cache.
@@ -51,10 +59,10 @@ impl Latest {
     /// Gives a target's metrics as a JSON list; `None` when there is no such target, the error is a sentence.
     pub async fn get(&self, target_id: &str) -> Option<Result<String, String>> {
         let status = self.0.rest.status_of(target_id)?;
-        let known = self.0.put_for.lock().get(target_id).copied();
-        if known.is_some()
-            && known == status.last_scrape_ms
+        let put = self.0.put.lock().get(target_id).copied();
+        if let Some(put) = put.filter(|put| Some(put.scrape_ms) == status.last_scrape_ms)
             && let Some(text) = self.0.cache.get(&latest_key(target_id)).await
+            && xxh3_64(text.as_bytes()) == put.hash
         {
             return Some(Ok(text));
         }
@@ -77,19 +85,26 @@ impl Latest {
         let interval_ms = self.0.rest.collector.spec(&status.target_id).map_or(0, |spec| spec.interval_ms);
         let ttl_ms = lasting(LATEST_TTL_MS, interval_ms);
         self.0.cache.put(latest_key(&status.target_id), ttl_ms, text.to_owned());
-        self.0.put_for.lock().insert(status.target_id.clone(), scrape_ms);
+        let put = Put { scrape_ms, hash: xxh3_64(text.as_bytes()) };
+        self.0.put.lock().insert(status.target_id.clone(), put);
     }
 
     /// Takes a target out that is gone.
     pub fn forget(&self, target_id: &str) {
-        if self.0.put_for.lock().remove(target_id).is_some() {
+        if self.0.put.lock().remove(target_id).is_some() {
             self.0.cache.remove(latest_key(target_id));
         }
     }
 
+    /// Takes all targets out that are gone.
+    pub fn forget_others(&self, known: &HashSet<&str>) {
+        let gone: Vec<String> = self.0.put.lock().keys().filter(|id| !known.contains(id.as_str())).cloned().collect();
+        gone.iter().for_each(|target_id| self.forget(target_id));
+    }
+
     fn read(&self, status: &TargetStatus) -> Result<String, String> {
         let spec = self.0.rest.collector.spec(&status.target_id);
-        let matchers = match &spec {
+        let matchers: Vec<Matcher> = match &spec {
             // Relabeling may drop all labels but these.
             Some(spec) => spec
                 .labels
@@ -102,7 +117,13 @@ impl Latest {
         let now_ms = self.0.rest.now_ms();
         let two_intervals = spec.map_or(0, |spec| i64::try_from(spec.interval_ms).unwrap_or(i64::MAX / 4) * 2);
         let range = TimeRange { start_ms: now_ms - LOOK_BACK_MS.max(two_intervals), end_ms: now_ms };
-        let mut series = self.0.select.select(&matchers, range).map_err(|e| e.to_string())?;
+        let select = |matchers: &[Matcher]| self.0.select.select(matchers, range).map_err(|e| e.to_string());
+        let mut series = select(&matchers)?;
+        if series.is_empty() {
+            // Its labels were changed since it was scraped: these two stay.
+            let stay: Vec<Matcher> = matchers.into_iter().filter(|m| ["job", "instance"].contains(&m.name())).collect();
+            series = if stay.is_empty() { Vec::new() } else { select(&stay)? };
+        }
         series.truncate(METRICS_MAX);
         let mut kinds = Kinds { select: &*self.0.select, known: HashMap::new() };
         let (mut metrics, mut samples) = (Vec::with_capacity(series.len()), Samples::default());

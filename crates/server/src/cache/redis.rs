@@ -1,8 +1,10 @@
 //! The cache in a Redis: values gather here and are written in batches by one task.
 //!
 //! Invariants: 1. a value waits once per key, the newest counts; 2. after a failure nothing is tried for [`REST`], neither
-//! writes nor reads, so that a Redis that is down or slow costs nobody time; 3. no call takes longer than its timeout.
-//! Limits: [`WAITING_MAX`] values of [`WAITING_BYTES_MAX`] bytes wait; the oldest go first and are counted.
+//! writes nor reads, so that a Redis that is down or slow costs nobody time; 3. no call takes longer than its timeout, and
+//! nobody waits for somebody else's; 4. no value holds the others up: a large one goes alone, and is tried once.
+//! Limits: [`WAITING_MAX`] values of [`WAITING_BYTES_MAX`] bytes wait; the oldest go first and are counted. A value of more
+//! than [`VALUE_BYTES_MAX`] is not put, and the one before it goes.
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult, TlsCertificates, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -27,8 +29,12 @@ pub const WAITING_BYTES_MAX: usize = 64 << 20;
 const BATCH_MAX: usize = 500;
 /// Their bytes.
 const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Bytes of one value.
+pub const VALUE_BYTES_MAX: usize = 16 << 20;
 /// For connecting, and for one batch.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// For a batch, on top, for each of its MiB.
+const MIB_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a failure.
 const REST: Duration = Duration::from_secs(1);
 /// What waits is gathered for so long.
@@ -41,7 +47,10 @@ pub struct RedisCache {
     settings: CacheSettings,
     waiting: Mutex<Waiting>,
     wake: Notify,
-    connection: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+    /// Never held over a wait.
+    connection: Mutex<Option<MultiplexedConnection>>,
+    /// Held by the one who connects.
+    connecting: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     counts: Counts,
 }
@@ -82,7 +91,8 @@ impl RedisCache {
             settings,
             waiting: Mutex::default(),
             wake: Notify::new(),
-            connection: tokio::sync::Mutex::default(),
+            connection: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
             state: Mutex::default(),
             counts: Counts::default(),
         }
@@ -100,7 +110,10 @@ impl RedisCache {
 
     fn update(&self, key: String, update: Option<(u64, String)>) {
         let key = format!("{}{key}", self.settings.key_prefix);
-        let dropped = self.waiting.lock().push(key, update);
+        // Without it, what was there before would stay, and be wrong.
+        let is_too_large = update.as_ref().is_some_and(|(_, text)| text.len() > VALUE_BYTES_MAX);
+        let update = update.filter(|_| !is_too_large);
+        let dropped = u64::from(is_too_large) + self.waiting.lock().push(key, update);
         self.counts.dropped.fetch_add(dropped, Ordering::Relaxed);
         self.wake.notify_one();
     }
@@ -157,54 +170,70 @@ impl RedisCache {
                 pipe.query_async(&mut connection).await.map_err(|e| e.to_string())?;
             Ok(answers)
         };
-        let answers = self.within(CALL_TIMEOUT, work).await;
+        let bytes: usize = batch.iter().map(|(key, update)| size(key, update.as_ref())).sum();
+        let limit = CALL_TIMEOUT + MIB_TIMEOUT * u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+        let answers = self.within(limit, work).await;
         self.waiting.lock().in_flight = Arc::default();
         let Some(answers) = answers else {
-            let batch = Arc::unwrap_or_clone(batch);
-            let dropped = self.waiting.lock().give_back(batch);
+            let mut batch = Arc::unwrap_or_clone(batch);
+            let mut dropped = 0;
+            for (_, update) in batch.iter_mut().filter(|(key, update)| size(key, update.as_ref()) > BATCH_BYTES_MAX) {
+                // It may be what the connection stumbles over; what was there before is not true any more.
+                (*update, dropped) = (None, dropped + 1);
+            }
+            dropped += self.waiting.lock().give_back(batch);
             self.counts.dropped.fetch_add(dropped, Ordering::Relaxed);
             return false;
         };
         let count = batch.len();
-        let refused: Vec<(&String, String)> =
-            batch.iter().zip(answers).filter_map(|((key, _), answer)| Some((key, answer.err()?.to_string()))).collect();
+        let refused: Vec<(&Update, String)> = batch
+            .iter()
+            .zip(answers)
+            .filter_map(|(update, answer)| Some((update, answer.err()?.to_string())))
+            .collect();
         let written = count - refused.len();
         self.counts.written.fetch_add(written as u64, Ordering::Relaxed);
         self.counts.refused.fetch_add(refused.len() as u64, Ordering::Relaxed);
         if let Some((_, reason)) = refused.first() {
             self.tell_refusal(reason);
-            // What was there before is not true any more.
-            let forget = async {
-                let mut connection = self.connect().await?;
-                let mut command = redis::cmd("DEL");
-                for (key, _) in &refused {
-                    command.arg(key);
-                }
-                command.query_async::<u64>(&mut connection).await.map_err(|e| e.to_string())
-            };
-            self.within(CALL_TIMEOUT, forget).await;
+            // What was there before is not true any more, and goes next, unless something newer has come.
+            let gone =
+                refused.iter().filter(|((_, update), _)| update.is_some()).map(|((key, _), _)| (key.clone(), None));
+            let dropped = self.waiting.lock().give_back(gone.collect());
+            self.counts.dropped.fetch_add(dropped, Ordering::Relaxed);
         }
         true
     }
 
     /// Gives the connection, a new one if there is none.
     async fn connect(&self) -> Result<MultiplexedConnection, String> {
-        let mut slot = self.connection.lock().await;
-        if let Some(connection) = &*slot {
-            return Ok(connection.clone());
+        let there = || self.connection.lock().clone();
+        if let Some(connection) = there() {
+            return Ok(connection);
+        }
+        let _one = self.connecting.lock().await;
+        if let Some(connection) = there() {
+            return Ok(connection);
         }
         let mut info = self.settings.url.0.as_str().into_connection_info().map_err(|e| e.to_string())?;
         if let Some(password) = &self.settings.password {
             let settings = info.redis_settings().clone().set_password(password.get()?);
             info = info.set_redis_settings(settings);
         }
-        let client = Client::open(info).map_err(|e| e.to_string())?;
+        let client = match &self.settings.ca_file {
+            None => Client::open(info),
+            Some(path) => {
+                let pem = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
+                Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert: Some(pem) })
+            }
+        };
+        let client = client.map_err(|e| e.to_string())?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CALL_TIMEOUT))
             .set_response_timeout(Some(CALL_TIMEOUT));
         let connecting = client.get_multiplexed_async_connection_with_config(&config);
         let connection = connecting.await.map_err(|e| e.to_string())?;
-        Ok(slot.insert(connection).clone())
+        Ok(self.connection.lock().insert(connection).clone())
     }
 
     /// Does a piece of work within a time; notes whether Redis is there.
@@ -221,15 +250,15 @@ impl RedisCache {
                 Some(value)
             }
             Err(reason) => {
-                self.failed(&reason).await;
+                self.failed(&reason);
                 None
             }
         }
     }
 
-    async fn failed(&self, reason: &str) {
+    fn failed(&self, reason: &str) {
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
-        *self.connection.lock().await = None;
+        *self.connection.lock() = None;
         let mut state = self.state.lock();
         state.tried_at = Some(Instant::now());
         if state.down_since.is_none() {
@@ -295,13 +324,18 @@ impl Waiting {
         Some(update.as_ref().map(|(_, text)| text.clone()))
     }
 
+    /// Takes a batch out; a value that is larger than a batch goes alone.
     fn take(&mut self) -> Arc<Vec<Update>> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
-        while batch.len() < BATCH_MAX && bytes < BATCH_BYTES_MAX {
+        while batch.len() < BATCH_MAX {
+            let Some(key) = self.order.front() else { break };
+            let next = self.updates.get(key).map_or(0, |update| size(key, update.as_ref()));
+            if !batch.is_empty() && bytes + next > BATCH_BYTES_MAX {
+                break;
+            }
             let Some(key) = self.order.pop_front() else { break };
             if let Some(update) = self.updates.remove(&key) {
-                let size = size(&key, update.as_ref());
-                (bytes, self.bytes) = (bytes + size, self.bytes - size);
+                (bytes, self.bytes) = (bytes + next, self.bytes - next);
                 batch.push((key, update));
             }
         }

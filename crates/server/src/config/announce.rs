@@ -61,13 +61,13 @@ impl PartialEq for WebhookSettings {
     }
 }
 
-/// A URL that may carry a token; it is shown without its parameters.
+/// A URL that may carry a token, also in its path: only the host is shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostUrl(pub Url);
 
 impl std::fmt::Debug for PostUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&SecretUrl(self.0.to_string()).shown())
+        write!(f, "{}://{}/<secret>", self.0.scheme(), self.0.host_str().unwrap_or_default())
     }
 }
 
@@ -80,8 +80,8 @@ pub struct NatsSettings {
     pub url: SecretUrl,
     /// What subjects begin with; the source is added.
     pub subject: String,
-    /// The stream's name.
-    pub stream: String,
+    /// The stream's name: of the one that is made, and of the only one that may take the messages. Any one when left out.
+    pub stream: Option<String>,
     /// Makes the stream if there is none.
     pub create_stream: bool,
     /// Who we are.
@@ -176,6 +176,10 @@ fn read_nats(node: &Node, dir: &Path, problems: &mut Problems) -> Option<NatsSet
     let mut fields = Fields::open(node, "nats", problems);
     let wants = read_wants(&mut fields, problems);
     let url = fields.parsed("url", problems, |text| match Url::parse(text) {
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            Err("who we are does not belong into the url: user with password_file, token_file or credentials_file"
+                .to_owned())
+        }
         Ok(url) if matches!(url.scheme(), "nats" | "tls") && url.has_host() => Ok(SecretUrl(text.to_owned())),
         _ => Err("it must begin with nats:// or tls:// and name a host".to_owned()),
     });
@@ -194,6 +198,7 @@ fn read_nats(node: &Node, dir: &Path, problems: &mut Problems) -> Option<NatsSet
             false => Err(format!("{text:?} is not a name of a stream: letters, digits, dashes and underscores")),
         }
     });
+    let create_stream = fields.bool("create_stream", problems).unwrap_or(false);
     let settings = NatsSettings {
         wants: wants.clone().unwrap_or_else(|| Wants {
             name: String::new(),
@@ -204,8 +209,8 @@ fn read_nats(node: &Node, dir: &Path, problems: &mut Problems) -> Option<NatsSet
         }),
         url: url.clone().unwrap_or_else(|| SecretUrl(String::new())),
         subject: subject.unwrap_or_else(|| "metrics.collected".to_owned()),
-        stream: stream.unwrap_or_else(|| "METRICS".to_owned()),
-        create_stream: fields.bool("create_stream", problems).unwrap_or(false),
+        stream: stream.or_else(|| create_stream.then(|| "METRICS".to_owned())),
+        create_stream,
         user: fields.string("user", problems),
         password: SecretFrom::read(&mut fields, ["password", "password_env", "password_file"], dir, problems),
         token: SecretFrom::read(&mut fields, ["token", "token_env", "token_file"], dir, problems),
@@ -233,9 +238,9 @@ mod tests {
     #[test]
     fn receivers_are_read_with_their_defaults() {
         let (settings, problems) = read_text(
-            "webhooks:\n- {name: audit, url: 'https://h/x?t=hidden', secret_file: s, format: cloudevents, sources: [a], \
+            "webhooks:\n- {name: audit, url: 'https://h/hidden?t=hidden', secret_file: s, format: cloudevents, sources: [a], \
              basic_auth: {username: u, password: p}}\n\
-             nats:\n- {name: bus, url: 'nats://u:hidden@h:4222', create_stream: true, ca_file: ca.pem}\n",
+             nats:\n- {name: bus, url: 'nats://h:4222', user: u, password: hidden, create_stream: true, ca_file: ca.pem}\n",
         );
         assert!(problems.is_empty(), "{problems:?}");
         let (webhook, nats) = (&settings.webhooks[0], &settings.nats[0]);
@@ -244,8 +249,8 @@ mod tests {
             (Format::CloudEvents, 100, 10_000)
         );
         assert_eq!(
-            (nats.subject.as_str(), nats.stream.as_str(), nats.create_stream),
-            ("metrics.collected", "METRICS", true)
+            (nats.subject.as_str(), nats.stream.as_deref(), nats.create_stream),
+            ("metrics.collected", Some("METRICS"), true)
         );
         assert_eq!(nats.ca_file.as_deref(), Some(Path::new("/etc/quiver/ca.pem")));
         let shown = format!("{settings:?}");
@@ -262,6 +267,7 @@ mod tests {
             ("webhooks: [{name: a/b, url: 'http://h'}]", "not a name"),
             ("webhooks: [{name: a, url: 'http://h', format: xml}]", "plain nor cloudevents"),
             ("nats: [{name: a, url: 'http://h'}]", "nats://"),
+            ("nats: [{name: a, url: 'nats://u:p@h'}]", "password_file"),
             ("nats: [{name: a, url: 'nats://h', subject: 'a..b'}]", "not a subject"),
             ("nats: [{name: a, url: 'nats://h', stream: 'a.b'}]", "name of a stream"),
             ("{nats: [{name: a, url: 'nats://h'}], webhooks: [{name: a, url: 'http://h'}]}", "are called"),

@@ -79,10 +79,15 @@ impl fmt::Debug for SecretUrl {
 }
 
 impl SecretUrl {
-    /// Gives the URL without password and parameters.
+    /// Gives the URL without password and parameters; of NATS without a name that stands alone, which is a token.
     pub fn shown(&self) -> String {
         let Ok(mut url) = Url::parse(&self.0) else { return "<not a URL>".to_owned() };
         url.set_query(None);
+        url.set_fragment(None);
+        if matches!(url.scheme(), "nats" | "tls") && url.password().is_none() {
+            // As below.
+            let _ = url.set_username("");
+        }
         // A URL without a host has no password.
         let _ = url.set_password(None);
         url.to_string()
@@ -122,8 +127,10 @@ pub struct CacheSettings {
     pub url: SecretUrl,
     /// Wins over the one in the URL.
     pub password: Option<SecretFrom>,
-    /// Stands in front of each key; empty unless several servers share one Redis.
+    /// Stands in front of each key; empty unless servers with different targets share one Redis.
     pub key_prefix: String,
+    /// Certificates to trust, in place of those that everybody trusts.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl CacheSettings {
@@ -132,7 +139,8 @@ impl CacheSettings {
         let known = ["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme));
         match Url::parse(url) {
             Ok(parsed) if known && parsed.has_host() => {
-                Ok(CacheSettings { url: SecretUrl(url.to_owned()), password: None, key_prefix: String::new() })
+                let url = SecretUrl(url.to_owned());
+                Ok(CacheSettings { url, password: None, key_prefix: String::new(), ca_file: None })
             }
             _ => Err("it must begin with redis:// or rediss:// and name a host".to_owned()),
         }
@@ -141,40 +149,46 @@ impl CacheSettings {
 
 /// Reads `catalog`.
 pub fn read_catalog(node: &Node, dir: &Path, problems: &mut Problems) -> Option<CatalogSettings> {
-    let mut fields = Fields::open(node, "quiver.catalog", problems);
-    let url = fields.string("url", problems);
-    let password = SecretFrom::read(&mut fields, ["password", "password_env", "password_file"], dir, problems);
-    let at = fields.place_of("url");
-    fields.finish(problems);
-    let Some(url) = url else {
-        problems.error(node.at, "quiver.catalog needs a url such as postgres://user@host:5432/database");
-        return None;
-    };
-    match CatalogSettings::of_url(&url) {
-        Ok(settings) => Some(CatalogSettings { password, ..settings }),
-        Err(reason) => {
-            problems.error(at, format!("url of quiver.catalog: {reason}"));
-            None
-        }
-    }
+    let fields = Fields::open(node, "quiver.catalog", problems);
+    let example = "postgres://user@host:5432/database";
+    let (settings, password) = read_place(fields, example, CatalogSettings::of_url, dir, problems)?;
+    Some(CatalogSettings { password, ..settings })
 }
 
 /// Reads `cache`.
 pub fn read_cache(node: &Node, dir: &Path, problems: &mut Problems) -> Option<CacheSettings> {
     let mut fields = Fields::open(node, "quiver.cache", problems);
+    let key_prefix = fields.string("key_prefix", problems).unwrap_or_default();
+    let ca_file = fields.string("ca_file", problems).map(|path| dir.join(path));
+    let example = "redis://host:6379/0";
+    let (settings, password) = read_place(fields, example, CacheSettings::of_url, dir, problems)?;
+    if ca_file.is_some() && !settings.url.0.starts_with("rediss://") {
+        problems.error(node.at, "ca_file of quiver.cache is for TLS: the url must begin with rediss://");
+        return None;
+    }
+    Some(CacheSettings { password, key_prefix, ca_file, ..settings })
+}
+
+/// Reads `url` and the password beside it, the last fields of a section.
+fn read_place<T>(
+    mut fields: Fields<'_>,
+    example: &str,
+    of_url: fn(&str) -> Result<T, String>,
+    dir: &Path,
+    problems: &mut Problems,
+) -> Option<(T, Option<SecretFrom>)> {
     let url = fields.string("url", problems);
     let password = SecretFrom::read(&mut fields, ["password", "password_env", "password_file"], dir, problems);
-    let key_prefix = fields.string("key_prefix", problems).unwrap_or_default();
-    let at = fields.place_of("url");
+    let (place, at, what) = (fields.at(), fields.place_of("url"), fields.what().to_owned());
     fields.finish(problems);
     let Some(url) = url else {
-        problems.error(node.at, "quiver.cache needs a url such as redis://host:6379/0");
+        problems.error(place, format!("{what} needs a url such as {example}"));
         return None;
     };
-    match CacheSettings::of_url(&url) {
-        Ok(settings) => Some(CacheSettings { password, key_prefix, ..settings }),
+    match of_url(&url) {
+        Ok(settings) => Some((settings, password)),
         Err(reason) => {
-            problems.error(at, format!("url of quiver.cache: {reason}"));
+            problems.error(at, format!("url of {what}: {reason}"));
             None
         }
     }
@@ -210,7 +224,7 @@ mod tests {
             assert_eq!(read_catalog(&yaml::parse(text).unwrap(), dir, &mut problems), None);
             assert_eq!(problems.0.len(), 1, "{text}: {problems:?}");
         }
-        for text in ["{}", "{url: 'http://h'}", "{url: 'redis://'}"] {
+        for text in ["{}", "{url: 'http://h'}", "{url: 'redis://'}", "{url: 'redis://h', ca_file: ca.pem}"] {
             let mut problems = Problems::default();
             assert_eq!(read_cache(&yaml::parse(text).unwrap(), dir, &mut problems), None, "{text}");
         }

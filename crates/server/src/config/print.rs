@@ -1,6 +1,7 @@
 //! A configuration printed anew, as `/api/v1/status/config` shows it.
 //!
-//! Invariant: no secret is in it. A key that may hold one is masked whatever it holds, as is the environment of a program.
+//! Invariant: no secret is in it. A key that may hold one is masked whatever it holds, as is the environment of a program; of a
+//! webhook's URL only the host is shown, because tokens stand in paths there.
 
 use super::yaml::{Kind, Node};
 
@@ -34,18 +35,28 @@ const SECRET_KEYS: [&str; 21] = [
 const SECRET_PARAMETERS: [&str; 8] =
     ["passw", "secret", "token", "apikey", "api_key", "api-key", "credential", "signature"];
 
+/// Below this key the paths of URLs are secret, too.
+const SECRET_PATHS_BELOW: &str = "webhooks";
+
+/// How much of URLs is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Paths {
+    Shown,
+    Hidden,
+}
+
 /// Prints a tree as YAML, secrets masked.
 pub fn without_secrets(root: &Node) -> String {
     let mut out = String::new();
     match &root.kind {
         Kind::Null => {}
         Kind::Scalar(text) => out.push_str(&scalar(text)),
-        Kind::List(_) | Kind::Map(_) => block(root, 0, &mut out),
+        Kind::List(_) | Kind::Map(_) => block(root, 0, Paths::Shown, &mut out),
     }
     out
 }
 
-fn block(node: &Node, indent: usize, out: &mut String) {
+fn block(node: &Node, indent: usize, paths: Paths, out: &mut String) {
     match &node.kind {
         Kind::List(items) => {
             for item in items {
@@ -53,7 +64,7 @@ fn block(node: &Node, indent: usize, out: &mut String) {
                 out.push('-');
                 // The first line of an inner block follows the dash.
                 let start = out.len();
-                value(item, indent + 2, out);
+                value(item, indent + 2, paths, out);
                 if matches!(&item.kind, Kind::Map(e) if !e.is_empty())
                     || matches!(&item.kind, Kind::List(i) if !i.is_empty())
                 {
@@ -77,7 +88,8 @@ fn block(node: &Node, indent: usize, out: &mut String) {
                         out.push_str(&format!("{}: {MASK}\n", scalar(&variable.key)));
                     }
                 } else {
-                    value(&entry.value, indent + 2, out);
+                    let below = if entry.key == SECRET_PATHS_BELOW { Paths::Hidden } else { paths };
+                    value(&entry.value, indent + 2, below, out);
                 }
             }
         }
@@ -86,21 +98,33 @@ fn block(node: &Node, indent: usize, out: &mut String) {
 }
 
 /// Prints what follows a key or a dash.
-fn value(node: &Node, indent: usize, out: &mut String) {
+fn value(node: &Node, indent: usize, paths: Paths, out: &mut String) {
     match &node.kind {
         Kind::Null => out.push_str(" null\n"),
-        Kind::Scalar(text) => out.push_str(&format!(" {}\n", scalar(&without_password(text)))),
+        Kind::Scalar(text) => out.push_str(&format!(" {}\n", scalar(&shown(text, paths)))),
         Kind::List(items) if items.is_empty() => out.push_str(" []\n"),
         Kind::Map(entries) if entries.is_empty() => out.push_str(" {}\n"),
         Kind::List(_) | Kind::Map(_) => {
             out.push('\n');
-            block(node, indent, out);
+            block(node, indent, paths, out);
         }
     }
 }
 
 fn pad(indent: usize, out: &mut String) {
     out.extend(std::iter::repeat_n(' ', indent));
+}
+
+fn shown(text: &str, paths: Paths) -> String {
+    let text = without_password(text);
+    match text.split_once("://") {
+        Some((scheme, rest)) if paths == Paths::Hidden => {
+            let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+            let path = if path.len() > 1 { format!("/{MASK}") } else { path.to_owned() };
+            format!("{scheme}://{host}{path}")
+        }
+        _ => text,
+    }
 }
 
 /// Masks the password of a URL, and what its parameters say in secret.
@@ -195,6 +219,15 @@ mod tests {
         let printed = without_secrets(&yaml::parse(text).unwrap());
         assert!(!printed.contains("hunter2") && printed.contains("PGPASS: <secret>"), "{printed}");
         assert!(printed.contains("env: prod"), "{printed}");
+    }
+
+    #[test]
+    fn of_a_webhook_only_the_host_is_shown() {
+        let text = "quiver:\n  events:\n    webhooks:\n    - {name: a, url: 'https://hooks.example/services/T0/hunter2?x=hunter2'}\n\
+                    \u{20}   - {name: b, url: 'http://hooks.example'}\n  url: http://h/services\n";
+        let printed = without_secrets(&yaml::parse(text).unwrap());
+        assert!(!printed.contains("hunter2") && printed.contains("url: https://hooks.example/<secret>\n"), "{printed}");
+        assert!(printed.contains("url: http://hooks.example\n") && printed.contains("http://h/services"), "{printed}");
     }
 
     fn tree() -> impl Strategy<Value = String> {

@@ -17,11 +17,12 @@ use std::collections::BTreeMap;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use catalog::{Claim, StoredResponse};
+use catalog::StoredResponse;
 use collect::report::{self, PushFacts};
 
 use super::Rest;
 use super::body::{self, JsonBody, Query, flag, idempotency_key};
+use super::changing::{Claimed, Once};
 use super::fields::Issues;
 use super::metric::MetricRows;
 use super::problem::Problem;
@@ -202,29 +203,27 @@ async fn ingest_once(rest: &Rest, mut intake: Intake, key: &str, body: Arc<JsonB
     let key = format!("custom/{key}");
     let (hashed, source) = (body.clone(), [intake.source_id.as_bytes(), b"\0"].concat());
     let hash = tokio::task::spawn_blocking(move || hashed.hash_after(&source)).await.map_err(|_| broken_off())??;
-    match rest.catalog.claim_key(&key, hash, intake.received_at_ms).await? {
-        Claim::Done(response) => Ok(replay(&response)),
-        Claim::OtherRequest => Err(other_request()),
-        Claim::InProgress => Err(in_progress()),
-        Claim::Fresh { claimed_at_ms } => {
+    match Once::claim(rest, key, hash, intake.received_at_ms).await? {
+        Once::Answered(response) => Ok(response),
+        Once::Work(claimed, claimed_at_ms) => {
             intake.received_at_ms = claimed_at_ms;
             let outcome = ingest(rest, &intake, body).await;
-            remember(rest, &key, &outcome).await;
+            remember(claimed, &outcome).await;
             Ok(outcome?.into_response())
         }
     }
 }
 
 /// Keeps the answer to a key, unless trying again may give another one.
-async fn remember(rest: &Rest, key: &str, outcome: &Result<Json<IngestionResult>, Problem>) {
+async fn remember(claimed: Claimed, outcome: &Result<Json<IngestionResult>, Problem>) {
     let (status, body) = match outcome {
         Ok(Json(result)) => (200, serde_json::to_string(result)),
-        Err(problem) if problem.retryable || problem.status >= 500 => return rest.catalog.release_key(key),
+        Err(problem) if problem.retryable || problem.status >= 500 => return claimed.release().await,
         Err(problem) => (problem.status, serde_json::to_string(problem)),
     };
     let response = StoredResponse { status, head: String::new(), body: body.unwrap_or_default() };
-    if let Err(error) = rest.catalog.finish_key(key, &response).await {
-        tracing::error!("idempotency key: {error}");
+    if let Err(problem) = claimed.finish(&response).await {
+        tracing::error!("idempotency key: {}", problem.detail);
     }
 }
 

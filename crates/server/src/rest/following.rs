@@ -4,7 +4,6 @@ use catalog::Target;
 use tokio::sync::watch;
 
 use super::Rest;
-use super::registration::Registration;
 
 impl Rest {
     /// Follows the catalog until the server stops.
@@ -39,10 +38,8 @@ impl Rest {
 
     async fn take_over_registered(&self, target: &Target) {
         let target_id = &target.spec.target_id;
-        let read = Registration::read(&target.spec.request, false, &self.address_policy)
-            .and_then(|registration| Ok((registration.to_spec(&self.address_policy, &self.vault)?, registration)));
-        match read {
-            Ok((spec, registration)) => self.put_in_force(&registration, spec, target.health),
+        match self.read_registered(&target.spec.request) {
+            Ok((registration, spec)) => self.put_in_force(&registration, spec, target.health),
             Err(problem) => {
                 tracing::error!(target_id, "a target of another server cannot be scraped here: {}", problem.detail);
                 self.let_go(target_id).await;

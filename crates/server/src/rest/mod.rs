@@ -9,6 +9,7 @@
 pub mod address;
 pub mod auth_config;
 pub mod body;
+pub mod changing;
 pub mod completeness;
 pub mod custom;
 pub mod events_api;
@@ -32,6 +33,8 @@ pub mod stats;
 pub mod target_json;
 pub mod targets;
 pub mod targets_change;
+pub mod targets_patch;
+pub mod targets_remove;
 #[cfg(test)]
 mod tests;
 pub mod time;
@@ -40,6 +43,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::FromRef;
@@ -126,6 +130,8 @@ pub struct Inner {
     seats: Arc<AtomicUsize>,
     /// Held while a target is registered, changed or removed, so that catalog and collector change in the same order.
     changing: tokio::sync::Mutex<()>,
+    /// Places of those who wait for it.
+    changes: tokio::sync::Semaphore,
     /// URLs of registered targets, by id, with the version they belong to.
     urls: Mutex<HashMap<String, (i64, String)>>,
     /// Answers SQL; it asks this API for the targets, so that it comes later.
@@ -155,6 +161,7 @@ impl Rest {
             parts,
             seats: Arc::default(),
             changing: tokio::sync::Mutex::default(),
+            changes: tokio::sync::Semaphore::new(changing::CHANGES_MAX),
             urls: Mutex::default(),
             sql: OnceLock::new(),
         }))
@@ -175,10 +182,8 @@ impl Rest {
     pub fn load_targets(&self) -> usize {
         let mut loaded = 0;
         for target in self.catalog.all().iter().filter(|t| t.spec.origin == "api" && t.damage.is_none()) {
-            let read = Registration::read(&target.spec.request, false, &self.address_policy)
-                .and_then(|registration| Ok((registration.to_spec(&self.address_policy, &self.vault)?, registration)));
-            match read {
-                Ok((spec, registration)) => {
+            match self.read_registered(&target.spec.request) {
+                Ok((registration, spec)) => {
                     self.put_in_force(&registration, spec, target.health);
                     loaded += 1;
                 }
@@ -234,10 +239,14 @@ impl Rest {
         self.catalog.get(target_id).is_some_and(|t| !t.spec.enabled && t.spec.origin != "api")
     }
 
-    /// Writes what gathers in memory, each second; ends when the server stops.
-    pub async fn housekeeping(self, mut stop: watch::Receiver<bool>) {
-        let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    /// Writes what gathers in memory; ends when the server stops.
+    pub async fn housekeeping(self, stop: watch::Receiver<bool>) {
+        // Apart from each other: a database that is slow must not hold the event log up.
+        tokio::join!(self.tidy_each_second(stop.clone()), self.tidy_catalog(stop));
+    }
+
+    async fn tidy_each_second(&self, mut stop: watch::Receiver<bool>) {
+        let mut tick = ticks(1);
         let mut second = 0u64;
         loop {
             tokio::select! {
@@ -264,17 +273,22 @@ impl Rest {
         if let Ok(Err(error)) = written.await {
             tracing::warn!("{error}");
         }
-        if second.is_multiple_of(5)
-            && let Err(error) = self.catalog.flush(now_ms, second.is_multiple_of(60)).await
-            && !error.is_away()
-        {
-            tracing::warn!("{error}");
-        }
-        if hourly
-            && let Err(error) = self.catalog.prune(now_ms).await
-            && !error.is_away()
-        {
-            tracing::warn!("{error}");
+    }
+
+    async fn tidy_catalog(&self, mut stop: watch::Receiver<bool>) {
+        let mut tick = ticks(5);
+        let (mut minutely, mut hourly) = (Periodic::each(60), Periodic::each(3_600));
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                _ = stop.wait_for(|stopped| *stopped) => return,
+            }
+            let now_ms = self.now_ms();
+            let flushed = self.catalog.flush(now_ms, minutely.is_due()).await;
+            let pruned = if hourly.is_due() { self.catalog.prune(now_ms).await } else { Ok(()) };
+            for error in [flushed, pruned].into_iter().filter_map(Result::err).filter(|e| !e.is_away()) {
+                tracing::warn!("{error}");
+            }
         }
     }
 
@@ -305,6 +319,33 @@ impl Rest {
     }
 }
 
+/// Ticks that wait for who was slow.
+fn ticks(seconds: u64) -> tokio::time::Interval {
+    let mut tick = tokio::time::interval(Duration::from_secs(seconds));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tick
+}
+
+/// Something that is due at once and then again after each period, however long the rounds between take.
+struct Periodic {
+    period: Duration,
+    last: Option<Instant>,
+}
+
+impl Periodic {
+    fn each(seconds: u64) -> Periodic {
+        Periodic { period: Duration::from_secs(seconds), last: None }
+    }
+
+    fn is_due(&mut self) -> bool {
+        let due = self.last.is_none_or(|last| last.elapsed() >= self.period);
+        if due {
+            self.last = Some(Instant::now());
+        }
+        due
+    }
+}
+
 /// Makes the routes; the state must give a [`Rest`].
 pub fn router<S>() -> Router<S>
 where
@@ -318,13 +359,10 @@ where
         .route(&path("/targets:dry-run"), post(targets_change::dry_run))
         .route(
             &path("/targets/{target_id}"),
-            get(targets::get_one)
-                .patch(targets_change::patch)
-                .delete(targets_change::remove)
-                .post(targets_change::verb),
+            get(targets::get_one).patch(targets_patch::patch).delete(targets_remove::remove).post(targets_change::verb),
         )
         .route(&path("/targets/{target_id}/scrape"), post(targets_change::scrape))
-        .route(&path("/targets/{target_id}/restore"), post(targets_change::restore))
+        .route(&path("/targets/{target_id}/restore"), post(targets_remove::restore))
         .route(&path("/targets/{target_id}/rejections"), get(rejections::rejections))
         .route(&path("/targets/{target_id}/explain"), get(explain::explain))
         .route(&path("/targets/{target_id}/filters"), get(explain::filters))

@@ -6,7 +6,8 @@ use http::{HeaderValue, header};
 use utoipa::OpenApi;
 
 use super::{
-    custom, events_api, explain, integrity, problem, query, rejections, sd, stats, target_json, targets, targets_change,
+    custom, events_api, explain, integrity, problem, query, rejections, sd, stats, target_json, targets,
+    targets_change, targets_patch, targets_remove,
 };
 
 /// The document of the REST API.
@@ -23,10 +24,10 @@ use super::{
         targets::list,
         targets::get_one,
         crate::cache::latest_metrics,
-        targets_change::patch,
-        targets_change::remove,
+        targets_patch::patch,
+        targets_remove::remove,
         targets_change::scrape,
-        targets_change::restore,
+        targets_remove::restore,
         targets_change::dry_run,
         rejections::rejections,
         explain::explain,

@@ -57,7 +57,7 @@ impl Gate {
     }
 
     /// Tells why not, if not.
-    fn shut(&self) -> Option<String> {
+    pub fn shut(&self) -> Option<String> {
         if self.closed.load(Ordering::Relaxed) {
             return Some("stopping".to_owned());
         }

@@ -21,6 +21,7 @@ mod retention;
 mod routes;
 pub(crate) mod shape;
 mod signals;
+mod supervised;
 #[cfg(test)]
 mod tests;
 mod unpublished;
@@ -48,6 +49,7 @@ use parts::Parts;
 pub use reload::Reloader;
 pub use routes::build_info;
 use signals::{Signal, Signals};
+use supervised::{PROGRESS_EVERY, Supervisor};
 pub use unpublished::{Noting, Unpublished};
 
 /// Requests under way get this long when the server stops.
@@ -136,18 +138,22 @@ pub enum RunError {
     Bug,
 }
 
-/// Runs a server until SIGTERM or SIGINT; SIGHUP reloads the configuration.
+/// Runs a server until SIGTERM or SIGINT; SIGHUP reloads the configuration. systemd is told how it goes.
 ///
 /// **Takes** `ready`: called once, with the address and whether TLS is spoken there, when the server answers everything.
 /// **Errors** say in one sentence why it did not start.
 pub async fn run(options: Options, ready: impl FnOnce(SocketAddr, bool)) -> Result<(), RunError> {
     let mut signals = Signals::listen().map_err(|error| RunError::System { what: "listen for signals", error })?;
+    let supervisor = Supervisor::of_environment();
     let mut server = Server::bind(options).await?;
     {
+        let gate = server.gate.clone();
+        let mut progress = tokio::time::interval(PROGRESS_EVERY);
         let mut opening = std::pin::pin!(server.open());
         loop {
             tokio::select! {
                 opened = opening.as_mut() => break opened?,
+                _ = progress.tick() => supervisor.starting(&gate.shut().unwrap_or_default()),
                 // A reload now reads what is being read anyway.
                 signal = signals.next() => if signal == Signal::Stop { return Ok(()) },
             }
@@ -157,6 +163,9 @@ pub async fn run(options: Options, ready: impl FnOnce(SocketAddr, bool)) -> Resu
         tracing::info!("OTLP over gRPC is taken on {address}");
     }
     ready(server.address(), server.speaks_tls());
+    supervisor.ready(&server.address().to_string());
+    let store = server.parts.as_ref().map(|parts| parts.store.clone());
+    let watching = supervisor.watch(move || store.as_ref().is_some_and(|store| store.is_alive()));
     loop {
         match signals.next().await {
             Signal::Stop => break,
@@ -165,6 +174,9 @@ pub async fn run(options: Options, ready: impl FnOnce(SocketAddr, bool)) -> Resu
         }
     }
     tracing::info!("stopping");
+    supervisor.stopping();
+    // Signs of life end; the time to stop is another limit.
+    drop(watching);
     server.stop().await;
     Ok(())
 }

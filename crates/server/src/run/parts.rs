@@ -68,7 +68,7 @@ pub struct Parts {
     collector: Arc<Collector>,
     catalog: Arc<Catalog>,
     events: EventLog,
-    store: Arc<Store>,
+    pub store: Arc<Store>,
     sinking: Arc<Sinking>,
     prom: PromApi,
     rule_groups: Arc<Groups>,

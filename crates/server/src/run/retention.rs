@@ -3,7 +3,7 @@
 //! Owns: the file `retention` in the data directory: the policies of all targets that ever had one and may still have
 //! samples, and which deleted targets' samples are to go when the deletion can no longer be undone.
 //! Invariants: 1. a target's policy outlives its deletion until its samples are past it; 2. a purge that was answered is
-//! done, also after a crash; 3. restoring the target cancels it.
+//! done, also after a crash, and on all servers that share the catalog, once on each; 3. restoring the target cancels it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -18,6 +18,7 @@ use store::{Doomed, RetentionRules, Store};
 use sys::Fs;
 
 use crate::rest::retention::Policy;
+use crate::rest::targets_remove::purges;
 
 /// One target.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -27,6 +28,15 @@ struct Entry {
     gone_ms: Option<i64>,
     /// When its samples go.
     purge_ms: Option<i64>,
+    /// The purge that was done last, by the time at which it was due.
+    #[serde(default)]
+    purged_ms: Option<i64>,
+}
+
+impl Entry {
+    fn of(policy: Value) -> Entry {
+        Entry { policy, gone_ms: None, purge_ms: None, purged_ms: None }
+    }
 }
 
 /// Keeps the store's rules in step with the catalog.
@@ -76,14 +86,21 @@ impl Keeper {
             let id = target.spec.target_id.clone();
             match &target.spec.retention_policy {
                 Value::Null => drop(next.remove(&id)),
-                policy => {
-                    drop(next.insert(id.clone(), Entry { policy: policy.clone(), gone_ms: None, purge_ms: None }))
-                }
+                policy => drop(next.insert(id.clone(), Entry::of(policy.clone()))),
             }
             live.insert(id);
         }
+        let deleted = self.catalog.all_deleted();
+        // The one who deleted it may be another server.
+        for target in deleted.iter().filter(|t| t.deletion.as_ref().is_some_and(purges)) {
+            let entry = next.entry(target.spec.target_id.clone()).or_insert_with(|| Entry::of(no_policy()));
+            if entry.purged_ms != target.undo_until_ms() {
+                entry.purge_ms = entry.purge_ms.or(target.undo_until_ms());
+            }
+        }
+        let deleted: HashSet<&str> = deleted.iter().map(|t| t.spec.target_id.as_str()).collect();
         next.retain(|id, entry| {
-            if live.contains(id) {
+            if live.contains(id) || (entry.purged_ms.is_some() && deleted.contains(id.as_str())) {
                 return true;
             }
             let gone_ms = *entry.gone_ms.get_or_insert(now_ms);
@@ -113,21 +130,22 @@ impl Keeper {
     /// Notes that the samples of a deleted target go at a time, unless it is restored before.
     pub fn schedule_purge(&mut self, target_id: &str, at_ms: i64) -> Result<(), String> {
         let mut next = self.entries.clone();
-        let policy = Value::Object(serde_json::Map::new());
-        let entry = next.entry(target_id.to_owned()).or_insert(Entry { policy, gone_ms: None, purge_ms: None });
+        let entry = next.entry(target_id.to_owned()).or_insert_with(|| Entry::of(no_policy()));
         entry.purge_ms.get_or_insert(at_ms);
         self.take(next)
     }
 
     /// Deletes the samples whose time has come.
     fn purge(&mut self, now_ms: i64) -> Result<(), String> {
-        let due = |(id, entry): (&String, &Entry)| entry.purge_ms.filter(|at| *at <= now_ms).map(|_| id.clone());
-        let due: Vec<String> = self.entries.iter().filter_map(due).collect();
-        for id in due {
+        let due = |(id, entry): (&String, &Entry)| Some((id.clone(), entry.purge_ms.filter(|at| *at <= now_ms)?));
+        let due: Vec<(String, i64)> = self.entries.iter().filter_map(due).collect();
+        for (id, due_ms) in due {
             self.store.delete_series(&[Doomed::OfTarget(id.clone())], TimeRange::ALL).map_err(|e| e.to_string())?;
             tracing::info!(target_id = id, "the samples of a deleted target were deleted");
             let mut next = self.entries.clone();
-            next.remove(&id);
+            let mut done = Entry::of(no_policy());
+            (done.gone_ms, done.purged_ms) = (Some(due_ms), Some(due_ms));
+            next.insert(id, done);
             self.take(next)?;
         }
         Ok(())
@@ -141,6 +159,10 @@ impl Keeper {
         self.fs.rename(&temporary, &self.path)?;
         self.path.parent().map_or(Ok(()), |dir| self.fs.sync_dir(dir))
     }
+}
+
+fn no_policy() -> Value {
+    Value::Object(serde_json::Map::new())
 }
 
 #[cfg(test)]
@@ -213,7 +235,7 @@ mod tests {
         assert!(!world.put("short", "m", 2 * 3_600_000), "too old for its target");
         assert!(world.put("short", "m", 30 * 60_000) && world.put("long", "slo", 300 * 86_400_000));
         assert!(world.put("long", "m", 60_000) && world.put("none", "m", 60_000));
-        world.catalog.delete("long", NOW_MS).await.unwrap();
+        world.catalog.delete("long", None, None, NOW_MS).await.unwrap();
         world.clock.advance(3 * 3_600_000);
         let now_ms = NOW_MS + 3 * 3_600_000;
         for _ in 0..2 {
@@ -232,7 +254,7 @@ mod tests {
         assert!(world.put("a", "m", 0) && world.put("b", "m", 0) && world.put("c", "m", 0));
         let mut keeper = world.keeper();
         for id in ["a", "b"] {
-            world.catalog.delete(id, NOW_MS).await.unwrap();
+            world.catalog.delete(id, None, None, NOW_MS).await.unwrap();
             keeper.schedule_purge(id, NOW_MS + 600_000).unwrap();
         }
         keeper.tick(NOW_MS + 1000).unwrap();
@@ -245,5 +267,30 @@ mod tests {
         assert!(world.put("a", "m", -1), "what comes later is not concerned");
         keeper.tick(NOW_MS + 700_000).unwrap();
         assert_eq!(world.count("a"), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_purge_that_another_server_answered_is_done_here_once() {
+        let world = World::new().await;
+        for id in ["a", "b"] {
+            world.register(id, Value::Null).await;
+            assert!(world.put(id, "m", 0));
+        }
+        let mut keeper = world.keeper();
+        // As the catalog has it when somebody else deleted them.
+        let answer = |data: &str| Some(json!({"data": data}));
+        world.catalog.delete("a", None, answer("PURGE_SCHEDULED"), NOW_MS).await.unwrap();
+        world.catalog.delete("b", None, answer("KEPT"), NOW_MS).await.unwrap();
+        keeper.tick(NOW_MS + 599_999).unwrap();
+        assert_eq!(["a", "b"].map(|t| world.count(t)), [1, 1], "it can still be undone");
+        keeper.tick(NOW_MS + 600_000).unwrap();
+        assert_eq!(["a", "b"].map(|t| world.count(t)), [0, 1]);
+        // A source of that name sends again: its samples are not concerned, neither now nor after a start.
+        assert!(world.put("a", "m", -1));
+        for _ in 0..2 {
+            keeper.tick(NOW_MS + 700_000).unwrap();
+            assert_eq!(world.count("a"), 1);
+            keeper = world.keeper();
+        }
     }
 }

@@ -5,6 +5,6 @@ mod oidc;
 mod roles;
 mod scope;
 mod secrets;
-mod tls;
+pub mod tls;
 mod tokens;
 mod world;

@@ -8,14 +8,14 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use crate::support::{Program, free_port, wait_until};
 
 /// A certificate authority and what it signed, as files.
-struct Authority {
+pub struct Authority {
     dir: PathBuf,
     params: CertificateParams,
     key: KeyPair,
 }
 
 impl Authority {
-    fn new(dir: &Path, name: &str) -> Authority {
+    pub fn new(dir: &Path, name: &str) -> Authority {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -26,7 +26,7 @@ impl Authority {
     }
 
     /// Writes `<file>.pem` and `<file>.key`.
-    fn sign(&self, file: &str, name: &str) {
+    pub fn sign(&self, file: &str, name: &str) {
         let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("names");
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().expect("a key");
