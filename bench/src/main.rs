@@ -4,6 +4,8 @@
 //! say little; rates, memory and disk stand beside it. Every run checks what the server can answer afterwards,
 //! so that a server which dropped its load cannot look fast.
 
+#[path = "../../tests/support/child.rs"]
+mod child;
 mod disk;
 mod http;
 mod measure;
