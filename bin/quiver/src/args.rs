@@ -108,6 +108,12 @@ pub struct ServeArgs {
     /// under `quiver: auth:` of the configuration; see docs/access.md
     #[arg(long = "web.config.file", alias = "web-config-file", value_name = "FILE", env = "QUIVER_WEB_CONFIG")]
     pub web_config_file: Option<PathBuf>,
+    /// URL under which others reach this server, when something stands in front of it; for links in alerts and answers
+    #[arg(long = "web.external-url", alias = "external-url", value_name = "URL", env = "QUIVER_EXTERNAL_URL")]
+    pub external_url: Option<String>,
+    /// Answer everything below this path [default: the path of --web.external-url]
+    #[arg(long = "web.route-prefix", alias = "route-prefix", value_name = "PATH", env = "QUIVER_ROUTE_PREFIX")]
+    pub route_prefix: Option<String>,
     /// Let everybody in who reaches the port, also from other machines. Without it a server that listens beyond loopback and
     /// has no token, user or certificate configured does not start
     #[arg(long = "web.insecure-open", alias = "insecure-open")]

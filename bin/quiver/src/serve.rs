@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use server::config::backing::SecretUrl;
 use server::config::{CacheSettings, CatalogSettings, Overrides};
-use server::run::{self, Options};
+use server::run::{self, Options, Outside};
 use server::sql::SqlOptions;
 use tracing_subscriber::EnvFilter;
 
@@ -82,6 +82,7 @@ fn options(args: &ServeArgs) -> Result<Options, Failure> {
         allow_unsupported: args.allow_unsupported,
         web_config_file: args.web_config_file.clone(),
         insecure_open: args.insecure_open,
+        outside: Outside::read(args.external_url.as_deref(), args.route_prefix.as_deref()).map_err(Failure::usage)?,
         sql: sql_options(args)?,
         flags: flags(args),
     })
@@ -151,6 +152,8 @@ fn flags(args: &ServeArgs) -> Vec<(String, String)> {
         ("retention", text(&args.retention)),
         ("retention-size", text(&args.retention_size)),
         ("web.config.file", path(&args.web_config_file)),
+        ("web.external-url", text(&args.external_url)),
+        ("web.route-prefix", text(&args.route_prefix)),
         ("web.insecure-open", args.insecure_open.to_string()),
         ("sql.memory", text(&args.sql_memory)),
         ("sql.timeout", text(&args.sql_timeout)),

@@ -13,6 +13,8 @@ use http::{StatusCode, header};
 use parking_lot::Mutex;
 use tower::ServiceExt;
 
+use super::outside::Outside;
+
 /// Lets requests through once there is something behind it.
 pub struct Gate {
     app: OnceLock<Router>,
@@ -47,13 +49,18 @@ impl Gate {
         self.closed.store(true, Ordering::Relaxed);
     }
 
-    /// Makes the outermost routes.
-    pub fn router(self: &Arc<Gate>) -> Router {
-        Router::new()
+    /// Makes the outermost routes, below the path that others ask for.
+    pub fn router(self: &Arc<Gate>, outside: &Outside) -> Router {
+        let routes = Router::new()
             .route("/-/healthy", get(|| async { "Quiver is healthy.\n" }))
             .route("/-/ready", get(ready))
             .fallback(pass)
-            .with_state(self.clone())
+            .with_state(self.clone());
+        if outside.prefix().is_empty() && outside.shown().is_empty() {
+            return routes;
+        }
+        // No `nest`: what a route is called must not depend on the prefix.
+        Router::new().fallback(below).with_state(Below { outside: Arc::new(outside.clone()), routes })
     }
 
     /// Tells why not, if not.
@@ -66,6 +73,26 @@ impl Gate {
         }
         Some(format!("{}, for {:.1} s", self.progress.lock(), self.started.elapsed().as_secs_f64()))
     }
+}
+
+/// The routes, and what stands in front of their paths.
+#[derive(Clone)]
+struct Below {
+    outside: Arc<Outside>,
+    routes: Router,
+}
+
+async fn below(State(below): State<Below>, mut request: Request) -> Response {
+    if !below.outside.prefix().is_empty() {
+        match below.outside.inner(request.uri()) {
+            Ok(uri) => *request.uri_mut() = uri,
+            Err(answer) => return *answer,
+        }
+    }
+    // A router never fails.
+    let mut response = below.routes.oneshot(request).await.unwrap_or_else(|never| match never {});
+    below.outside.outward(&mut response);
+    response
 }
 
 async fn ready(State(gate): State<Arc<Gate>>) -> Response {
@@ -95,7 +122,26 @@ mod tests {
 
     async fn status(gate: &Arc<Gate>, path: &str) -> u16 {
         let request = http::Request::get(path).body(Body::empty()).unwrap();
-        gate.router().oneshot(request).await.unwrap().status().as_u16()
+        gate.router(&Outside::default()).oneshot(request).await.unwrap().status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn below_a_prefix_routes_are_called_as_ever() {
+        let gate = Arc::new(Gate::new());
+        let named = |path: axum::extract::MatchedPath| async move { path.as_str().to_owned() };
+        gate.open(Router::new().route("/x/{y}", get(named)));
+        let router = gate.router(&Outside::read(None, Some("/q")).unwrap());
+        for (path, status, body) in [
+            ("/q/x/1", 200, "/x/{y}"),
+            ("/q/-/ready", 200, "Quiver is ready.\n"),
+            ("/x/1", 404, "404 page not found\n"),
+        ] {
+            let request = http::Request::get(path).body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status().as_u16(), status, "{path}");
+            let bytes = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
+            assert_eq!(bytes, body.as_bytes(), "{path}");
+        }
     }
 
     #[tokio::test]

@@ -30,11 +30,11 @@ pre{padding:.6rem;overflow-x:auto}.healthy{color:#2a9d4a}.degraded{color:#c98a00
 <p>Collects metrics, loses none, answers PromQL. Version ";
 
 const LINKS: &str = "</p><ul>\
-<li><a href=\"/openapi\">API</a> (<a href=\"/openapi.json\">OpenAPI</a>)</li>\
-<li><a href=\"/api/v1/metrics/targets\">Targets</a>, <a href=\"/api/v1/metrics/stats\">statistics</a>, \
-<a href=\"/api/v1/query?query=up\"><code>up</code></a></li>\
-<li><a href=\"/metrics\">Metrics of Quiver itself</a></li>\
-<li><a href=\"/api/v1/status/config\">Configuration</a>, <a href=\"/api/v1/status/tsdb\">store</a></li>\
+<li><a href=\"openapi\">API</a> (<a href=\"openapi.json\">OpenAPI</a>)</li>\
+<li><a href=\"api/v1/metrics/targets\">Targets</a>, <a href=\"api/v1/metrics/stats\">statistics</a>, \
+<a href=\"api/v1/query?query=up\"><code>up</code></a></li>\
+<li><a href=\"metrics\">Metrics of Quiver itself</a></li>\
+<li><a href=\"api/v1/status/config\">Configuration</a>, <a href=\"api/v1/status/tsdb\">store</a></li>\
 </ul><p>In Grafana: a Prometheus data source with this page's address.</p>";
 
 const NO_TARGETS: &str = "<p>None yet. Add one:</p><pre>quiver targets add http://localhost:9100/metrics</pre>";
@@ -69,7 +69,7 @@ fn memory_line(app: &App) -> String {
         let _ =
             write!(line, "; new ones were refused {} times, see the rejections of the targets", room.refused_total());
     }
-    line.push_str(". <a href=\"/api/v1/status/tsdb?limit=50\">By metric, label, target and source</a>.</p>");
+    line.push_str(". <a href=\"api/v1/status/tsdb?limit=50\">By metric, label, target and source</a>.</p>");
     line
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod inflight;
 mod jobs;
 mod landing;
 mod opening;
+mod outside;
 mod parts;
 mod reload;
 mod retention;
@@ -45,6 +46,7 @@ use crate::net::{self, NetStats};
 use crate::sql::SqlOptions;
 use gate::Gate;
 pub use jobs::{JobFigures, Jobs};
+pub use outside::Outside;
 use parts::Parts;
 pub use reload::Reloader;
 pub use routes::build_info;
@@ -68,6 +70,8 @@ pub struct Options {
     pub web_config_file: Option<PathBuf>,
     /// Everybody may come in, also from other machines.
     pub insecure_open: bool,
+    /// How others reach it.
+    pub outside: Outside,
     /// Where SQL is answered, and how much of it.
     pub sql: SqlOptions,
     /// All flags as they are in force, for `/api/v1/status/flags`.
@@ -230,7 +234,14 @@ impl Server {
             tokio::spawn(tls.clone().follow(stopped.clone()));
         }
         let tls = access.tls.clone();
-        let http = tokio::spawn(net::serve(listener, gate.router(), connections_max, net.clone(), tls, stopped));
+        let http = tokio::spawn(net::serve(
+            listener,
+            gate.router(&options.outside),
+            connections_max,
+            net.clone(),
+            tls,
+            stopped,
+        ));
         Ok(Server {
             options,
             settings,

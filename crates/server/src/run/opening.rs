@@ -222,12 +222,18 @@ impl Opening {
 
     /// Says where people reach this server.
     pub(super) fn external_url(&self) -> String {
+        if let Some(url) = self.options.outside.url() {
+            return url;
+        }
         let scheme = if self.access.tls.is_some() { "https" } else { "http" };
-        format!("{scheme}://{}", self.external_host())
+        format!("{scheme}://{}{}", self.external_host(), self.options.outside.prefix())
     }
 
     /// Says under which name others reach this server.
     pub(super) fn external_host(&self) -> String {
+        if let Some(host) = self.options.outside.host() {
+            return host;
+        }
         let (ip, port) = (self.address.ip(), self.address.port());
         if ip.is_unspecified() { format!("{}:{port}", hostname()) } else { self.address.to_string() }
     }

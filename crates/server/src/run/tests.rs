@@ -87,6 +87,30 @@ async fn figure(address: SocketAddr, series: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn below_a_prefix_everything_is_there_and_links_lead_to_it() {
+    let dir = TempDir::new().unwrap();
+    let outside = Outside::read(Some("https://m.example.org/q/"), None).unwrap();
+    let mut server = Server::bind(Options { outside, ..options(dir.path(), None) }).await.unwrap();
+    let address = server.address();
+    server.open().await.unwrap();
+    assert_eq!(get(address, "/q/-/ready").await.0, 200);
+    assert_eq!((get(address, "/-/ready").await.0, get(address, "/api/v1/query?query=1").await.0), (404, 404));
+    assert_eq!((get(address, "/").await.0, get(address, "/q").await.0), (302, 302));
+    let (status, page) = get(address, "/q/").await;
+    assert!(status == 200 && page.contains("href=\"openapi\"") && !page.contains("href=\"/"), "{page}");
+    // Rights and parameters are those of the route, whatever stands in front of it.
+    assert_eq!(get_json(address, "/q/api/v1/query?query=1%2B1").await["data"]["result"][1], "2");
+    let target = json!({"source_id": "s", "target_id": "s", "collection_method": "BATCH_UPLOAD"}).to_string();
+    let (status, made) = send(address, "POST", "/q/api/v1/metrics/targets", &target).await;
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let expected = "https://m.example.org/q/api/v1/metrics/uploads?source_id=s";
+    assert_eq!((status, made["push_url"].as_str()), (201, Some(expected)), "{made}");
+    let flags = get_json(address, "/q/api/v1/status/flags").await;
+    assert_eq!(flags["status"], "success");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn starts_scrapes_itself_reloads_and_stops() {
     let dir = TempDir::new().unwrap();
     let mut server = Server::bind(options(dir.path(), Some(&config("one")))).await.unwrap();
