@@ -58,7 +58,10 @@ fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => {
+            small_pages();
+            serve::run(args)
+        }
         Command::CheckConfig(args) => check::run(&args),
         Command::CheckRules(args) => rules::existing(&args.files).and_then(|()| rules::check(&args)),
         Command::TestRules(args) => rules::existing(&args.files).and_then(|()| rules::test(&args)),
@@ -84,6 +87,14 @@ fn main() -> ExitCode {
         eprintln!("quiver: {}", failure.text);
         ExitCode::from(failure.code)
     })
+}
+
+/// Asks for pages of 4 KiB: of the huge ones that the allocator asks for otherwise, a third stays empty with many series
+/// (`docs/decisions/0018-small-pages.md`).
+fn small_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!("huge pages stay in use, more memory is taken: {error}");
+    }
 }
 
 fn man() -> Result<ExitCode, Failure> {

@@ -29,6 +29,9 @@ use crate::outcome::{ScrapeError, ScrapeErrorKind};
 /// More addresses of one name are not tried.
 const ADDRESSES_MAX: usize = 8;
 
+/// What a connection reads at a time, and the largest head. It keeps as much memory from one scrape to the next.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+
 /// An open connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -94,7 +97,8 @@ impl Connection {
             tokio::spawn(task);
             Sender::Http2(sender)
         } else {
-            let (sender, task) = http1::handshake(stream).await.map_err(broken)?;
+            let (sender, task) =
+                http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(stream).await.map_err(broken)?;
             tokio::spawn(task);
             Sender::Http1(sender)
         };
