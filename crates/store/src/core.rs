@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use model::{AppendError, Appended, Batch, Counts, LedgerPosition, Origin, ScrapeSlot, Verdict};
+use model::{AppendError, Appended, Batch, Counts, LedgerPosition, MetricType, Origin, ScrapeSlot, Verdict};
 use parking_lot::{Mutex, RwLock};
 use sys::{Clock, Fs};
 
 use crate::accounts::Accounts;
-use crate::attrs::AttrsTable;
+use crate::attrs::{AttrsId, AttrsTable};
 use crate::blocks::{BlockSet, RetentionRules};
 use crate::changes::Changes;
 use crate::checkpoint::Checkpoints;
@@ -105,7 +105,16 @@ impl Core {
     /// Makes the series of a record known; gives how many are new.
     pub fn define(&self, applied: &mut Applied, origin: &Origin, definitions: &[Definition]) -> u64 {
         let mut new = 0;
-        let with_attrs = |d: &Definition| self.attrs.of(origin, d.metric_type);
+        // Few types, many definitions.
+        let mut of_type: Vec<(MetricType, AttrsId)> = Vec::new();
+        let mut with_attrs = |d: &Definition| match of_type.iter().find(|(known, _)| *known == d.metric_type) {
+            Some((_, attrs)) => *attrs,
+            None => {
+                let attrs = self.attrs.of(origin, d.metric_type);
+                of_type.push((d.metric_type, attrs));
+                attrs
+            }
+        };
         for definition in definitions {
             let attrs = with_attrs(definition);
             let defined = self.head.define(definition.id, &definition.labels, attrs);

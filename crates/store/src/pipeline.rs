@@ -27,6 +27,8 @@ use crate::wal::segment::{SegmentInfo, SegmentWriter, WriteError};
 const GROUPS_MAX: usize = 2;
 /// When so much is on its way, nobody waits for company.
 const PATIENCE_BYTES_MAX: u64 = 1 << 20;
+/// What one burst has grown the buffer to is not kept.
+const BUFFER_BYTES_KEPT: usize = 4 << 20;
 
 /// A batch that waits. Dropped without an answer, it answers `Closed`.
 pub struct Item {
@@ -105,7 +107,8 @@ pub struct Pipeline {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-type Group = Vec<(Item, u64)>;
+/// Items with their seq, and the room in the queue that each gives back.
+type Group = Vec<(Item, u64, u64)>;
 
 impl Pipeline {
     /// Starts the threads. `segments` are those of earlier lives.
@@ -263,7 +266,11 @@ impl Committer {
             let refusal = self.shared.queue.lock().failed.clone().map(WriteError::Failed);
             match refusal.map_or_else(|| self.commit(&items), Err) {
                 Ok(first) => {
-                    let group = items.into_iter().zip(first..).collect();
+                    let written = |(mut item, seq): (Item, u64)| {
+                        let bytes = std::mem::take(&mut item.framed).len() as u64;
+                        (item, seq, bytes)
+                    };
+                    let group = items.into_iter().zip(first..).map(written).collect();
                     if self.to_apply.send(group).is_err() {
                         self.shared.fail("the apply thread has ended");
                         self.shared.release(bytes);
@@ -304,7 +311,11 @@ impl Committer {
             self.buffer.extend_from_slice(&Frame { seq, ..item.frame }.encode(nonce));
             self.buffer.extend_from_slice(item.framed.get(FRAME_BYTES..).unwrap_or_default());
         }
-        self.writer.append(&self.buffer)?;
+        let appended = self.writer.append(&self.buffer);
+        if self.buffer.capacity() > BUFFER_BYTES_KEPT {
+            self.buffer = Vec::new();
+        }
+        appended?;
         self.note(number, items);
         self.writer.sync()?;
         self.shared.fsyncs.fetch_add(1, Ordering::Relaxed);
@@ -350,7 +361,7 @@ struct Applier {
 impl Applier {
     fn run(self) {
         for group in &self.from_commit {
-            for (mut item, seq) in group {
+            for (mut item, seq, bytes) in group {
                 let result = match item.waiting.batch() {
                     Some(batch) => {
                         let applied = self.core.apply_batch(batch, &item.definitions, seq);
@@ -359,7 +370,6 @@ impl Applier {
                     }
                     None => Err(AppendError::Closed),
                 };
-                let bytes = item.framed.len() as u64;
                 item.waiting.answer(result);
                 self.shared.release(bytes);
             }

@@ -79,7 +79,17 @@ pub struct StoreStats {
 }
 
 impl Store {
-    /// Counts everything. Walks over all series once: for status pages, not for every request.
+    /// Counts everything, labels and owners included.
+    ///
+    /// **Cost** a walk over all series and all label values: for people's pages, not for every request.
+    pub fn stats_with_labels(&self) -> StoreStats {
+        let mut stats = self.stats();
+        self.count_labels(&mut stats);
+        self.count_owners(&mut stats);
+        stats
+    }
+
+    /// Counts all but what labels and owners there are. Walks over all series once.
     pub fn stats(&self) -> StoreStats {
         let core = &self.core;
         let mut span: Option<(i64, i64)> = None;
@@ -118,22 +128,20 @@ impl Store {
             let applied = core.applied.lock();
             (stats.records, stats.seq, stats.totals) = (applied.records, applied.seq, applied.totals);
         }
-        self.count_labels(&mut stats);
-        self.count_owners(&mut stats);
+        let room = self.admission();
+        (stats.series_bytes, stats.series_admitted) = (room.bytes, room.admitted);
+        stats.series_refused = room.refused_total();
         stats
     }
 
     fn count_owners(&self, stats: &mut StoreStats) {
-        let room = self.admission();
-        (stats.series_bytes, stats.series_admitted) = (room.bytes, room.admitted);
-        stats.series_refused = room.refused_total();
         let (mut targets, mut sources) = (HashMap::new(), HashMap::new());
         for owner in self.owners().into_iter().filter(|o| o.series > 0) {
             *targets.entry(owner.target_id.to_string()).or_insert(0) += owner.series;
             *sources.entry(owner.source.to_string()).or_insert(0) += owner.series;
         }
-        stats.top_targets = top(targets.into_iter().collect());
-        stats.top_sources = top(sources.into_iter().collect());
+        let sorted = |counted: &HashMap<String, u64>| top(counted.iter().map(|(name, n)| (name.as_str(), *n)));
+        (stats.top_targets, stats.top_sources) = (sorted(&targets), sorted(&sources));
     }
 
     /// Gives the totals over all restarts, and how many series there are, at hardly any cost.
@@ -146,22 +154,51 @@ impl Store {
         let cardinalities = index.cardinalities();
         stats.label_names = cardinalities.len() as u64;
         stats.label_pairs = cardinalities.iter().map(|c| c.1).sum();
-        stats.top_metric_names = top(index.series_by_value(LABEL_NAME));
+        let by_value = |name| index.postings(name).map(|(value, ids)| (value, ids.len() as u64));
+        stats.top_metric_names = top(by_value(LABEL_NAME));
         let (mut pairs, mut bytes) = (Vec::new(), Vec::new());
         for (name, _) in &cardinalities {
-            let by_value = index.series_by_value(name);
-            bytes.push((name.clone(), by_value.iter().map(|(value, series)| value.len() as u64 * series).sum()));
-            let best = top(by_value).into_iter();
+            bytes.push((name.as_str(), by_value(name).map(|(value, series)| value.len() as u64 * series).sum()));
+            let best = top(by_value(name)).into_iter();
             pairs.extend(best.map(|(value, series)| (format!("{name}={value}"), series)));
         }
-        stats.top_label_pairs = top(pairs);
+        stats.top_label_pairs = top(borrowed(&pairs));
         stats.top_label_bytes = top(bytes);
-        stats.top_label_names = top(cardinalities);
+        stats.top_label_names = top(borrowed(&cardinalities));
     }
 }
 
-fn top(mut list: Vec<(String, u64)>) -> Vec<(String, u64)> {
-    list.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    list.truncate(TOP);
-    list
+fn borrowed(list: &[(String, u64)]) -> impl Iterator<Item = (&str, u64)> {
+    list.iter().map(|(name, n)| (name.as_str(), *n))
+}
+
+/// Gives the greatest, the greatest first, in memory for twice as many: there may be millions.
+fn top<'a>(list: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<(String, u64)> {
+    let order = |a: &(&str, u64), b: &(&str, u64)| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0));
+    let mut best: Vec<(&str, u64)> = Vec::new();
+    for one in list {
+        best.push(one);
+        if best.len() >= 2 * TOP {
+            best.select_nth_unstable_by(TOP, order);
+            best.truncate(TOP);
+        }
+    }
+    best.sort_unstable_by(order);
+    best.truncate(TOP);
+    best.into_iter().map(|(name, n)| (name.to_owned(), n)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greatest_of_many_are_found() {
+        let names: Vec<String> = (0..5 * TOP).map(|n| format!("n{n:05}")).collect();
+        let count = |n: usize| (n * 7919 % 3001) as u64;
+        let found = top(names.iter().enumerate().map(|(n, name)| (name.as_str(), count(n))));
+        let mut all: Vec<(String, u64)> = names.iter().enumerate().map(|(n, name)| (name.clone(), count(n))).collect();
+        all.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        assert_eq!(found, all[..TOP]);
+    }
 }

@@ -233,7 +233,7 @@ impl Opening {
                 let memory = memory.clone();
                 source(&store, move |store| StoreStats {
                     new_series_per_second: memory.new_series_per_second(),
-                    ..store.stats()
+                    ..store.stats_with_labels()
                 })
             },
             config_text: source(&reloader, |reloader| reloader.printed()),

@@ -112,12 +112,6 @@ impl Index {
     pub fn cardinalities(&self) -> Vec<(String, u64)> {
         self.names.iter().map(|(n, v)| (n.to_string(), v.len() as u64)).collect()
     }
-
-    /// Gives for each value of a label how many series carry it.
-    pub fn series_by_value(&self, name: &str) -> Vec<(String, u64)> {
-        let values = self.names.get(name).into_iter().flatten();
-        values.map(|(value, ids)| (value.to_string(), ids.len() as u64)).collect()
-    }
 }
 
 /// New ids are nearly always the highest.
