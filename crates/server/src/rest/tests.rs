@@ -631,6 +631,7 @@ async fn a_source_that_pushes_is_a_target_and_its_health_is_that_of_its_pushes()
     world.clock.fetch_add(300_001, Ordering::Relaxed);
     assert_eq!(health(&world).await, "degraded");
     world.rest.tidy(5).await;
+    world.rest.catalog.flush(world.rest.now_ms(), false).await.unwrap();
     assert_eq!(world.get("/api/v1/metrics/sd").await.body, json!([]), "there is nothing to scrape");
 
     let world = world.restart().await;
