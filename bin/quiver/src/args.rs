@@ -30,7 +30,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Start the server
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Check a configuration file; say where it is wrong
     CheckConfig(CheckArgs),
     /// Check rule files; say where they are wrong

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => {
             small_pages();
-            serve::run(args)
+            serve::run(*args)
         }
         Command::CheckConfig(args) => check::run(&args),
         Command::CheckRules(args) => rules::existing(&args.files).and_then(|()| rules::check(&args)),

@@ -199,7 +199,7 @@ mod tests {
     fn parsed(words: &[&str]) -> ServeArgs {
         let all = ["quiver", "serve"].iter().chain(words);
         match Cli::try_parse_from(all).unwrap_or_else(|e| panic!("{e}")).command {
-            Command::Serve(args) => args,
+            Command::Serve(args) => *args,
             other => panic!("{other:?}"),
         }
     }
