@@ -5,6 +5,7 @@
 //! number of refusal reasons and their counts, and an error flag with its text. Numbers are LEB128 (times zigzag), text
 //! is a length and UTF-8.
 
+use model::coding::{put_signed, put_varint};
 use model::{CollectionMethod, CollectionReport, Counts, Health, Origin, Refusal, TypeCounts};
 
 const VERSION: u8 = 1;
@@ -26,17 +27,17 @@ pub fn encode_report(report: &CollectionReport, out: &mut Vec<u8>) {
     put_text(out, &report.origin.source_id);
     out.push(report.origin.method as u8);
     put_signed(out, report.origin.received_at_ms);
-    put(out, report.duration_ms);
+    put_varint(out, report.duration_ms);
     out.push(report.health as u8);
     let s = &report.summary;
     let c = &report.counts;
     let numbers = [s.counters, s.gauges, s.histograms, s.summaries, s.others, report.samples_count];
     for n in numbers.into_iter().chain([c.received, c.stored, c.duplicates, c.filtered]) {
-        put(out, n);
+        put_varint(out, n);
     }
-    put(out, c.refused.len() as u64);
+    put_varint(out, c.refused.len() as u64);
     for n in c.refused {
-        put(out, n);
+        put_varint(out, n);
     }
     out.push(u8::from(report.error.is_some()));
     if let Some(error) = &report.error {
@@ -80,25 +81,13 @@ fn pick<T: Copy>(all: &[T], n: u8) -> Result<T, DecodeError> {
     all.get(usize::from(n)).copied().ok_or(DecodeError("unknown number of an enumeration"))
 }
 
-fn put(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
-}
-
-fn put_signed(out: &mut Vec<u8>, n: i64) {
-    put(out, ((n << 1) ^ (n >> 63)) as u64);
-}
-
 fn put_text(out: &mut Vec<u8>, text: &str) {
     // A report's texts are bounded by who makes it; a longer one is cut, so that it can be read back.
     let mut end = text.len().min(TEXT_BYTES_MAX as usize);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    put(out, end as u64);
+    put_varint(out, end as u64);
     out.extend_from_slice(&text.as_bytes()[..end]);
 }
 

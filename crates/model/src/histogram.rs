@@ -5,6 +5,8 @@
 //! are finite; custom histograms have neither negative buckets nor a zero bucket.
 //! Limits: [`BUCKETS_MAX`] buckets a side.
 
+use crate::coding::{Cursor, put_signed, put_varint};
+
 /// The schema of histograms whose bounds are written out.
 pub const CUSTOM_SCHEMA: i32 = -53;
 /// The finest and the coarsest exponential schema.
@@ -160,7 +162,7 @@ impl Histogram {
         for (spans, counts) in [(&self.positive_spans, &self.positive), (&self.negative_spans, &self.negative)] {
             put_varint(out, spans.len() as u64);
             for span in spans {
-                put_varint(out, zigzag(i64::from(span.offset)));
+                put_signed(out, i64::from(span.offset));
                 put_varint(out, u64::from(span.length));
             }
             put_counts(out, whole, counts);
@@ -173,27 +175,24 @@ impl Histogram {
 
     /// Reads the byte form; gives the histogram and how many bytes it took. `None` when the bytes are none of ours.
     pub fn decode(bytes: &[u8]) -> Option<(Histogram, usize)> {
-        let mut reader = Reader { bytes, at: 0 };
-        let flags = reader.byte()?;
+        let mut cursor = Cursor::new(bytes);
+        let flags = cursor.u8().ok()?;
         let whole = flags & 1 == 1;
-        let schema = i32::from(reader.byte()? as i8);
+        let schema = i32::from(cursor.u8().ok()? as i8);
         let mut histogram = Histogram {
             reset_hint: ResetHint::from_u8(flags >> 1),
             schema,
-            sum: reader.double()?,
-            zero_threshold: reader.double()?,
+            sum: cursor.f64().ok()?,
+            zero_threshold: cursor.f64().ok()?,
             ..Histogram::default()
         };
-        let counts = reader.counts(whole, 2)?;
+        let counts = read_counts(&mut cursor, whole, 2)?;
         (histogram.count, histogram.zero_count) = (counts[0], counts[1]);
-        (histogram.positive_spans, histogram.positive) = reader.side(whole)?;
-        (histogram.negative_spans, histogram.negative) = reader.side(whole)?;
-        let bounds = reader.varint()?;
-        if bounds > BUCKETS_MAX as u64 {
-            return None;
-        }
-        histogram.custom_bounds = (0..bounds).map(|_| reader.double()).collect::<Option<_>>()?;
-        Some((histogram, reader.at))
+        (histogram.positive_spans, histogram.positive) = read_side(&mut cursor, whole)?;
+        (histogram.negative_spans, histogram.negative) = read_side(&mut cursor, whole)?;
+        let bounds = cursor.count().ok().filter(|bounds| *bounds <= BUCKETS_MAX)?;
+        histogram.custom_bounds = (0..bounds).map(|_| cursor.f64().ok()).collect::<Option<_>>()?;
+        Some((histogram, bytes.len() - cursor.left()))
     }
 
     fn counts_are_whole(&self) -> bool {
@@ -236,28 +235,12 @@ fn is_whole(count: f64) -> bool {
     (0.0..=9_007_199_254_740_992.0).contains(&count) && count.fract() == 0.0 && count.is_sign_positive()
 }
 
-fn zigzag(n: i64) -> u64 {
-    ((n << 1) ^ (n >> 63)) as u64
-}
-
-fn unzigzag(n: u64) -> i64 {
-    (n >> 1) as i64 ^ -((n & 1) as i64)
-}
-
-fn put_varint(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
-}
-
 /// Whole counts as zigzag differences, others as doubles.
 fn put_counts(out: &mut Vec<u8>, whole: bool, counts: &[f64]) {
     let mut before = 0i64;
     for count in counts {
         if whole {
-            put_varint(out, zigzag(*count as i64 - before));
+            put_signed(out, *count as i64 - before);
             before = *count as i64;
         } else {
             out.extend_from_slice(&count.to_bits().to_le_bytes());
@@ -265,68 +248,31 @@ fn put_counts(out: &mut Vec<u8>, whole: bool, counts: &[f64]) {
     }
 }
 
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+fn read_counts(cursor: &mut Cursor<'_>, whole: bool, len: usize) -> Option<Vec<f64>> {
+    let mut before = 0i64;
+    let mut counts = Vec::with_capacity(len.min(cursor.left()));
+    for _ in 0..len {
+        counts.push(if whole {
+            before = before.checked_add(cursor.signed().ok()?)?;
+            before as f64
+        } else {
+            cursor.f64().ok()?
+        });
+    }
+    Some(counts)
 }
 
-impl Reader<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let byte = *self.bytes.get(self.at)?;
-        self.at += 1;
-        Some(byte)
+fn read_side(cursor: &mut Cursor<'_>, whole: bool) -> Option<(Vec<BucketSpan>, Vec<f64>)> {
+    let len = cursor.count().ok().filter(|len| *len <= BUCKETS_MAX)?;
+    let mut spans = Vec::with_capacity(len);
+    let mut buckets = 0usize;
+    for _ in 0..len {
+        let offset = i32::try_from(cursor.signed().ok()?).ok()?;
+        let length = u32::try_from(cursor.varint().ok()?).ok()?;
+        buckets = buckets.checked_add(length as usize).filter(|n| *n <= BUCKETS_MAX)?;
+        spans.push(BucketSpan { offset, length });
     }
-
-    fn double(&mut self) -> Option<f64> {
-        let bytes = self.bytes.get(self.at..self.at.checked_add(8)?)?;
-        self.at += 8;
-        Some(f64::from_bits(u64::from_le_bytes(bytes.try_into().ok()?)))
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut n = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            if shift == 63 && byte > 1 {
-                return None;
-            }
-            n |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(n);
-            }
-        }
-        None
-    }
-
-    fn counts(&mut self, whole: bool, len: usize) -> Option<Vec<f64>> {
-        let mut before = 0i64;
-        let mut counts = Vec::with_capacity(len.min(self.bytes.len()));
-        for _ in 0..len {
-            counts.push(if whole {
-                before = before.checked_add(unzigzag(self.varint()?))?;
-                before as f64
-            } else {
-                self.double()?
-            });
-        }
-        Some(counts)
-    }
-
-    fn side(&mut self, whole: bool) -> Option<(Vec<BucketSpan>, Vec<f64>)> {
-        let len = self.varint()?;
-        if len > BUCKETS_MAX as u64 {
-            return None;
-        }
-        let mut spans = Vec::with_capacity((len as usize).min(self.bytes.len()));
-        let mut buckets = 0usize;
-        for _ in 0..len {
-            let offset = i32::try_from(unzigzag(self.varint()?)).ok()?;
-            let length = u32::try_from(self.varint()?).ok()?;
-            buckets = buckets.checked_add(length as usize).filter(|n| *n <= BUCKETS_MAX)?;
-            spans.push(BucketSpan { offset, length });
-        }
-        Some((spans, self.counts(whole, buckets)?))
-    }
+    Some((spans, read_counts(cursor, whole, buckets)?))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 pub mod aggregate;
 mod batch;
+pub mod coding;
 mod doors;
 mod duration;
 mod family;
@@ -19,6 +20,7 @@ mod refusal;
 pub mod relabel;
 mod report;
 mod sample;
+pub mod secret_url;
 mod slot;
 mod target;
 

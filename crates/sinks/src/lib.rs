@@ -7,7 +7,6 @@
 //! once, and exactly once where the other store can keep a place (PostgreSQL). What a place refuses, cannot hold, or what
 //! the queue had to give up is counted and said.
 
-mod coding;
 mod http;
 mod influx;
 mod post;

@@ -3,6 +3,7 @@
 //! Limits: those of `read.rs`; a message is as long as its bytes, and nothing recurses.
 
 use axum::body::Bytes;
+use model::coding::put_varint;
 use model::{Labels, MatchOp, Matcher};
 
 use super::read::QUERIES_MAX;
@@ -180,14 +181,6 @@ fn put_int(out: &mut Vec<u8>, number: u64, n: u64) {
         put_varint(out, number << 3);
         put_varint(out, n);
     }
-}
-
-fn put_varint(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
 }
 
 enum Value<'a> {

@@ -5,7 +5,7 @@
 use hashbrown::HashMap;
 use model::{Followed, MetricType, Sample, SeriesId};
 
-use crate::coding::{Cursor, Malformed, put_bytes, put_signed, put_varint};
+use model::coding::{Cursor, Malformed, put_bytes, put_signed, put_varint};
 
 const TIMES_DIFFER: u8 = 0;
 const TIMES_ALL_EQUAL: u8 = 1;
@@ -120,7 +120,7 @@ pub trait Take {
 
 /// Reads an entry; `rows` is `false` when only its definitions are wanted.
 pub fn decode(payload: &[u8], rows: bool, take: &mut dyn Take) -> Result<(), Malformed> {
-    let mut cursor = Cursor(payload);
+    let mut cursor = Cursor::new(payload);
     let (source, target) = (cursor.str()?, cursor.str()?);
     take.origin(source, target);
     // The time of arrival: see `received_at_ms`.
@@ -147,7 +147,7 @@ pub fn decode(payload: &[u8], rows: bool, take: &mut dyn Take) -> Result<(), Mal
 
 /// Reads when an entry came in, from its beginning.
 pub fn received_at_ms(payload: &[u8]) -> Option<i64> {
-    let mut cursor = Cursor(payload);
+    let mut cursor = Cursor::new(payload);
     // Their lengths may lead behind the part that was read.
     cursor.bytes().ok()?;
     cursor.bytes().ok()?;

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use model::Batch;
+use model::coding::put_varint;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{Options, Stats};
@@ -398,14 +399,6 @@ impl<'de> Visitor<'de> for Field<'_> {
         }
         Ok(())
     }
-}
-
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {

@@ -1,5 +1,6 @@
 //! A write request from label sets and samples.
 
+use model::coding::put_varint;
 use model::histogram::Histogram;
 use model::{Batch, Family, Sample};
 
@@ -129,14 +130,6 @@ pub fn encode_v1(batch: &Batch) -> Vec<u8> {
     }
     batch.families.iter().for_each(|family| encoder.add_family(family));
     encoder.take()
-}
-
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }
 
 pub(super) fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {

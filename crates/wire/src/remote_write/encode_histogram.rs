@@ -1,8 +1,9 @@
 //! A native histogram as remote write has it: whole counts as deltas, others as doubles.
 
+use model::coding::put_varint;
 use model::histogram::{BucketSpan, Histogram};
 
-use super::encode::{put_bytes, put_double, put_int, put_varint};
+use super::encode::{put_bytes, put_double, put_int};
 
 /// Up to here a double holds every whole number.
 const EXACT_MAX: f64 = 9_007_199_254_740_992.0;

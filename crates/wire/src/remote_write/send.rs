@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use model::coding::put_varint;
 use model::histogram::Histogram;
 use model::{MetricType, Sample};
 
 use super::METRIC_TYPES;
-use super::encode::{put_bytes, put_double, put_int, put_varint};
+use super::encode::{put_bytes, put_double, put_int};
 use super::encode_histogram::put_histogram;
 
 /// Writes the labels of a series as version 1 has them; see [`SeriesEncoder::begin`].

@@ -1,9 +1,10 @@
 //! A family on its way into a message.
 
 use model::MetricType;
+use model::coding::put_varint;
 
 use super::composite::{Composite, Native, Side};
-use super::message::{put_bytes, put_double, put_int, put_signed, put_text, put_varint, put_whole};
+use super::message::{put_bytes, put_double, put_int, put_signed, put_text, put_whole};
 use crate::error::Fault;
 
 /// An exemplar.

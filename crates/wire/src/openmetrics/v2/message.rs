@@ -1,12 +1,6 @@
 //! Fields of protobuf, written.
 
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
+use model::coding::put_varint;
 
 fn put_tag(out: &mut Vec<u8>, number: u32, wire_type: u32) {
     put_varint(out, u64::from(number << 3 | wire_type));
