@@ -167,7 +167,11 @@ fn one(options: &Options, name: &str, place: Place) -> Result<Row, String> {
     row.set("rss_mib", server.resident_bytes() as f64 / 1_048_576.0);
     // Some stores show it only after their own delay.
     std::thread::sleep(Duration::from_secs(3));
-    row.set("found", running.found()? as f64);
+    let found = running.found()?;
+    if found < samples {
+        return Err(format!("{found} of {samples} samples are there"));
+    }
+    row.set("found", found as f64);
     Ok(row)
 }
 

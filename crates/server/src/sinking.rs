@@ -48,6 +48,8 @@ pub struct Around {
 /// All sinks of the server.
 pub struct Sinking {
     queue: Arc<Queue>,
+    /// As the configuration said it at the start.
+    queue_bytes_max: Option<u64>,
     fs: Arc<dyn Fs>,
     around: OnceLock<Around>,
     started_at_ms: i64,
@@ -83,7 +85,8 @@ impl Sinking {
         let queue = Queue::new(fs.clone(), &data_dir.join("sinks"), settings);
         queue.activate(!config.all.is_empty());
         let (running, shown) = Default::default();
-        Arc::new(Sinking { queue, fs, around: OnceLock::new(), started_at_ms: now_ms, running, shown })
+        let queue_bytes_max = config.queue_bytes_max;
+        Arc::new(Sinking { queue, queue_bytes_max, fs, around: OnceLock::new(), started_at_ms: now_ms, running, shown })
     }
 
     /// Gives what the store shows its records to.
@@ -99,6 +102,9 @@ impl Sinking {
     /// Puts a configuration in force.
     pub async fn apply(self: &Arc<Sinking>, config: Sinks) {
         let mut running = self.running.lock().await;
+        if config.queue_bytes_max != self.queue_bytes_max {
+            tracing::warn!("`queue_size` under `quiver: sinks:` has changed; it counts from the next start on");
+        }
         let labels = self.around.get().map(|around| (around.external_labels)()).unwrap_or_default();
         let stays = |one: &Running| {
             config.all.contains(&one.config) && (one.labels == labels || one.config.kind.as_str() != "remote_write")
@@ -268,7 +274,7 @@ const GAUGES: [(&str, &str, Gauge); 5] = [
         let since = all.queue.waits_since_ms(&sink.place);
         since.map_or(0.0, |since_ms| now_ms.saturating_sub(since_ms).max(0) as f64 / 1000.0)
     }),
-    ("quiver_sink_highest_timestamp_seconds", "Latest time of a sample that a sink has.", |_, sink, _, _| {
+    ("quiver_sink_highest_timestamp_seconds", "Latest time of a sample that a sink is done with.", |_, sink, _, _| {
         sink.stats.highest_ts_ms.load(Ordering::Relaxed) as f64 / 1000.0
     }),
     ("quiver_sink_shards", "Requests at once, last time.", |_, sink, _, _| {

@@ -121,7 +121,7 @@ impl Courier {
                 tracing::warn!(sink = self.settings.name, "the sink takes nothing: {text}; it is tried again");
             }
             self.stats.retries.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(after.map_or(pause, |after| after.clamp(pause, RETRY_AFTER_MAX))).await;
+            tokio::time::sleep(after.map_or(pause, |after| after.min(RETRY_AFTER_MAX).max(pause))).await;
             pause = (pause * 2).min(self.settings.backoff.1);
         }
     }

@@ -139,12 +139,13 @@ impl Sink for Influx {
     }
 }
 
-/// Reads from the answer to a partial write how many points were left out; the others were written.
+/// Reads from the answer to a partial write how many points were left out; the others were written. The number stands last:
+/// the text in front may repeat a line of ours. 0 says that lines were no points at all, not how many.
 fn dropped(text: &str) -> Option<usize> {
     let at = text.find("partial write")?;
-    let number = text[at..].split("dropped=").nth(1)?;
+    let (_, number) = text[at..].rsplit_once("dropped=")?;
     let digits = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
-    number[..digits].parse().ok()
+    number[..digits].parse().ok().filter(|n| *n > 0)
 }
 
 /// Writes a line up to its value; `None` when a text has no form in the protocol.
@@ -240,5 +241,8 @@ mod tests {
         assert_eq!(dropped(one), Some(3));
         assert_eq!(dropped("unable to parse 'x': missing fields"), None);
         assert_eq!(dropped("partial write"), None);
+        let unreadable = r#"partial write: unable to parse 'a,b=dropped\=900 value=1 9': bad timestamp dropped=0"#;
+        assert_eq!(dropped(unreadable), None, "which lines is found by dividing");
+        assert_eq!(dropped("partial write: points beyond retention policy b=dropped=900 dropped=2"), Some(2));
     }
 }

@@ -19,6 +19,8 @@ use crate::{Later, SinkStats};
 
 /// What cannot be read so often is passed over.
 const READ_TRIES: u32 = 10;
+/// What the system says of a bad sector.
+const EIO: i32 = 5;
 /// A window that is under way when the server stops gets this long.
 const STOP_GRACE: Duration = Duration::from_millis(1_500);
 
@@ -166,8 +168,10 @@ impl Runner {
                 Err(error) => {
                     tracing::error!(sink = self.place.name(), %error, "the queue of the sinks cannot be read; it is tried again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
-                    failures += 1;
-                    // A bad sector does not mend itself, and what lies behind it waits.
+                    // A bad sector or a file that is gone does not mend itself, and what lies behind it waits. Others do,
+                    // such as too many open files.
+                    let stays = error.raw_os_error() == Some(EIO) || error.kind() == io::ErrorKind::NotFound;
+                    failures = if stays { failures + 1 } else { 0 };
                     if failures >= READ_TRIES {
                         reader.pass_over();
                         failures = 0;
@@ -201,7 +205,8 @@ impl Runner {
 
     fn advance(&self, window: &Window) {
         self.place.advance(window.last_seq);
-        let highest = window.rows.iter().map(|row| row.ts_ms).max().unwrap_or(i64::MIN);
+        let times = window.rows.iter().map(|row| row.ts_ms).chain(window.histograms.iter().map(|row| row.ts_ms));
+        let highest = times.max().unwrap_or(i64::MIN);
         self.stats.highest_ts_ms.fetch_max(highest, Ordering::Relaxed);
     }
 

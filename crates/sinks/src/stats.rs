@@ -23,7 +23,7 @@ pub struct SinkStats {
     pub duplicates: AtomicU64,
     /// Requests that were sent again.
     pub retries: AtomicU64,
-    /// Latest time of a sample that was taken, in milliseconds.
+    /// Latest time of a sample or histogram that is done with, in milliseconds.
     pub highest_ts_ms: AtomicI64,
     /// Requests at once, last time.
     pub shards: AtomicU64,

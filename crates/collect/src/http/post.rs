@@ -150,6 +150,6 @@ async fn read(response: Response<Incoming>, bytes_max: usize) -> Result<(Posted,
             }
         }
     }
-    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let text = String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
     Ok((Posted { status: head.status.as_u16(), text, retry_after_s, headers: head.headers, whole }, whole))
 }

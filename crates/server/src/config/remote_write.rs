@@ -7,27 +7,14 @@ use sinks::{MetadataSettings, Protocol, RemoteWriteSettings};
 
 use super::fields::{Fields, Problems};
 use super::relabel;
-use super::sinks::{SAMPLES_MAX, SinkConfig, SinkKind, read_http, read_name, read_url, sink};
+use super::sinks::{SAMPLES_MAX, SinkConfig, SinkKind, address, read_http, read_name, read_url, sink};
 use super::yaml::Node;
 
 /// Requests at once that can be asked for.
 const SHARDS_MAX: u64 = 1_000;
 
-/// Headers that say what is sent, or who sends it.
-const RESERVED: [&str; 12] = [
-    "authorization",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "host",
-    "keep-alive",
-    "proxy-authorization",
-    "transfer-encoding",
-    "upgrade",
-    "user-agent",
-    "x-prometheus-remote-write-version",
-];
+/// Headers that say who sends, and what; others that belong to us are so of every client.
+const RESERVED: [&str; 2] = ["user-agent", "x-prometheus-remote-write-version"];
 
 /// Reads one entry.
 pub fn read(fields: &mut Fields<'_>, dir: &Path, problems: &mut Problems) -> Option<SinkConfig> {
@@ -66,7 +53,7 @@ pub fn read(fields: &mut Fields<'_>, dir: &Path, problems: &mut Problems) -> Opt
     };
     let metadata = read_metadata(fields.get("metadata_config").map(|node| &**node), problems);
     let http = read_http(fields, dir, url, headers, problems)?;
-    let address = http.url.to_string();
+    let address = address(&http.url);
     let mut settings =
         RemoteWriteSettings { http: queue, protocol, relabel, exemplars, histograms, metadata, age_max_ms };
     settings.http.name = name.clone().unwrap_or_default();

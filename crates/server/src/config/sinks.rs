@@ -180,6 +180,14 @@ pub(super) fn sink(name: Option<String>, address: &str, kind: SinkKind) -> SinkC
     SinkConfig { name: name.unwrap_or_else(|| id.clone()), id, kind }
 }
 
+/// Gives a URL without who asks: another password is no other place, and no name shows a trace of it.
+pub(super) fn address(url: &Url) -> String {
+    let mut plain = url.clone();
+    // An HTTP URL can be without both.
+    let _ = (plain.set_username(""), plain.set_password(None));
+    plain.into()
+}
+
 pub(super) fn read_name(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<String> {
     fields.string("name", problems).filter(|name| !name.is_empty())
 }
@@ -238,6 +246,12 @@ fn read_influx(fields: &mut Fields<'_>, dir: &Path, problems: &mut Problems) -> 
         ..sinks::HttpSettings::default()
     };
     read_batching(fields, &mut queue.samples_max, &mut queue.gather, problems);
+    if database.is_some() && organization.is_some() {
+        problems.error(fields.place_of("org"), "org is of InfluxDB 2, database of InfluxDB 1");
+    }
+    if bucket.is_some() && policy.is_some() {
+        problems.error(fields.place_of("retention_policy"), "retention_policy is of InfluxDB 1, bucket of InfluxDB 2");
+    }
     let mut params = vec![("precision", "ms".to_owned())];
     let path = match (database, bucket) {
         (Some(database), None) => {
@@ -273,13 +287,19 @@ fn read_influx(fields: &mut Fields<'_>, dir: &Path, problems: &mut Problems) -> 
             (None, file) => Secret::File(dir.join(file.unwrap_or_default())),
         };
         let mut options = http.client.options().clone();
+        if options.auth != collect::Auth::None {
+            problems.error(
+                fields.at(),
+                "at most one of token, token_file, basic_auth, authorization & oauth2 must be configured",
+            );
+        }
         options.auth = collect::Auth::Bearer { kind: "Token".to_owned(), token };
         match HttpSettings::new(options) {
             Ok(client) => http.client = Arc::new(client),
             Err(error) => problems.error(fields.at(), format!("{error} for influxdb")),
         }
     }
-    let address = http.url.to_string();
+    let address = address(&http.url);
     let mut found = sink(name, &address, SinkKind::Influx(http, queue));
     if let SinkKind::Influx(_, queue) = &mut found.kind {
         queue.name.clone_from(&found.name);
@@ -391,7 +411,17 @@ mod tests {
             ("remote_write: [{url: 'ftp://h/'}]", "\"ftp\" is not the scheme of an HTTP URL"),
             ("remote_write: [{url: 'http://h', protobuf_message: x}]", "unknown remote write protobuf message x"),
             ("remote_write: [{url: 'http://h', sigv4: {region: r}}]", "\"sigv4\" in remote_write is not supported yet"),
-            ("remote_write: [{url: 'http://h', headers: {Content-Type: x}}]", "Content-Type is a reserved header"),
+            ("remote_write: [{url: 'http://h', headers: {User-Agent: x}}]", "User-Agent is a reserved header"),
+            ("remote_write: [{url: 'http://h', headers: {Content-Type: x}}]", "Content-Type"),
+            ("quiver: {sinks: {influxdb: [{url: 'http://h', database: d, org: o}]}}", "org is of InfluxDB 2"),
+            (
+                "quiver: {sinks: {influxdb: [{url: 'http://h', bucket: b, retention_policy: r}]}}",
+                "retention_policy is of InfluxDB 1",
+            ),
+            (
+                "quiver: {sinks: {influxdb: [{url: 'http://h', bucket: b, token: t, basic_auth: {username: u}}]}}",
+                "at most one of token",
+            ),
             ("remote_write: [{url: 'http://h', queue_config: {max_shard: 1}}]", "did you mean \"max_shards\"?"),
             ("remote_write: [{url: 'http://h'}, {url: 'http://h'}]", "each needs a name of its own"),
             ("quiver: {sinks: {postgres: [{url: 'mysql://h'}]}}", "must begin with postgres://"),

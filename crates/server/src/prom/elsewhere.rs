@@ -162,8 +162,10 @@ impl Store {
             return Err(failed(format!("its answer is larger than {} MiB", ANSWER_BYTES_MAX >> 20)));
         }
         if !is_answer {
+            // Stores repeat credentials in such pages: they are for our log alone.
             let shown: String = posted.text.trim().chars().take(SHOWN_MAX).collect();
-            return Err(failed(format!("status {}: {shown}", posted.status)));
+            tracing::warn!(store = self.settings.name, status = posted.status, "no answer to a query: {shown}");
+            return Err(failed(format!("status {}; its words are in the log", posted.status)));
         }
         let mut response = json_response(status, posted.text.into_bytes());
         if let Ok(name) = HeaderValue::from_str(&self.settings.name) {

@@ -23,7 +23,9 @@ use crate::{Later, SinkStats, Window};
 
 /// Where one transaction must have come to its end.
 const WINDOW_TIMEOUT: Duration = Duration::from_secs(120);
+/// For a connection, and for a question that touches one row.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const NO_ANSWER: &str = "no answer within 10 s";
 /// Old rows are dropped so often.
 const DROP_EVERY: Duration = Duration::from_secs(600);
 /// So many refused parts in a row say that splitting does not help.
@@ -143,7 +145,8 @@ impl Postgres {
         let key = self.key();
         let session = self.session().await?;
         let query = sqlx::query("SELECT seq FROM quiver_sink_places WHERE queue = $1");
-        let row = query.bind(key).fetch_optional(&mut session.connection).await.map_err(said)?;
+        let asking = query.bind(key).fetch_optional(&mut session.connection);
+        let row = timeout(CONNECT_TIMEOUT, asking).await.map_err(|_| NO_ANSWER)?.map_err(said)?;
         Ok(row.and_then(|row| u64::try_from(row.get::<i64, _>(0)).ok()))
     }
 
@@ -163,14 +166,15 @@ impl Postgres {
                 true => write_carefully(&mut session.writer, &mut transaction, window, &name).await?,
             };
             let seq = i64::try_from(window.last_seq).unwrap_or(i64::MAX);
-            sqlx::query(
-                "INSERT INTO quiver_sink_places AS p (queue, seq) VALUES ($1, $2) \
-                 ON CONFLICT (queue) DO UPDATE SET seq = greatest(p.seq, excluded.seq), updated_at = now()",
-            )
-            .bind(key)
-            .bind(seq)
-            .execute(&mut *transaction)
-            .await?;
+            // The lock of the row decides: a connection that was left may have brought the window and be about to end.
+            let moved = sqlx::query(
+                "INSERT INTO quiver_sink_places AS p (queue, seq) VALUES ($1, $2) ON CONFLICT (queue) DO UPDATE \
+                 SET seq = excluded.seq, updated_at = now() WHERE p.seq < excluded.seq",
+            );
+            if moved.bind(key).bind(seq).execute(&mut *transaction).await?.rows_affected() == 0 {
+                // Rolled back; the next try asks for the place, and finds it behind this window.
+                return Err(sqlx::Error::Protocol("the window is there already".into()));
+            }
             transaction.commit().await?;
             Ok::<_, sqlx::Error>(written)
         };
@@ -221,6 +225,9 @@ async fn write_carefully(
     sink: &str,
 ) -> Result<Written, sqlx::Error> {
     let (mut all, mut in_a_row, mut waiting) = (Written::default(), 0, vec![Part::of(window)]);
+    // Behind half of the time parts are not divided any more, so that the window comes to an end.
+    let began = Instant::now();
+    let may_divide = |in_a_row: usize| in_a_row < REFUSALS_MAX && began.elapsed() < WINDOW_TIMEOUT / 2;
     while let Some(part) = waiting.pop() {
         let mut savepoint = transaction.begin().await?;
         match writer.write(&mut savepoint, part).await {
@@ -233,7 +240,7 @@ async fn write_carefully(
                 savepoint.rollback().await?;
                 writer.undo();
                 in_a_row += 1;
-                match part.halves().filter(|_| in_a_row < REFUSALS_MAX) {
+                match part.halves().filter(|_| may_divide(in_a_row)) {
                     Some((first, second)) => waiting.extend([second, first]),
                     None => {
                         let text = said(error);
@@ -298,7 +305,8 @@ impl Sink for Postgres {
                 let session = self.session().await?;
                 let query = sqlx::query("UPDATE quiver_sink_places SET seq = $2, updated_at = now() WHERE queue = $1");
                 let query = query.bind(key).bind(i64::try_from(seq).unwrap_or(i64::MAX));
-                query.execute(&mut session.connection).await.map(|_| ()).map_err(said)
+                let setting = query.execute(&mut session.connection);
+                timeout(CONNECT_TIMEOUT, setting).await.map_err(|_| NO_ANSWER)?.map(|_| ()).map_err(said)
             };
             set.await.map_err(|text| {
                 self.give_up();

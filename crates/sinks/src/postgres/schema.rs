@@ -133,16 +133,12 @@ async fn make(connection: &mut PgConnection, found: Found, layout: Layout) -> Re
 /// Gives the statements that make everything but partitions.
 fn statements(found: Found, layout: Layout) -> Vec<String> {
     let mut all = vec![PLACES.to_owned()];
+    let by = if found.timescale { "" } else { " PARTITION BY RANGE (\"timestamp\")" };
     match layout {
         Layout::Spec => {
-            let by = if found.timescale { "" } else { " PARTITION BY RANGE (\"timestamp\")" };
             all.push(format!("CREATE TABLE IF NOT EXISTS metrics_ts ({SPEC_COLUMNS}){by}"));
             if found.timescale {
-                all.push(
-                    "SELECT create_hypertable('metrics_ts', 'timestamp', chunk_time_interval => INTERVAL '1 hour', \
-                     if_not_exists => TRUE)"
-                        .to_owned(),
-                );
+                all.push(hypertable("metrics_ts", "1 hour"));
                 for (column, partitions) in [("metric_name", 16), ("source", 8)] {
                     all.push(format!(
                         "SELECT add_dimension('metrics_ts', '{column}', number_partitions => {partitions}, \
@@ -156,20 +152,22 @@ fn statements(found: Found, layout: Layout) -> Vec<String> {
             all.push(SPEC_HISTOGRAMS.to_owned());
         }
         Layout::Tuned => {
-            let by = if found.timescale { "" } else { " PARTITION BY RANGE (\"timestamp\")" };
             all.push(format!("{SAMPLES}{by}"));
             if found.timescale {
-                all.push(
-                    "SELECT create_hypertable('quiver_samples', 'timestamp', chunk_time_interval => INTERVAL '1 day', \
-                     if_not_exists => TRUE)"
-                        .to_owned(),
-                );
+                all.push(hypertable("quiver_samples", "1 day"));
                 all.push(format!("{COMPRESS} (timescaledb.compress, timescaledb.compress_segmentby = 'series_id')"));
             }
             all.extend(TUNED.map(str::to_owned));
         }
     }
     all
+}
+
+fn hypertable(table: &str, chunk: &str) -> String {
+    format!(
+        "SELECT create_hypertable('{table}', 'timestamp', chunk_time_interval => INTERVAL '{chunk}', \
+         if_not_exists => TRUE)"
+    )
 }
 
 /// Gives which partition a time is in: its start, in milliseconds.

@@ -323,7 +323,7 @@ impl Ready {
     fn hash(&self) -> Vec<u8> {
         let mut all = Vec::new();
         for text in [&self.name, self.metric_type, &self.labels, &self.source, &self.target] {
-            crate::coding::put_bytes(&mut all, text.as_bytes());
+            model::coding::put_bytes(&mut all, text.as_bytes());
         }
         xxhash_rust::xxh3::xxh3_128(&all).to_be_bytes().to_vec()
     }

@@ -492,9 +492,10 @@ impl Follow for Queue {
     fn passed(&self, seq: u64) {
         let mut state = self.shared.state.lock();
         if state.taken < seq {
-            // Records of a time without sinks.
+            // Records of a time without sinks. What is still on its way to the disk comes in front.
+            let all_synced = state.synced == state.taken;
             state.taken = seq;
-            if state.waiting.is_empty() {
+            if all_synced {
                 (state.written, state.synced) = (seq, seq);
                 self.shared.readable.send_replace(seq);
             }

@@ -18,12 +18,14 @@ use tokio::sync::watch;
 use super::entry::{self, Take};
 use super::segment::{self, FRAME_BYTES, Frame, HEADER_BYTES};
 use super::{Place, Segment, Shared};
-use crate::coding::Malformed;
+use model::coding::Malformed;
 
 /// What is read from a file at once.
 const READ_BYTES: usize = 1 << 20;
 /// So many series are kept whether they are in use or not.
 const SERIES_KEPT: usize = 100_000;
+/// Pairs of source and target.
+const ORIGINS_KEPT: usize = 10_000;
 
 /// A series as sinks see it.
 #[derive(Clone, Debug)]
@@ -136,6 +138,13 @@ struct Known {
     orphans: u64,
 }
 
+impl Known {
+    /// Tells, at the end of a segment, whether most of it was not seen in that.
+    fn is_full_of_old(&self) -> bool {
+        self.slots.len() > SERIES_KEPT.max(self.defined * 2) || self.origins.len() > ORIGINS_KEPT
+    }
+}
+
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, place: Arc<Place>) -> Reader {
         let readable = shared.readable.subscribe();
@@ -190,6 +199,10 @@ impl Reader {
             return Ok(self.read >= end);
         }
         while window.len() < rows_max {
+            if self.open.is_none() && self.known.is_full_of_old() && !window.is_empty() {
+                // The next segment begins a new table, which takes an empty window.
+                return Ok(true);
+            }
             if !self.step(window, u64::MAX)? {
                 return Ok(false);
             }
@@ -256,7 +269,7 @@ impl Reader {
         // Without a nonce no frame checks, and the segment is passed over.
         self.open = Some(Open { after, file, nonce: nonce.unwrap_or(0) });
         self.buffer = Buffer::at(HEADER_BYTES as u64);
-        if window.is_empty() && self.known.slots.len() > SERIES_KEPT.max(self.known.defined * 2) {
+        if window.is_empty() && self.known.is_full_of_old() {
             self.known = Known::default();
             window.epoch += 1;
             window.series.clear();

@@ -1,7 +1,7 @@
 //! The thread that brings the queue's entries to disk.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 use sys::File;
@@ -84,16 +84,18 @@ enum Failed {
 
 fn wait_for_work(shared: &Shared, state: &mut MutexGuard<'_, State>, nothing_left: bool) {
     if !nothing_left {
-        if !state.closed {
-            shared.came.wait_for(state, AGAIN);
-        }
+        let until = Instant::now() + AGAIN;
+        while !state.closed && !shared.came.wait_until(state, until).timed_out() {}
         return;
     }
     while !state.closed && state.taken == state.written && !state.sync_is_due() {
         shared.came.wait(state);
     }
-    if !state.closed && !state.sync_is_due() && state.waiting_bytes < GATHER_BYTES_MAX {
-        shared.came.wait_for(state, GATHER);
+    let until = Instant::now() + GATHER;
+    while !state.closed && !state.sync_is_due() && state.waiting_bytes < GATHER_BYTES_MAX {
+        if shared.came.wait_until(state, until).timed_out() {
+            break;
+        }
     }
 }
 
