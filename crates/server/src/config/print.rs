@@ -3,6 +3,8 @@
 //! Invariant: no secret is in it. A key that may hold one is masked whatever it holds, as is the environment of a program; of a
 //! webhook's URL only the host is shown, because tokens stand in paths there.
 
+use model::secret_url::{is_secret_parameter, without_password};
+
 use super::yaml::{Kind, Node};
 
 const MASK: &str = "<secret>";
@@ -30,10 +32,6 @@ const SECRET_KEYS: [&str; 21] = [
     "slack_api_url",
     "token",
 ];
-
-/// Parts of the names of URL parameters whose values are secrets.
-const SECRET_PARAMETERS: [&str; 8] =
-    ["passw", "secret", "token", "apikey", "api_key", "api-key", "credential", "signature"];
 
 /// Below this key the paths of URLs are secret, too.
 const SECRET_PATHS_BELOW: &str = "webhooks";
@@ -79,13 +77,17 @@ fn block(node: &Node, indent: usize, paths: Paths, out: &mut String) {
                 out.push(':');
                 if SECRET_KEYS.contains(&entry.key.as_str()) && entry.value.holds_something() {
                     out.push_str(&format!(" {MASK}\n"));
-                } else if let ("env", Kind::Map(variables)) = (entry.key.as_str(), &entry.value.kind)
-                    && !variables.is_empty()
+                } else if let (Some(hides), Kind::Map(parameters)) = (hidden_below(&entry.key), &entry.value.kind)
+                    && !parameters.is_empty()
                 {
                     out.push('\n');
-                    for variable in variables {
+                    for parameter in parameters {
                         pad(indent + 2, out);
-                        out.push_str(&format!("{}: {MASK}\n", scalar(&variable.key)));
+                        out.push_str(&format!("{}:", scalar(&parameter.key)));
+                        match hides(&parameter.key) && parameter.value.holds_something() {
+                            true => out.push_str(&format!(" {MASK}\n")),
+                            false => value(&parameter.value, indent + 4, paths, out),
+                        }
                     }
                 } else {
                     let below = if entry.key == SECRET_PATHS_BELOW { Paths::Hidden } else { paths };
@@ -94,6 +96,16 @@ fn block(node: &Node, indent: usize, paths: Paths, out: &mut String) {
             }
         }
         Kind::Null | Kind::Scalar(_) => {}
+    }
+}
+
+/// Says which names below a key have secret values: all of a program's environment, and parameters and headers that are
+/// called so.
+fn hidden_below(key: &str) -> Option<fn(&str) -> bool> {
+    match key {
+        "env" => Some(|_| true),
+        "params" | "headers" => Some(is_secret_parameter),
+        _ => None,
     }
 }
 
@@ -124,44 +136,6 @@ fn shown(text: &str, paths: Paths) -> String {
             format!("{scheme}://{host}{path}")
         }
         _ => text,
-    }
-}
-
-/// Masks the password of a URL, and what its parameters say in secret.
-pub(crate) fn without_password(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let (before, fragment) = rest.split_at(rest.find('#').unwrap_or(rest.len()));
-    let (before, query) = before.split_at(before.find('?').unwrap_or(before.len()));
-    // A password may hold an `@`, and one that nobody escaped a slash.
-    let login_end = before.rfind('@').filter(|at| before.get(..*at).is_some_and(is_login));
-    let before = match login_end.map(|at| before.split_at(at)) {
-        Some((login, host)) => format!("{}:xxxxx{host}", login.split(':').next().unwrap_or_default()),
-        None => before.to_owned(),
-    };
-    let parameters: Vec<String> = query.split('&').map(without_value).collect();
-    format!("{scheme}://{before}{}{fragment}", parameters.join("&"))
-}
-
-/// Tells whether the text before an `@` is a user with a password, and not a host with a path.
-fn is_login(text: &str) -> bool {
-    let Some((_, password)) = text.split_once(':') else { return false };
-    let is_port = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let slash = password.find('/');
-    // `host:9090/path@x` has a port there.
-    !text.split(':').next().unwrap_or_default().contains('/') && !slash.is_some_and(|at| is_port(&password[..at]))
-}
-
-/// Masks the value of a parameter that may be a secret.
-fn without_value(parameter: &str) -> String {
-    match parameter.split_once('=') {
-        Some((name, value)) if !value.is_empty() => {
-            let lower = name.trim_start_matches('?').to_lowercase();
-            let is_secret = SECRET_PARAMETERS.iter().any(|part| lower.contains(part))
-                || SECRET_KEYS.contains(&lower.as_str())
-                || matches!(lower.as_str(), "pass" | "pwd" | "auth" | "sig" | "p");
-            if is_secret { format!("{name}=xxxxx") } else { parameter.to_owned() }
-        }
-        _ => parameter.to_owned(),
     }
 }
 
@@ -201,24 +175,16 @@ mod tests {
     }
 
     #[test]
-    fn passwords_of_urls_are_masked_wherever_they_stand() {
-        for (text, shown) in [
-            ("http://u:hunter2@h/x?a=1", "http://u:xxxxx@h/x?a=1"),
-            ("postgres://u:hunt@er2@h:5432/db", "postgres://u:xxxxx@h:5432/db"),
-            ("postgres://u:hunt/er2@h/db", "postgres://u:xxxxx@h/db"),
-            ("http://h/write?u=a&password=hunter2&db=x#f", "http://h/write?u=a&password=xxxxx&db=x#f"),
-            ("https://h/?X-Api-Key=1&sslmode=require", "https://h/?X-Api-Key=xxxxx&sslmode=require"),
-            ("http://h:9090/a@b", "http://h:9090/a@b"),
-            ("http://user@h/", "http://user@h/"),
-            ("http://h/?mail=a:b@c", "http://h/?mail=a:b@c"),
-            ("no url: a@b", "no url: a@b"),
-        ] {
-            assert_eq!(without_password(text), shown);
-        }
-        let text = "quiver: {collectors: [{name: a, labels: {env: prod}, exec: {command: [/x], env: {PGPASS: hunter2, B: c}}}]}";
+    fn environments_parameters_and_headers_that_hold_secrets_are_masked() {
+        let text = "quiver: {collectors: [{name: a, labels: {env: prod}, exec: {command: [/x], env: {PGPASS: hunter2, B: c}}}]}\n\
+                    scrape_configs: [{params: {api_key: [hunter2], module: [http]}}]\n\
+                    remote_write: [{headers: {X-Api-Key: hunter2, X-Scope-OrgID: acme}}]";
         let printed = without_secrets(&yaml::parse(text).unwrap());
         assert!(!printed.contains("hunter2") && printed.contains("PGPASS: <secret>"), "{printed}");
-        assert!(printed.contains("env: prod"), "{printed}");
+        for shown in ["env: prod", "api_key: <secret>", "- http\n", "X-Api-Key: <secret>", "X-Scope-OrgID: acme"] {
+            assert!(printed.contains(shown), "{shown}: {printed}");
+        }
+        assert_eq!(without_secrets(&yaml::parse(&printed).unwrap()), printed);
     }
 
     #[test]
