@@ -74,6 +74,9 @@ def events(nats: Nats):
         nats.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{DURABLE}", json.dumps(ask).encode(), nats.inbox)
         for _ in range(BATCH):
             reply, head, body = nats.next()
+            if b" 503" in head[:12] or b" 409" in head[:12]:
+                # The consumer or the stream is gone: it is made anew.
+                raise OSError(head.decode().strip())
             # 404 and 408: nothing more for now.
             if not reply or b" 40" in head[:12]:
                 break

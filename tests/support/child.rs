@@ -31,9 +31,14 @@ impl Running {
     #[track_caller]
     pub fn wait_until(&mut self, what: &str, mut is_ready: impl FnMut() -> bool, log: impl Fn() -> String) {
         let begin = Instant::now();
-        while !is_ready() {
+        loop {
+            let is_ready = is_ready();
+            // Also then: somebody else may have taken the port, and ours has ended of that.
             let ended = self.0.as_mut().and_then(|c| c.try_wait().expect("a child can be waited for"));
             assert!(ended.is_none() && begin.elapsed() < PATIENCE, "{what} is not ready ({ended:?}): {}", log());
+            if is_ready {
+                return;
+            }
             std::thread::sleep(Duration::from_millis(10));
         }
     }

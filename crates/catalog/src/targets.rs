@@ -361,9 +361,10 @@ impl Catalog {
     }
 
     pub(crate) async fn prune_targets(&self, now_ms: i64) -> Result<(), CatalogError> {
-        let _one = self.changing.lock().await;
         let limit = now_ms.saturating_sub(crate::DELETED_RETENTION_MS);
+        // This may take a minute, in which changes go on: a row that comes back meanwhile is written anew.
         self.database.forget(limit).await?;
+        let _one = self.changing.lock().await;
         self.mirror.rows.write().retain(|_, t| t.deleted_at_ms.is_none_or(|d| d >= limit));
         self.tidy_journal()
     }

@@ -323,7 +323,7 @@ async fn whatever_breaks_between_servers_no_change_is_missed() {
 
     // The connection that listens is ended again and again, right behind and right before a change.
     let mut by_hand = sqlx::PgConnection::connect(&url).await.unwrap();
-    let mut name = String::new();
+    let (mut name, mut ended) = (String::new(), 0);
     for round in 0..24 {
         for part in ["x", "y"] {
             name = format!("{part}{round}");
@@ -331,12 +331,13 @@ async fn whatever_breaks_between_servers_no_change_is_missed() {
                 VALUES ($1, 'http://h/', 'APPLICATION', '{}')";
             sqlx::query(insert).bind(&name).execute(&mut by_hand).await.unwrap();
             let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
-            sqlx::query(end).execute(&mut by_hand).await.unwrap();
+            ended += sqlx::query(end).execute(&mut by_hand).await.unwrap().rows_affected();
         }
         if round % 8 == 0 {
             tokio::time::sleep(Duration::from_millis(1_100)).await;
         }
     }
+    assert!(ended >= 4, "listeners that were ended: {ended}");
     until("the last one came", || [&a, &b].iter().all(|n| n.catalog.get(&name).is_some())).await;
     for round in 0..24 {
         let known =

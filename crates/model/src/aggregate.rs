@@ -452,6 +452,11 @@ impl Aggregator {
         }
     }
 
+    /// Gives the histogram that was counted last of a child.
+    pub fn last_histogram(&self, child: Child) -> Option<Arc<Histogram>> {
+        self.members.get(child.0 as usize)?.histogram()
+    }
+
     /// A sample of a group is stored: those that follow are later. Comes before [`Aggregator::commit`].
     pub fn stored(&mut self, group: u32, at_ms: i64) {
         let newest_ms = self.coming.newest_ms;

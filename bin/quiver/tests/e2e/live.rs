@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -160,12 +160,14 @@ fn each_step_comes_once_and_is_what_a_range_query_gives_through_cuts_and_kills()
     pusher.join().expect("it ends");
     // One that comes late to who is listening.
     late(&server.client, seen.steps[15] as f64 + 0.5, 43.0);
-    let corrected = seen.corrected;
+    let (corrected, begun) = (seen.corrected, Instant::now());
     while seen.corrected == corrected {
+        assert!(begun.elapsed() < PATIENCE, "what came late is not told");
         seen.take(&mut source);
     }
     // The last step may have been sent before its last sample came: then it is told again.
     while seen.last != range(&server.client, &seen.steps) {
+        assert!(begun.elapsed() < PATIENCE, "what was sent is not what a query gives: {:?}", seen.last);
         seen.take(&mut source);
     }
     assert!(seen.steps.windows(2).all(|pair| pair[1] == pair[0] + 1), "{:?}", seen.steps);

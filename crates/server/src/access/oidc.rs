@@ -133,6 +133,8 @@ impl Oidc {
         if last.is_some_and(|at| at.elapsed() < PAUSE) {
             return;
         }
+        // Whoever goes away meanwhile has asked all the same.
+        *last = Some(Instant::now());
         let fetched = self.fetch().await;
         // Those who waited meanwhile need not try again.
         *last = Some(Instant::now());

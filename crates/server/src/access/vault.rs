@@ -152,13 +152,12 @@ fn make_key(path: &Path) -> io::Result<Vec<u8>> {
     getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
     let dir = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir)?;
-    // Under another name until it is whole; the link fails where there is a key already.
+    // Under another name until it is whole. Nobody else makes one: the store holds the data directory.
     let draft = path.with_extension("new");
     let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(&key)?;
     file.sync_all()?;
-    std::fs::hard_link(&draft, path)?;
-    std::fs::remove_file(&draft)?;
+    std::fs::rename(&draft, path)?;
     std::fs::File::open(dir)?.sync_all()?;
     Ok(key)
 }

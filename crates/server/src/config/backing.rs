@@ -79,15 +79,11 @@ impl fmt::Debug for SecretUrl {
 }
 
 impl SecretUrl {
-    /// Gives the URL without password and parameters; of NATS without a name that stands alone, which is a token.
+    /// Gives the URL without password and parameters.
     pub fn shown(&self) -> String {
         let Ok(mut url) = Url::parse(&self.0) else { return "<not a URL>".to_owned() };
         url.set_query(None);
         url.set_fragment(None);
-        if matches!(url.scheme(), "nats" | "tls") && url.password().is_none() {
-            // As below.
-            let _ = url.set_username("");
-        }
         // A URL without a host has no password.
         let _ = url.set_password(None);
         url.to_string()

@@ -27,10 +27,10 @@ use url::Url;
 
 use super::fields::{Fields, Problems};
 use super::http_client;
-use super::print::without_password;
 use super::yaml::{Kind, Node};
 use crate::collectors::{Database, Exec, HttpJson, Mapping, Output, Pick, Sql};
 use crate::rest::registration::is_target_id;
+use model::secret_url::without_password;
 
 const COLLECTORS_MAX: usize = 1_000;
 const METRICS_MAX: usize = 1_000;

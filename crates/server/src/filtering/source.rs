@@ -341,9 +341,12 @@ impl SourceState {
         let mut sums = self.sums.lock();
         let again = |same| if same { Verdict::Duplicate } else { Verdict::Refused(Refusal::DuplicateConflict) };
         if let Some((last_ms, last)) = sums.last(child).filter(|(last_ms, _)| row.ts_ms <= *last_ms) {
-            let value = batch.samples.get(row.at).filter(|_| !row.is_histogram).map(|s| s.value.to_bits());
+            let same = || match row.is_histogram {
+                true => batch.histograms.get(row.at).map(|h| &h.histogram) == sums.last_histogram(child).as_ref(),
+                false => batch.samples.get(row.at).map(|s| s.value.to_bits()) == last.map(f64::to_bits),
+            };
             return Err(match row.ts_ms == last_ms {
-                true => again(value == last.map(f64::to_bits)),
+                true => again(same()),
                 false => Verdict::Refused(Refusal::TooOld),
             });
         }

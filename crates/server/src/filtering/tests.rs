@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use collect::Sums;
 use model::filter::{Action, Filter, FilterSet, Function};
+use model::histogram::Histogram;
 use model::{Batch, Family, Labels, LabelsBuf, MatchOp, Matcher, MetricType, NO_FAMILY, Refusal, Verdict};
 
 use super::KnownType;
@@ -81,6 +82,26 @@ fn a_series_that_stands_twice_is_added_once() {
     let (stored, verdicts) = push(&source, batch(MetricType::Gauge, &twice));
     assert_eq!(stored, [(NOW_MS, 5.0)]);
     assert_eq!(verdicts[1..], [Verdict::Duplicate, Verdict::Refused(Refusal::DuplicateConflict)]);
+}
+
+#[test]
+fn a_histogram_that_comes_twice_is_one_and_another_at_its_time_none() {
+    let sums = Sums::default();
+    let source = source(vec![filter(Action::AggregateAway, &["host"])], &sums);
+    let push_of = |count: f64| {
+        let mut batch = batch(MetricType::Histogram, &[]);
+        let series = batch.push_labels(&Labels::from_pairs([("__name__", "m"), ("host", "a")]), 0);
+        batch.push_histogram(series, NOW_MS, Arc::new(Histogram { count, zero_count: count, ..Histogram::default() }));
+        let filtering = source.apply(&mut batch, NOW_MS, NEWEST_MS, &|_| KnownType::default());
+        let verdict = &mut batch.histograms[0].verdict;
+        if *verdict == Verdict::Pending {
+            *verdict = Verdict::Stored;
+        }
+        filtering.commit(&batch);
+        batch.histograms[0].verdict
+    };
+    let conflict = Verdict::Refused(Refusal::DuplicateConflict);
+    assert_eq!([push_of(5.0), push_of(5.0), push_of(6.0)], [Verdict::Stored, Verdict::Duplicate, conflict]);
 }
 
 #[test]

@@ -122,13 +122,13 @@ impl Live {
             )));
         }
         let limits = queries.limits();
-        let reach_ms = promql::reach_ms(&expr, limits.lookback_ms, limits.default_step_ms).ok_or_else(|| {
+        promql::reach_ms(&expr, limits.lookback_ms, limits.default_step_ms).ok_or_else(|| {
             let detail = "a step of a live query depends on nothing but the samples before it: not on @, a negative \
                           offset, anchored or smoothed ranges or info()";
             Problem::at(StatusCode::UNPROCESSABLE_ENTITY, "not_live", "?query", detail)
         })?;
         let question = xxh3_64(format!("{step_ms} {correct_ms} {query}").as_bytes()) as u32;
-        Ok(Asked { query: query.to_owned(), step_ms, delay_ms, correct_ms, reach_ms, question })
+        Ok(Asked { query: query.to_owned(), step_ms, delay_ms, correct_ms, question })
     }
 }
 
@@ -214,7 +214,12 @@ fn sse(events: mpsc::Receiver<Event>, closing: Closing) -> Response {
 fn messages(mut events: mpsc::Receiver<Event>, closing: Closing) -> mpsc::Receiver<String> {
     let (lines, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        while let Some(event) = events.recv().await {
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = lines.closed() => return,
+            };
+            let Some(event) = event else { break };
             if lines.send(event.json()).await.is_err() {
                 return;
             }
@@ -232,7 +237,7 @@ mod tests {
     use super::*;
 
     fn asked() -> Asked {
-        Asked { query: "up".to_owned(), step_ms: 15_000, delay_ms: 5_000, correct_ms: 0, reach_ms: 0, question: 9 }
+        Asked { query: "up".to_owned(), step_ms: 15_000, delay_ms: 5_000, correct_ms: 0, question: 9 }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What was sent of each step lately, as hashes, and the token that says it to whoever comes back.
 //!
-//! Invariant: the digest is the sum of the hashes, so that a token is as short for thousands of steps as for one, and two
+//! Invariant: the digest is the XOR of the hashes, so that a token is as short for thousands of steps as for one, and two
 //! are equal only if every step is (but for one chance in 2^64).
 
 use std::collections::VecDeque;

@@ -14,10 +14,15 @@ use super::kept::{Kept, Token};
 use super::stats::LiveStats;
 use super::steps::{Steps, failed};
 use super::{Live, Seat};
+use crate::prom::error::ApiError;
 use crate::rest::problem::Problem;
 
 /// Steps computed at a time.
 const STEPS_AT_ONCE: i64 = 50;
+/// Points that are held while a reader takes his time; more are computed step by step.
+const HELD_POINTS_MAX: usize = 500_000;
+/// What a series takes beside its points, as points.
+const SERIES_POINTS: usize = 16;
 /// How often what failed for want of time or room is tried again.
 const TRIES: u32 = 5;
 
@@ -32,8 +37,6 @@ pub struct Asked {
     pub delay_ms: i64,
     /// Steps are looked at again for so long.
     pub correct_ms: i64,
-    /// How far back in the data a step looks.
-    pub reach_ms: i64,
     /// A hash of all this.
     pub question: u32,
 }
@@ -79,6 +82,9 @@ pub struct Session {
     spoken: Instant,
     _seat: Seat,
 }
+
+/// What became of an evaluation.
+type Asking = Result<Result<Value, EvalError>, ApiError>;
 
 /// Why it does not go on.
 enum End {
@@ -203,21 +209,20 @@ impl Session {
         }
         let changed = parts.select.changes(self.moment);
         if let Some((first_ms, last_ms)) = self.kept.span() {
-            // What looks at samples that are past their retention by now stays as it was.
-            let sure_ms = changed.kept_from_ms.saturating_add(self.asked.reach_ms);
-            let from_ms = self.at_or_after(changed.from_ms.max(sure_ms).max(first_ms));
-            self.again(from_ms, last_ms, &mut |kept, at_ms, answer| kept.change(at_ms, answer)).await?;
+            let from_ms = self.at_or_after(changed.from_ms.max(first_ms));
+            let change = &mut |kept: &mut Kept, at_ms, answer: &[u8]| kept.change(at_ms, answer);
+            self.again((from_ms, last_ms), i64::MIN, change).await?;
         }
         self.moment = changed.moment;
         self.looked = Instant::now();
         Ok(())
     }
 
-    /// Computes steps again and sends those for which `differs` says so.
+    /// Computes steps again and sends those for which `differs` says so, with a token from one of them on.
     async fn again(
         &mut self,
-        from_ms: i64,
-        last_ms: i64,
+        (from_ms, last_ms): (i64, i64),
+        token_from_ms: i64,
         differs: &mut (dyn FnMut(&mut Kept, i64, &[u8]) -> bool + Send),
     ) -> Result<(), End> {
         let mut at_ms = from_ms;
@@ -228,8 +233,8 @@ impl Session {
                 let answer = answers.at(at_ms, self).await?;
                 if differs(&mut self.kept, at_ms, &answer) {
                     LiveStats::add(&self.live.0.stats.corrections, 1);
-                    let token = self.kept.token(self.asked.question, last_ms);
-                    self.tell("corrected", at_ms, &answer, Some(token)).await?;
+                    let token = (at_ms >= token_from_ms).then(|| self.kept.token(self.asked.question, last_ms));
+                    self.tell("corrected", at_ms, &answer, token).await?;
                 }
                 at_ms += self.asked.step_ms;
             }
@@ -239,36 +244,22 @@ impl Session {
 
     /// Goes on behind a token: when steps that were sent are not what they were, all that may be concerned are sent again.
     async fn take_up(&mut self, token: Token) -> Result<(), End> {
-        let step_ms = self.asked.step_ms;
-        let first_ms = token.last_ms.saturating_sub((i64::from(token.steps) - 1).saturating_mul(step_ms));
-        let mut at_ms = first_ms;
-        while at_ms <= token.last_ms {
-            let to_ms = token.last_ms.min(self.last_of(at_ms));
-            let mut answers = self.answers(at_ms, to_ms).await?;
-            while at_ms <= to_ms {
-                let answer = answers.at(at_ms, self).await?;
-                self.kept.add(at_ms, &answer);
-                at_ms += step_ms;
-            }
-        }
+        let steps_ms = (i64::from(token.steps) - 1).saturating_mul(self.asked.step_ms);
+        let sent = (token.last_ms.saturating_sub(steps_ms), token.last_ms);
+        let look = &mut |kept: &mut Kept, at_ms, answer: &[u8]| {
+            kept.add(at_ms, answer);
+            false
+        };
+        self.again(sent, i64::MIN, look).await?;
         if self.kept.token(token.question, token.last_ms) == token {
             return Ok(());
         }
-        let mut at_ms = first_ms;
-        while at_ms <= token.last_ms {
-            let to_ms = token.last_ms.min(self.last_of(at_ms));
-            let mut answers = self.answers(at_ms, to_ms).await?;
-            while at_ms <= to_ms {
-                let answer = answers.at(at_ms, self).await?;
-                self.kept.change(at_ms, &answer);
-                LiveStats::add(&self.live.0.stats.corrections, 1);
-                // Who goes away before the last of them comes back with the token that he had.
-                let new = (at_ms == token.last_ms).then(|| self.kept.token(token.question, token.last_ms));
-                self.tell("corrected", at_ms, &answer, new).await?;
-                at_ms += step_ms;
-            }
-        }
-        Ok(())
+        let send = &mut |kept: &mut Kept, at_ms, answer: &[u8]| {
+            kept.change(at_ms, answer);
+            true
+        };
+        // Who goes away before the last of them comes back with the token that he had.
+        self.again(sent, token.last_ms, send).await
     }
 
     /// Gives the last step that is computed together with one.
@@ -286,7 +277,7 @@ impl Session {
     }
 
     /// Computes steps; what cannot be computed together is computed one by one, when its turn comes.
-    async fn answers(&self, from_ms: i64, to_ms: i64) -> Result<Answers, End> {
+    async fn answers(&mut self, from_ms: i64, to_ms: i64) -> Result<Answers, End> {
         match self.evaluate(from_ms, to_ms).await? {
             Ok(steps) => Ok(Answers::All(steps)),
             Err(_) => Ok(Answers::OneByOne),
@@ -296,20 +287,19 @@ impl Session {
     /// Computes steps. What fails for want of time, memory or a readable store is tried again if it is one step.
     ///
     /// **Errors** of the inner kind are the same whenever it is tried.
-    async fn evaluate(&self, from_ms: i64, to_ms: i64) -> Result<Result<Steps, EvalError>, End> {
-        let parts = &self.live.0.parts;
-        let range = Some((from_ms, to_ms, self.asked.step_ms));
+    async fn evaluate(&mut self, from_ms: i64, to_ms: i64) -> Result<Result<Steps, EvalError>, End> {
+        let limits = self.live.0.parts.limits;
         let mut tried = 0;
         loop {
-            let value = tokio::select! {
-                value = parts.queries.try_value(&self.asked.query, from_ms, range) => value,
-                () = self.events.closed() => return Err(End::Gone),
-            };
-            let error = match value {
+            let error = match self.ask(from_ms, to_ms).await? {
                 Ok(Ok(Value::Matrix(series))) => {
+                    let points: usize = series.iter().map(|s| SERIES_POINTS + s.samples.len()).sum();
+                    if from_ms < to_ms && points > HELD_POINTS_MAX {
+                        return Ok(Err(EvalError::Execution("too much to hold: step by step".to_owned())));
+                    }
                     let steps = (to_ms - from_ms) / self.asked.step_ms + 1;
                     LiveStats::add(&self.live.0.stats.evaluated, steps as u64);
-                    return Ok(Ok(Steps::new(series, parts.limits.step_bytes)));
+                    return Ok(Ok(Steps::new(series, limits.step_bytes)));
                 }
                 Ok(Ok(_)) => return Err(End::Broken("the answer is no matrix".to_owned())),
                 Ok(Err(error @ (EvalError::Execution(_) | EvalError::TooManySamples(_)))) => return Ok(Err(error)),
@@ -322,9 +312,26 @@ impl Session {
                 return Err(End::Broken(error));
             }
             tracing::debug!(error, "a live query tries again");
+            let mut stop = self.live.0.parts.stop.clone();
             tokio::select! {
-                () = tokio::time::sleep(parts.limits.look) => {}
+                () = tokio::time::sleep(limits.look) => {}
+                _ = stop.wait_for(|stopped| *stopped) => return Err(End::Stopping),
                 () = self.events.closed() => return Err(End::Gone),
+            }
+        }
+    }
+
+    /// Evaluates steps once; who waits for that hears a heartbeat.
+    async fn ask(&mut self, from_ms: i64, to_ms: i64) -> Result<Asking, End> {
+        let (live, query, events) = (self.live.clone(), self.asked.query.clone(), self.events.clone());
+        let range = Some((from_ms, to_ms, self.asked.step_ms));
+        let mut asking = std::pin::pin!(live.0.parts.queries.try_value(&query, from_ms, range));
+        loop {
+            let due = self.spoken + live.0.parts.limits.heartbeat;
+            tokio::select! {
+                value = asking.as_mut() => return Ok(value),
+                () = events.closed() => return Err(End::Gone),
+                () = tokio::time::sleep_until(due.into()) => self.say(Event::Heartbeat).await?,
             }
         }
     }
@@ -365,7 +372,7 @@ enum Answers {
 }
 
 impl Answers {
-    async fn at(&mut self, at_ms: i64, session: &Session) -> Result<Vec<u8>, End> {
+    async fn at(&mut self, at_ms: i64, session: &mut Session) -> Result<Vec<u8>, End> {
         match self {
             Answers::All(steps) => Ok(steps.at(at_ms)),
             Answers::OneByOne => match session.evaluate(at_ms, at_ms).await? {

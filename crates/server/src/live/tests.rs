@@ -128,7 +128,9 @@ impl Reader {
 
     /// Reads until all steps up to a time are seen.
     async fn until(&mut self, last_ms: i64) {
+        let begun = Instant::now();
         while self.seen.keys().next_back().is_none_or(|at| *at < last_ms) {
+            assert!(begun.elapsed() < PATIENCE, "no step {last_ms}: {:?}", self.seen);
             self.one().await;
         }
     }

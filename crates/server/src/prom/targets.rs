@@ -14,7 +14,7 @@ use super::json;
 use super::params::{Params, parse_int};
 use super::query::success;
 use super::status::{go_time, quoted};
-use crate::config::print::without_password;
+use model::secret_url::without_password;
 
 /// How far back a target's series are looked for when its metadata is asked for.
 const METADATA_WINDOW_MS: i64 = 3_600_000;

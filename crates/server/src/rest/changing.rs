@@ -65,6 +65,7 @@ pub enum Once {
 pub struct Claimed {
     rest: Rest,
     key: String,
+    is_held: bool,
 }
 
 impl Once {
@@ -74,26 +75,33 @@ impl Once {
             Claim::Done(response) => Ok(Once::Answered(replay(&response))),
             Claim::OtherRequest => Err(other_request()),
             Claim::InProgress => Err(in_progress()),
-            Claim::Fresh { claimed_at_ms } => Ok(Once::Work(Claimed { rest: rest.clone(), key }, claimed_at_ms)),
+            Claim::Fresh { claimed_at_ms } => {
+                Ok(Once::Work(Claimed { rest: rest.clone(), key, is_held: true }, claimed_at_ms))
+            }
         }
     }
 }
 
 impl Claimed {
     /// Keeps the answer.
-    pub async fn finish(self, response: &StoredResponse) -> Result<(), Problem> {
-        Ok(self.rest.catalog.finish_key(&self.key, response).await?)
+    pub async fn finish(mut self, response: &StoredResponse) -> Result<(), Problem> {
+        let kept = self.rest.catalog.finish_key(&self.key, response).await;
+        self.is_held = false;
+        Ok(kept?)
     }
 
     /// Gives the key up, for other servers as well.
-    pub async fn release(self) {
+    pub async fn release(mut self) {
         self.rest.catalog.release_key(&self.key).await;
+        self.is_held = false;
     }
 }
 
 impl Drop for Claimed {
     fn drop(&mut self) {
-        // Work that broke off must not hold the key until the next start.
-        self.rest.catalog.abandon_key(&self.key);
+        // Work that broke off must not hold the key until the next start; one that was given up may be somebody else's.
+        if self.is_held {
+            self.rest.catalog.abandon_key(&self.key);
+        }
     }
 }

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::auth_config::redacted;
 use super::explain::FilterReport;
 use super::time;
-use crate::config::print::without_password;
+use model::secret_url::without_password;
 
 /// Series that collide which are shown.
 const COLLISIONS_MAX: usize = 20;

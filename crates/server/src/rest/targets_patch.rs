@@ -19,7 +19,7 @@ use super::registration::{Registration, merge};
 use super::target_json::MetricTarget;
 use super::targets::{no_target, with_etag};
 use super::targets_change::{REGISTRATION_BYTES_MAX, asked_by_admin, internal, managed_by_discovery, sealed};
-use crate::config::print::without_password;
+use model::secret_url::without_password;
 
 /// Levels of a merge patch.
 const PATCH_DEPTH_MAX: usize = 8;

@@ -80,7 +80,10 @@ impl Rest {
         let target_id = &result.target_id;
         if purges {
             let until_ms = self.catalog.get_deleted(target_id).and_then(|t| t.undo_until_ms());
-            self.schedule_purge(target_id, until_ms.unwrap_or_else(|| self.now_ms())).await?;
+            if let Err(problem) = self.schedule_purge(target_id, until_ms.unwrap_or_else(|| self.now_ms())).await {
+                // The row says it: whoever keeps the retention follows the catalog.
+                tracing::warn!(target_id, "{}", problem.detail);
+            }
         }
         let pushes = self.observer.push_targets().remove(target_id);
         result.stale_markers_written = if pushes { 0 } else { self.collector.remove(target_id).await };

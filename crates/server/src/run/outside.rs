@@ -57,7 +57,9 @@ impl Outside {
     pub fn inner(&self, uri: &Uri) -> Result<Uri, Box<Response>> {
         let path = uri.path();
         if matches!(path, "/" | "") || path == self.prefix {
-            let location = HeaderValue::from_str(&format!("{}/", self.shown())).map_err(|_| nothing())?;
+            // The root may be a proxy's: from there to where it is answered, as Prometheus does.
+            let to = if path == self.prefix { self.shown() } else { self.prefix.clone() };
+            let location = HeaderValue::from_str(&format!("{to}/")).map_err(|_| nothing())?;
             return Err(Box::new((StatusCode::FOUND, [(header::LOCATION, location)]).into_response()));
         }
         let rest = path.strip_prefix(&self.prefix).filter(|rest| rest.starts_with('/')).ok_or_else(nothing)?;
@@ -75,6 +77,10 @@ impl Outside {
         let place = headers.get(header::LOCATION).and_then(|place| place.to_str().ok()).filter(here);
         if let Some(Ok(place)) = place.map(|place| HeaderValue::from_str(&format!("{shown}{place}"))) {
             headers.insert(header::LOCATION, place);
+        }
+        let link = headers.get(header::LINK).and_then(|link| link.to_str().ok()?.strip_prefix("</"));
+        if let Some(Ok(link)) = link.map(|rest| HeaderValue::from_str(&format!("<{shown}/{rest}"))) {
+            headers.insert(header::LINK, link);
         }
     }
 }
@@ -144,5 +150,15 @@ mod tests {
         let mut response = (StatusCode::CREATED, [(header::LOCATION, "/api/v1/x")]).into_response();
         outside.outward(&mut response);
         assert_eq!(response.headers()[header::LOCATION], "/out/api/v1/x");
+        let mut response = [(header::LINK, "</api/v1/x?cursor=1>; rel=\"next\"")].into_response();
+        outside.outward(&mut response);
+        assert_eq!(response.headers()[header::LINK], "</out/api/v1/x?cursor=1>; rel=\"next\"");
+        let to = |outside: &Outside, uri: &str| {
+            let answer = outside.inner(&uri.parse().unwrap()).unwrap_err();
+            answer.headers()[header::LOCATION].to_str().unwrap().to_owned()
+        };
+        assert_eq!((to(&outside, "/"), to(&outside, "/in")), ("/in/".to_owned(), "/out/".to_owned()));
+        let rootless = Outside::read(Some("http://m/"), Some("/in")).unwrap();
+        assert_eq!(to(&rootless, "/"), "/in/", "it does not lead to itself");
     }
 }

@@ -3,7 +3,8 @@
 //! Owns: the file `retention` in the data directory: the policies of all targets that ever had one and may still have
 //! samples, and which deleted targets' samples are to go when the deletion can no longer be undone.
 //! Invariants: 1. a target's policy outlives its deletion until its samples are past it; 2. a purge that was answered is
-//! done, also after a crash, and on all servers that share the catalog, once on each; 3. restoring the target cancels it.
+//! done, also after a crash, and on all servers that share the catalog, unless they are away for a week; doing it twice
+//! changes nothing; 3. restoring the target cancels it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -139,8 +140,14 @@ impl Keeper {
     fn purge(&mut self, now_ms: i64) -> Result<(), String> {
         let due = |(id, entry): (&String, &Entry)| Some((id.clone(), entry.purge_ms.filter(|at| *at <= now_ms)?));
         let due: Vec<(String, i64)> = self.entries.iter().filter_map(due).collect();
+        if self.catalog.stats().trouble.is_some() {
+            // Whether it was restored meanwhile is not known.
+            return Ok(());
+        }
         for (id, due_ms) in due {
-            self.store.delete_series(&[Doomed::OfTarget(id.clone())], TimeRange::ALL).map_err(|e| e.to_string())?;
+            // What came later is of somebody new with its name.
+            let range = TimeRange { end_ms: due_ms, ..TimeRange::ALL };
+            self.store.delete_series(&[Doomed::OfTarget(id.clone())], range).map_err(|e| e.to_string())?;
             tracing::info!(target_id = id, "the samples of a deleted target were deleted");
             let mut next = self.entries.clone();
             let mut done = Entry::of(no_policy());
