@@ -9,10 +9,15 @@ use crate::support::{now_ms, wait_until};
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// Two hours of a counter with resets and a gauge, five hours ago.
+/// The even hour some five hours ago, where one block ends and another begins.
+fn between_blocks_ms() -> i64 {
+    (now_ms() - 4 * HOUR_MS) / (2 * HOUR_MS) * 2 * HOUR_MS
+}
+
+/// Two hours of a counter with resets and a gauge, an hour in each of two blocks.
 fn old_samples() -> String {
     let mut text = "timestamp,metric_name,value,host\n".to_owned();
-    let first_ms = (now_ms() - 5 * HOUR_MS) / HOUR_MS * HOUR_MS;
+    let first_ms = between_blocks_ms() - HOUR_MS;
     for slot in 0..480_i64 {
         let at = (first_ms + slot * 15_000) / 1_000;
         let _ = writeln!(text, "{at},jobs_total,{},a", slot % 130);
@@ -49,12 +54,13 @@ fn roll_ups_are_what_the_samples_come_to_and_go_when_their_time_is_over() {
     assert_eq!(one(client, "SELECT count(*) FROM rollups WHERE resolution_ms = 300000"), 48.0);
     assert_eq!(one(client, "SELECT count(*) FROM rollups_1h_ts"), 0.0);
     // Kept for a shorter time now: what is past it is not shown, though it may lie on the disk still.
-    let patch = json!({"retention_policy": policy("4h")}).to_string();
+    let minutes = (now_ms() - between_blocks_ms()) / 60_000;
+    let patch = json!({"retention_policy": policy(&format!("{minutes}m"))}).to_string();
     client
         .send("PATCH", "/api/v1/metrics/targets/old", &[("content-type", "application/json")], patch.as_bytes())
         .expect(200);
-    let past = "SELECT count(*) FROM rollups_5m_ts WHERE timestamp < now() - INTERVAL 4 HOUR";
-    wait_until("the new time counts", || one(client, past) == 0.0);
+    let past = format!("SELECT count(*) FROM rollups_5m_ts WHERE timestamp < now() - INTERVAL {minutes} MINUTE");
+    wait_until("the new time counts", || one(client, &past) == 0.0);
     assert!(rolled() > 0.0, "an hour of them is kept");
     assert_eq!(one(client, "SELECT count(*) FROM metrics_ts"), 960.0);
 }

@@ -1,11 +1,12 @@
 //! Rolls blocks up: makes, beside a block of samples, one with what they come to in each stretch of time.
 //!
 //! Invariants: 1. a block is rolled up to a resolution once: the roll-up names it, and a merged block says what its
-//! sources were rolled up to; 2. blocks that differ in that are not merged; 3. what is deleted does not get into it.
+//! sources were rolled up to; 2. blocks that differ in that are not merged; 3. what is deleted does not get into it; 4. the
+//! increase of a counter from one block to the next is in the first stretch of the latter.
 
 use std::sync::Arc;
 
-use model::{Samples, TimeRange};
+use model::{Labels, Samples, TimeRange, is_stale};
 
 use super::BlockInput;
 use super::block::Block;
@@ -19,6 +20,9 @@ use super::reader::read_series;
 use super::rollup::{is_counter, roll_up};
 use super::writer::BlockWriter;
 use crate::attrs::SeriesAttrs;
+
+/// A counter's last sample in earlier blocks is looked for this far back.
+const BEFORE_MS: i64 = 3_600_000;
 
 /// Gives the resolutions to which a block was rolled up.
 pub fn rolled_to(list: &[Arc<Block>], block: &Block) -> Vec<i64> {
@@ -115,6 +119,7 @@ impl BlockFolder {
     ) -> Result<(), String> {
         let masks = &job.order.masks;
         let mut cursor = Cursor::new(source.clone())?;
+        let mut before = Before::open(&self.list(), source)?;
         while let Some(row) = cursor.row()? {
             let wanted = masks.rules.rollups(&row.target_id).iter().any(|rule| rule.resolution_ms == resolution_ms);
             if wanted {
@@ -124,7 +129,9 @@ impl BlockFolder {
                 // What has expired meanwhile is why it is rolled up.
                 (mask.floor_ms, mask.ceiling_ms) = (i64::MIN, i64::MAX);
                 mask.apply(&mut samples);
-                let rolled = roll_up(&samples, resolution_ms, is_counter(row.metric_type, row.labels.metric_name()));
+                let counter = is_counter(row.metric_type, row.labels.metric_name());
+                let last = if counter { before.value(&row.labels)? } else { None };
+                let rolled = roll_up(&samples, last, resolution_ms, counter);
                 let attrs = SeriesAttrs {
                     metric_type: row.metric_type,
                     source: row.source.clone(),
@@ -136,5 +143,32 @@ impl BlockFolder {
             cursor.step();
         }
         Ok(())
+    }
+}
+
+/// Blocks that end before another begins, or reach into it.
+struct Before {
+    cursors: Vec<Cursor>,
+    range: TimeRange,
+}
+
+impl Before {
+    fn open(list: &[Arc<Block>], source: &Arc<Block>) -> Result<Before, String> {
+        let start_ms = source.manifest.window().start_ms;
+        let range = TimeRange { start_ms: start_ms.saturating_sub(BEFORE_MS), end_ms: start_ms.saturating_sub(1) };
+        let earlier = list.iter().filter(|b| b.id() != source.id() && b.manifest.window().overlaps(&range));
+        Ok(Before { cursors: earlier.cloned().map(Cursor::new).collect::<Result<_, _>>()?, range })
+    }
+
+    /// Gives a series' last value before the block; to be asked in the order of labels.
+    fn value(&mut self, labels: &Labels) -> Result<Option<f64>, String> {
+        let mut last: Option<(i64, f64)> = None;
+        for cursor in &mut self.cursors {
+            let Some(samples) = cursor.samples_of(labels, self.range)? else { continue };
+            let rows = samples.ts_ms.iter().copied().zip(samples.values.iter().copied());
+            let latest = rows.rev().find(|(_, value)| !is_stale(*value));
+            last = [last, latest].into_iter().flatten().max_by_key(|(ts_ms, _)| *ts_ms);
+        }
+        Ok(last.map(|(_, value)| value))
     }
 }

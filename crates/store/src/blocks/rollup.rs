@@ -28,12 +28,13 @@ pub fn is_counter(metric_type: MetricType, name: &str) -> bool {
     }
 }
 
-/// Rolls up; of histograms the first and the last of each stretch stay, and both sides of every reset.
-pub fn roll_up(samples: &Samples, resolution_ms: i64, counter: bool) -> Rolled {
+/// Rolls up; of histograms the first and the last of each stretch stay, and both sides of every reset. `before` is the
+/// series' last value before these samples, where it is known: a counter's first stretch grows from there.
+pub fn roll_up(samples: &Samples, before: Option<f64>, resolution_ms: i64, counter: bool) -> Rolled {
     let resolution_ms = resolution_ms.max(1);
     let mut rolled = Rolled::default();
     let mut kept = vec![false; samples.len()];
-    let mut before: Option<(usize, f64)> = None;
+    let mut before: Option<(Option<usize>, f64)> = before.map(|value| (None, value));
     let mut from = 0;
     while let Some(ts_ms) = samples.ts_ms.get(from) {
         let slot = ts_ms.div_euclid(resolution_ms);
@@ -46,7 +47,7 @@ pub fn roll_up(samples: &Samples, resolution_ms: i64, counter: bool) -> Rolled {
                 // A marker says that a series ended, at any resolution.
                 stretch.keep.push(at);
             } else {
-                stretch.add(at, *ts_ms, *value, before.replace((at, *value)));
+                stretch.add(at, *ts_ms, *value, before.replace((Some(at), *value)));
             }
         }
         rolled.buckets.extend(stretch.bucket());
@@ -85,7 +86,7 @@ impl Stretch {
         Stretch { bucket, counter, keep: Vec::new(), first: None, last: None, least: None, greatest: None }
     }
 
-    fn add(&mut self, at: usize, ts_ms: i64, value: f64, before: Option<(usize, f64)>) {
+    fn add(&mut self, at: usize, ts_ms: i64, value: f64, before: Option<(Option<usize>, f64)>) {
         let b = &mut self.bucket;
         if self.first.is_none() {
             (b.first, b.first_ts_ms, b.min, b.max) = (value, ts_ms, value, value);
@@ -105,7 +106,7 @@ impl Stretch {
             *b.increase.get_or_insert(0.0) += if reset { value } else { value - before };
             if reset {
                 // The one before may lie in the stretch before: there it was the last.
-                self.keep.extend([before_at, at]);
+                self.keep.extend(before_at.into_iter().chain([at]));
             }
         }
         self.last = Some(at);
@@ -151,19 +152,19 @@ mod tests {
     fn markers_nans_and_empty_stretches() {
         let mut all = samples(&[f64::NAN, 2.0, stale_nan(), -1.0]);
         all.push(3_600_000, stale_nan());
-        let rolled = roll_up(&all, 300_000, false);
+        let rolled = roll_up(&all, None, 300_000, false);
         assert_eq!(rolled.buckets.len(), 1, "a marker alone is no stretch");
         let b = rolled.buckets[0];
         assert!((b.count, b.min, b.max, b.last, b.increase) == (3, -1.0, 2.0, -1.0, None) && b.sum.is_nan());
         assert_eq!(rolled.kept.ts_ms, all.ts_ms, "first, greatest, marker, least, marker");
-        assert_eq!(roll_up(&Samples::default(), 300_000, true), Rolled::default());
+        assert_eq!(roll_up(&Samples::default(), Some(1.0), 300_000, true), Rolled::default());
         assert!(is_counter(MetricType::Unknown, "x_total") && !is_counter(MetricType::Gauge, "x_total"));
     }
 
     proptest! {
         #[test]
         fn sums_are_right_and_what_is_kept_has_the_same_extremes_and_increase(
-            steps in prop::collection::vec(0u32..40, 1..400), counter: bool,
+            steps in prop::collection::vec(0u32..40, 1..400), counter: bool, cut: prop::sample::Index,
         ) {
             let mut value = 0.0;
             let values: Vec<f64> = steps.iter().map(|step| {
@@ -171,12 +172,21 @@ mod tests {
                 value
             }).collect();
             let all = samples(&values);
-            let rolled = roll_up(&all, 300_000, counter);
+            let rolled = roll_up(&all, None, 300_000, counter);
             prop_assert_eq!(rolled.buckets.iter().map(|b| b.count).sum::<i64>(), values.len() as i64);
             prop_assert_eq!(rolled.buckets.iter().map(|b| b.sum).sum::<f64>(), values.iter().sum::<f64>());
             if counter {
                 prop_assert_eq!(increase(&rolled.kept), increase(&all));
                 let added: f64 = rolled.buckets.iter().filter_map(|b| b.increase).sum();
+                prop_assert_eq!(added, increase(&all));
+                // Cut anywhere, as blocks are, it is the same when each part knows the value before it.
+                let (mut one, mut other) = (Samples::default(), Samples::default());
+                let cut = cut.index(values.len());
+                for (n, value) in values.iter().enumerate() {
+                    if n < cut { &mut one } else { &mut other }.push(n as i64 * 15_000, *value);
+                }
+                let parts = [roll_up(&one, None, 300_000, true), roll_up(&other, one.values.last().copied(), 300_000, true)];
+                let added: f64 = parts.iter().flat_map(|part| &part.buckets).filter_map(|b| b.increase).sum();
                 prop_assert_eq!(added, increase(&all));
             }
             for bucket in &rolled.buckets {
