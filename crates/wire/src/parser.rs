@@ -222,6 +222,12 @@ impl<'a> Parser<'a> {
         self.nanos
     }
 
+    /// Gives the line read last as it stands, without its newline.
+    pub(crate) fn line_bytes(&self) -> &'a [u8] {
+        let rest = self.body.get(self.line_start..).unwrap_or_default();
+        &rest[..memchr(b'\n', rest).unwrap_or(rest.len())]
+    }
+
     fn locate(&self, fault: Fault) -> ParseError {
         ParseError::locate(self.body, self.line, self.line_start, fault)
     }

@@ -1,4 +1,7 @@
 //! One line of the Prometheus text format, as lenient as Prometheus' own reader.
+//!
+//! Two things that its state machine lets pass by accident are refused here, with their place: a value right behind a name without labels
+//! (`a_b0.5 1` would be 0.5 of `a_b0` at the time 1), and a label that stands twice, once empty.
 
 use memchr::{memchr3, memrchr};
 use model::MetricType;

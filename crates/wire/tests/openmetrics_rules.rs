@@ -147,6 +147,8 @@ fn metadata_stands_once_before_the_samples() {
         "# TYPE a",
         "# TYPE a\t",
     ]);
+    valid(&["# HELP a \\\\", "# HELP a \\x", "# HELP a \"x\"", "# HELP a x\\\\\n# TYPE a gauge"]);
+    invalid(&["# HELP a \\", "# HELP a x\\", "# HELP a \\\\\\\n# TYPE a gauge"]);
     invalid(&["# TYPE a meh", "# TYPE a gauge ", "# TYPE a untyped", "# TYPE a  gauge", "# TYPE a Gauge"]);
     invalid(&[
         "# UNIT",
@@ -206,6 +208,15 @@ fn metrics_stand_together_and_their_timestamps_rise() {
 fn counters_only_rise() {
     valid_of("counter", &["a_total 1", "a_total 1.5\na_created 123.456", "a_total{b=\"c\"} +Inf"]);
     invalid_of("counter", &["a_total NaN", "a_total -1", "a_created NaN"]);
+    invalid_of("counter", &["a_total 1\na_created NaN", "a_total 1\na_created +Inf", "a_total 1\na_created -Inf"]);
+    valid_of("counter", &["a_created -1.5\na_total 1", "a_total 1 1\na_created 0 1\na_total 2 2"]);
+    let no_total = [
+        "a_created 1",
+        "a_total{b=\"1\"} 1\na_created{b=\"2\"} 1",
+        "a_total 1 1\na_created 1 2",
+        "a_created 1 1\na_total 1 2",
+    ];
+    invalid_of("counter", &no_total);
 }
 
 #[test]
@@ -226,6 +237,9 @@ fn summaries_have_quantiles_from_0_to_1() {
         "summary",
         &["a 0", "a{quantile=\"-1\"} 0", "a{quantile=\"foo\"} 0", "a{quantile=\"1.01\"} 0", "a{quantile=\"NaN\"} 0"],
     );
+    let quantile_of_the_metric =
+        ["a_sum{quantile=\"0.5\"} 1", "a_count{quantile=\"0.5\"} 1", "a_created{quantile=\"0.5\"} 1"];
+    invalid_of("summary", &quantile_of_the_metric);
     invalid_of(
         "summary",
         &["a_sum NaN", "a_sum -1", "a_count NaN", "a_count -1", "a_count 0.5", "a{quantile=\"0.5\"} -1"],
@@ -348,6 +362,14 @@ fn exemplars_are_short_and_only_on_buckets_and_totals() {
             "a_total 1 1 b=\" # \"} 1",
         ],
     );
+    for exemplar in [" # {_b=\"c\"} 1", " # {__name__=\"c\"} 1"] {
+        invalid_of("histogram", &[&bucket(exemplar)]);
+    }
+    let within = |value: &str| format!("a_bucket{{le=\"1\"}} 1 # {{}} {value}\na_bucket{{le=\"+Inf\"}} 1 # {{}} +Inf");
+    for t in ["histogram", "gaugehistogram"] {
+        valid_of(t, &[&within("1"), &within("-2"), &within("-Inf")]);
+        invalid_of(t, &[&within("1.0000001"), &within("+Inf")]);
+    }
     invalid_of("counter", &["a_total 1\na_created 1 # {b=\"c\"} 0.5"]);
     invalid_of("gauge", &["a 1 # {b=\"c\"} 1"]);
     invalid_of("info", &["a_info 1 # {b=\"c\"} 1"]);

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use model::{LABEL_NAME, LabelsBuf, MetricType};
 
+use super::counter::CounterCheck;
 use super::histogram::HistogramCheck;
 use crate::number::{Nanos, parse_go_float};
 use crate::parser::RawExemplar;
@@ -19,6 +20,7 @@ pub(super) struct Family {
     unit: Option<String>,
     has_samples: bool,
     groups: Groups,
+    counter: CounterCheck,
     histogram: HistogramCheck,
 }
 
@@ -38,6 +40,7 @@ impl Family {
             unit: None,
             has_samples: false,
             groups: Groups::default(),
+            counter: CounterCheck::default(),
             histogram: HistogramCheck::default(),
         }
     }
@@ -101,11 +104,14 @@ impl Family {
         check_names(labels)?;
         self.check_labels(&member)?;
         self.check_value(&member)?;
-        exemplar.map_or(Ok(()), |exemplar| self.check_exemplar(suffix, exemplar))?;
+        exemplar.map_or(Ok(()), |exemplar| self.check_exemplar(&member, exemplar))?;
         let group = self.group_of(&member);
         let truncated = self.groups.enter(&group, series, at, self.metric_type() == MetricType::Info)?;
         if self.is_histogram() && !truncated {
             self.histogram.add(&self.name, &group, at, &member)?;
+        }
+        if self.metric_type() == MetricType::Counter {
+            self.counter.add(&self.name, &group, at, suffix)?;
         }
         Ok(())
     }
@@ -116,6 +122,7 @@ impl Family {
         if unitless && self.unit.as_deref().is_some_and(|unit| !unit.is_empty()) {
             return Err(format!("{} has a unit, which its type must not have", self.name));
         }
+        self.counter.finish(&self.name)?;
         self.histogram.finish(&self.name)
     }
 
@@ -130,7 +137,17 @@ impl Family {
             }
             (MetricType::Histogram | MetricType::GaugeHistogram, "_bucket") => check_le(member.labels),
             (MetricType::Summary, "") => check_quantile(member.labels),
+            (MetricType::Histogram | MetricType::GaugeHistogram, _) => self.check_absent("le", member),
+            (MetricType::Summary, _) => self.check_absent("quantile", member),
             _ => Ok(()),
+        }
+    }
+
+    /// The label that divides a point into samples is no label of the metric itself.
+    fn check_absent(&self, dividing: &str, member: &Member<'_>) -> Result<(), String> {
+        match member.labels.get(dividing) {
+            Some(_) => Err(format!("{}{} must not have the label {dividing}", self.name, member.suffix)),
+            None => Ok(()),
         }
     }
 
@@ -142,7 +159,8 @@ impl Family {
             (MetricType::StateSet, _) => (value != 0.0 && value != 1.0).then_some("a state is 0 or 1"),
             (MetricType::Info, _) => (value != 1.0).then_some("the value of an info is 1"),
             (MetricType::Summary, "") => (value < 0.0).then_some("a quantile is not negative"),
-            (_, "_gsum" | "_created") => value.is_nan().then_some("this value is not NaN"),
+            (_, "_gsum") => value.is_nan().then_some("this value is not NaN"),
+            (_, "_created") => (!value.is_finite()).then_some("a start time is a finite number of seconds"),
             _ if counts && !(value.is_finite() && value.fract() == 0.0) => Some("a count is a whole number"),
             _ if counter_like && value.is_nan() => Some("a value that only rises is not NaN"),
             _ if counter_like && value < 0.0 => Some("a value that only rises is not negative"),
@@ -151,9 +169,9 @@ impl Family {
         wrong.map_or(Ok(()), |wrong| Err(format!("{}{}: {wrong}", self.name, member.suffix)))
     }
 
-    fn check_exemplar(&self, suffix: &str, exemplar: &RawExemplar<'_>) -> Result<(), String> {
+    fn check_exemplar(&self, member: &Member<'_>, exemplar: &RawExemplar<'_>) -> Result<(), String> {
         let allowed = matches!(
-            (self.metric_type(), suffix),
+            (self.metric_type(), member.suffix),
             (MetricType::Counter, "_total") | (MetricType::Histogram | MetricType::GaugeHistogram, "_bucket")
         );
         if !allowed {
@@ -162,13 +180,19 @@ impl Family {
         if exemplar.labels.ends_with(",}") {
             return Err("a comma stands before the closing brace of the exemplar".to_owned());
         }
+        let bound = member.labels.get("le").filter(|_| self.is_histogram()).and_then(parse_go_float);
+        if bound.is_some_and(|bound| exemplar.value > bound) {
+            return Err("the exemplar's value is beyond the bound of its bucket".to_owned());
+        }
         let mut labels = LabelsBuf::default();
         exemplar.read_labels(&mut labels);
         let chars: usize = labels.iter().map(|(name, value)| name.chars().count() + value.chars().count()).sum();
         if chars > EXEMPLAR_CHARS_MAX {
             return Err(format!("the exemplar's labels have {chars} characters, more than {EXEMPLAR_CHARS_MAX}"));
         }
-        labels.sort().map_err(|e| format!("exemplar: {e}"))
+        check_names(&labels)
+            .and_then(|()| labels.sort().map_err(|e| e.to_string()))
+            .map_err(|e| format!("exemplar: {e}"))
     }
 
     /// Gives what tells one metric of the family from another: its labels without the one that divides a point.

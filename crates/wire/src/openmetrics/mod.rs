@@ -1,6 +1,7 @@
-//! OpenMetrics 1.0: one line of it, as strict as Prometheus' own reader; the rules of the whole in `family`, `histogram` and
-//! `validate`.
+//! OpenMetrics 1.0: one line of it, as strict as Prometheus' own reader; the rules of the whole in `family`, `counter`,
+//! `histogram` and `validate`.
 
+mod counter;
 mod family;
 mod histogram;
 pub mod v2;

@@ -55,6 +55,10 @@ impl MetricSet {
                 family.add_sample(&name, labels, *value, parser.nanos(), exemplar.as_ref())
             }
             Entry::Type { name, metric_type } => self.family(name)?.set_type(*metric_type),
+            // The text itself is unescaped already, and lenient readers keep such a backslash.
+            Entry::Help { .. } if ends_in_half_an_escape(parser.line_bytes()) => {
+                Err("a backslash stands at the end of the help, with nothing to escape".to_owned())
+            }
             Entry::Help { name, .. } => self.family(name)?.set_help(),
             Entry::Unit { name, unit } => self.family(name)?.set_unit(unit),
             Entry::Eof => self.close(),
@@ -93,4 +97,8 @@ impl MetricSet {
         }
         family.finish()
     }
+}
+
+fn ends_in_half_an_escape(line: &[u8]) -> bool {
+    line.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }

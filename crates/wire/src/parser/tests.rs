@@ -116,6 +116,9 @@ fn what_prometheus_refuses_in_text_is_refused_with_its_place() {
         let place = (error.line, error.column, error.message.as_str());
         assert_eq!(place, (line, column, message), "{}", String::from_utf8_lossy(body));
     }
+    for body in ["a_b0.5", "a_b0.5 1\n", "a+Inf\n", "b-Inf 1\n", "a{b=\"\",b=\"c\"} 1\n"] {
+        refused(Format::Text, body.as_bytes());
+    }
     for body in
         ["a{b=\"\x00\"} 1\n", "a{b=\"x\x00y\"} 1", "# c \x00\na 1", "# HELP a \x00", "", "\n\n", "#", "# HELP a"]
     {
