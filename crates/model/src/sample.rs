@@ -36,6 +36,9 @@ pub struct Samples {
     pub values: Vec<f64>,
     /// Native histograms with their times.
     pub histograms: Vec<(i64, Arc<Histogram>)>,
+    /// When the counting began that samples belong to ("start timestamp"): time of the sample, then when; times rise. Only
+    /// samples of which it is known stand here.
+    pub starts: Vec<(i64, i64)>,
 }
 
 impl Samples {
@@ -44,6 +47,7 @@ impl Samples {
         self.ts_ms.clear();
         self.values.clear();
         self.histograms.clear();
+        self.starts.clear();
     }
 
     /// Appends one sample.

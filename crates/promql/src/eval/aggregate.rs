@@ -205,6 +205,7 @@ impl Evaluator<'_> {
         let mut notes = self.notes.borrow_mut();
         if qs.iter().any(|q| q.is_nan()) {
             notes.invalid_quantile(f64::NAN, at);
+            return;
         }
         let highest = qs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let lowest = qs.iter().copied().fold(f64::INFINITY, f64::min);

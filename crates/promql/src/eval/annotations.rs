@@ -136,6 +136,17 @@ impl Annotations {
         self.add(Severity::Info, text, at);
     }
 
+    pub(super) fn sort_in_range(&mut self, at: Span) {
+        let text = "PromQL warning: sort is ineffective for range queries since results are always ordered by labels";
+        self.add(Severity::Warning, text.to_owned(), at);
+    }
+
+    pub(super) fn overlapping_starts(&mut self, metric: &str, at: Span) {
+        let text =
+            format!("PromQL warning: start timestamps lie before earlier samples for metric name {}", quote(metric));
+        self.add(Severity::Warning, text, at);
+    }
+
     pub(super) fn ignored_in_aggregation(&mut self, aggregation: &str, at: Span) {
         let text = format!("PromQL info: ignored histogram in {aggregation} aggregation");
         self.add(Severity::Info, text, at);

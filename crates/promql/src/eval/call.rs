@@ -15,13 +15,19 @@ use super::scalars::Scalars;
 use super::selector::Take;
 use super::series::{Point, Series, Vector, is_absent};
 use super::window::RangeCall;
-use crate::ast::{Expr, ExprKind, ValueType};
+use crate::ast::{Expr, ExprKind, Span, ValueType};
 use crate::functions_table;
 
 impl Evaluator<'_> {
     /// Evaluates a call that gives an instant vector.
     #[inline(never)]
-    pub(super) fn call(&self, name: &'static str, args: &[Expr], frame: &Frame) -> Result<Vector<'_>, EvalError> {
+    pub(super) fn call(
+        &self,
+        name: &'static str,
+        args: &[Expr],
+        at: Span,
+        frame: &Frame,
+    ) -> Result<Vector<'_>, EvalError> {
         self.check_enabled(name)?;
         let spec = functions_table::lookup(name);
         if spec.is_some_and(|spec| spec.args.contains(&ValueType::Matrix)) {
@@ -41,8 +47,9 @@ impl Evaluator<'_> {
             ("label_replace", [arg, texts @ ..]) => self.label_replace(arg, texts, frame),
             ("round", [arg, nearest @ ..]) => self.round(arg, nearest.first(), frame),
             ("sort" | "sort_desc" | "sort_by_label" | "sort_by_label_desc", [arg, labels @ ..]) => {
-                self.sorted(name, arg, labels, frame)
+                self.sorted(name, arg, labels, at, frame)
             }
+            ("start_timestamp", [arg]) => self.start_timestamp(arg, frame),
             ("timestamp", [arg]) => self.timestamp(arg, frame),
             ("vector", [arg]) => self.vector_of([constant(self.scalar(arg, frame)?.into_values())]),
             (_, [arg]) => self.plain_call(name, arg, frame),
@@ -167,12 +174,23 @@ impl Evaluator<'_> {
         Ok(vector)
     }
 
+    /// When the counting began that the samples belong to: 0 where nobody said. Only selectors know it.
+    fn start_timestamp(&self, arg: &Expr, frame: &Frame) -> Result<Vector<'_>, EvalError> {
+        let ExprKind::Vector(selector) = &bare(arg).kind else {
+            self.vector(arg, frame)?;
+            return self.empty();
+        };
+        let mut vector = self.latest(selector, frame, Take::Start)?;
+        vector.series.iter_mut().for_each(|series| series.drop_name = true);
+        Ok(vector)
+    }
+
     fn date_call(&self, name: &str, args: &[Expr], frame: &Frame) -> Result<Vector<'_>, EvalError> {
         let Some(part) = date_fn::lookup(name) else { return impossible("date function") };
         match args.first() {
             Some(arg) => self.mapped(arg, frame, |_, value| part(value as i64)),
             None => {
-                let values = (0..frame.steps).map(|step| part(frame.at(step).div_euclid(1000))).collect();
+                let values = (0..frame.steps).map(|step| part(frame.at(step) / 1000)).collect();
                 self.vector_of([constant(values)])
             }
         }

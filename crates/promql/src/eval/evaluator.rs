@@ -63,6 +63,8 @@ fn is_invariant(expr: &Expr) -> bool {
         ExprKind::Aggregate(aggregate) => {
             aggregate.param.as_ref().is_none_or(|param| is_invariant(param)) && is_invariant(&aggregate.expr)
         }
+        // Where it reads the info series may depend on the step all the same.
+        ExprKind::Call { name: "info", .. } => false,
         ExprKind::Call { name, args } => !TIME_DEPENDENT.contains(name) && args.iter().all(is_invariant),
         ExprKind::Binary(binary) => is_invariant(&binary.lhs) && is_invariant(&binary.rhs),
         ExprKind::Unary { expr, .. } | ExprKind::Paren(expr) => is_invariant(expr),
@@ -164,9 +166,9 @@ impl<'a> Evaluator<'a> {
             return self.spread(expr, frame);
         }
         match &expr.kind {
-            ExprKind::Vector(selector) => self.instant_selector(selector, frame),
+            ExprKind::Vector(selector) => self.instant_selector(selector, expr.span, frame),
             ExprKind::Aggregate(aggregate) => self.aggregate(aggregate, expr.span, frame),
-            ExprKind::Call { name, args } => self.call(name, args, frame),
+            ExprKind::Call { name, args } => self.call(name, args, expr.span, frame),
             ExprKind::Binary(binary) => self.binary(binary, expr.span, frame),
             ExprKind::Unary { negative, expr } => self.signed(*negative, expr, frame),
             ExprKind::Paren(inner) => self.vector(inner, frame),

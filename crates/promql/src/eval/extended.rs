@@ -37,7 +37,7 @@ fn ends<'a>(window: &Window<'a>, counter: bool) -> Option<Ends<'a>> {
     }
     let point = |at: usize| window.ts_ms.get(at).copied().zip(window.values.get(at).copied());
     let ((first_ms, mut left), (last_ms, mut right)) = (point(first)?, point(last)?);
-    if last_ms <= window.start_ms {
+    if last_ms <= window.start_ms || (smoothed && first_ms > window.end_ms) {
         return None;
     }
     if smoothed && first_ms < window.start_ms {
@@ -57,8 +57,12 @@ fn ends<'a>(window: &Window<'a>, counter: bool) -> Option<Ends<'a>> {
 /// The last sample at or before the start of the range, else the first one.
 fn first_index(window: &Window<'_>) -> usize {
     let all_but_last = window.ts_ms.len().saturating_sub(1);
-    let before = window.ts_ms.iter().take(all_but_last).take_while(|ts| **ts <= window.start_ms).count();
-    before.saturating_sub(1)
+    last_before(window.ts_ms.iter().copied().take(all_but_last), window.start_ms)
+}
+
+/// The index of the last time that is not after another; 0 when there is none.
+pub(super) fn last_before(times: impl Iterator<Item = i64>, start_ms: i64) -> usize {
+    times.take_while(|ts| *ts <= start_ms).count().saturating_sub(1)
 }
 
 /// The value at a time between two points; a counter that fell started from zero in between.
@@ -96,7 +100,16 @@ mod tests {
     use super::*;
 
     fn window<'a>(ts_ms: &'a [i64], values: &'a [f64], extension: RangeExtension) -> Window<'a> {
-        Window { ts_ms, values, histograms: &[], start_ms: 15, end_ms: 135, at_ms: 135, extension: Some(extension) }
+        Window {
+            ts_ms,
+            values,
+            histograms: &[],
+            starts: &[],
+            start_ms: 15,
+            end_ms: 135,
+            at_ms: 135,
+            extension: Some(extension),
+        }
     }
 
     #[test]

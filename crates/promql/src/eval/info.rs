@@ -5,11 +5,12 @@ use model::{LABEL_NAME, Labels, LabelsBuf, MatchOp, Matcher};
 
 use super::error::EvalError;
 use super::evaluator::{Evaluator, bare};
-use super::frame::Frame;
+use super::frame::{Frame, QueryTimes, Reference};
 use super::label_set::go_string;
 use super::selector::Take;
 use super::series::{Series, Vector};
-use crate::ast::{Expr, ExprKind, VectorSelector};
+use crate::ast::{Expr, ExprKind, ValueType};
+use crate::check::value_type;
 
 /// The info metric when none is named.
 const TARGET_INFO: &str = "target_info";
@@ -108,30 +109,30 @@ impl Evaluator<'_> {
         base: &Expr,
         frame: &Frame,
     ) -> Result<Vector<'_>, EvalError> {
-        let mut matchers = wanted.names.clone();
-        let mut identified = false;
-        for label in IDENTIFYING {
-            let mut values: Vec<String> = input
-                .series
-                .iter()
-                .filter(|series| !wanted.is_info(&series.labels))
-                .filter_map(|series| series.labels.get(label))
-                .map(regex_syntax::escape)
-                .collect();
-            values.sort();
-            values.dedup();
-            if !values.is_empty() {
-                identified = true;
+        let reference = reference_of(&self.times, base)?.unwrap_or(Reference::Moving { offset_ms: 0 });
+        // Series with a job alone are none of those with an instance, too: each kind is looked for by itself.
+        let mut kinds: HashMap<[bool; 2], [Vec<String>; 2]> = HashMap::new();
+        for series in input.series.iter().filter(|series| !wanted.is_info(&series.labels)) {
+            let values = IDENTIFYING.map(|label| series.labels.get(label));
+            let kind = kinds.entry(values.map(|value| value.is_some())).or_default();
+            for (all, value) in kind.iter_mut().zip(values) {
+                all.extend(value.map(regex_syntax::escape));
+            }
+        }
+        kinds.remove(&[false, false]);
+        let mut infos = self.empty()?;
+        for values in kinds.into_values() {
+            let mut matchers = wanted.names.clone();
+            for (label, mut values) in IDENTIFYING.into_iter().zip(values) {
+                values.sort();
+                values.dedup();
                 let matcher = Matcher::new(label, MatchOp::Regex, values.join("|"));
                 matchers.push(matcher.map_err(|e| EvalError::Execution(e.to_string()))?);
             }
+            matchers.extend(wanted.data.iter().cloned());
+            infos.append(self.latest_at(&matchers, reference, frame, Take::Milliseconds)?)?;
         }
-        if !identified {
-            return self.empty();
-        }
-        matchers.extend(wanted.data.iter().cloned());
-        let selector = VectorSelector { matchers, ..first_selector(base) };
-        self.latest(&selector, frame, Take::Milliseconds)
+        Ok(infos)
     }
 
     /// Puts the labels that info series have at each step to a series.
@@ -166,24 +167,38 @@ impl Evaluator<'_> {
     }
 }
 
-/// The time modifiers of the first selector in an expression: info series are read where it reads.
-fn first_selector(expr: &Expr) -> VectorSelector {
-    fn find(expr: &Expr) -> Option<&VectorSelector> {
-        match &expr.kind {
-            ExprKind::Vector(selector) | ExprKind::Matrix { selector, .. } => Some(selector),
-            ExprKind::Subquery { expr, .. } | ExprKind::Unary { expr, .. } | ExprKind::Paren(expr) => find(expr),
-            ExprKind::Aggregate(aggregate) => find(&aggregate.expr),
-            ExprKind::Call { args, .. } => args.iter().find_map(find),
-            ExprKind::Binary(binary) => find(&binary.lhs).or_else(|| find(&binary.rhs)),
-            ExprKind::Number(_) | ExprKind::Duration(_) | ExprKind::String(_) => None,
+/// Tells where the series of an expression are read, if all are read at the same time; `None` when there is no one such time:
+/// then info series are read where the expression is evaluated.
+fn reference_of(times: &QueryTimes, expr: &Expr) -> Result<Option<Reference>, EvalError> {
+    let of = |expr: &Expr| reference_of(times, expr);
+    let both = |a: Option<Reference>, b: Option<Reference>| a.filter(|a| Some(*a) == b);
+    let makes_series = |expr: &&Expr| matches!(value_type(expr), ValueType::Vector | ValueType::Matrix);
+    Ok(match &expr.kind {
+        ExprKind::Vector(selector) | ExprKind::Matrix { selector, .. } => {
+            Some(times.reference(selector.offset.as_ref(), selector.at)?)
         }
-    }
-    let found = find(expr);
-    VectorSelector {
-        offset: found.and_then(|selector| selector.offset.clone()),
-        at: found.and_then(|selector| selector.at),
-        ..VectorSelector::default()
-    }
+        ExprKind::Subquery { expr, offset, at, .. } => match of(expr)? {
+            Some(Reference::Moving { offset_ms: inner_ms }) => Some(match times.reference(offset.as_ref(), *at)? {
+                Reference::Moving { offset_ms } => Reference::Moving { offset_ms: offset_ms.saturating_add(inner_ms) },
+                Reference::Fixed { ts_ms } => Reference::Fixed { ts_ms: ts_ms.saturating_sub(inner_ms) },
+            }),
+            fixed => fixed,
+        },
+        ExprKind::Aggregate(aggregate) => of(&aggregate.expr)?,
+        ExprKind::Call { name: "info", args } => args.first().map_or(Ok(None), of)?,
+        ExprKind::Call { args, .. } => {
+            let mut all = args.iter().filter(makes_series);
+            let first = all.next().map_or(Ok(None), of)?;
+            all.try_fold(first, |found, arg| of(arg).map(|next| both(found, next)))?
+        }
+        ExprKind::Binary(binary) => match [&*binary.lhs, &*binary.rhs].map(|side| makes_series(&side)) {
+            [true, true] => both(of(&binary.lhs)?, of(&binary.rhs)?),
+            [true, false] => of(&binary.lhs)?,
+            [false, _] => of(&binary.rhs)?,
+        },
+        ExprKind::Unary { expr, .. } | ExprKind::Paren(expr) => of(expr)?,
+        ExprKind::Number(_) | ExprKind::Duration(_) | ExprKind::String(_) => None,
+    })
 }
 
 /// Finds the info series with the newest sample at a step.

@@ -10,7 +10,7 @@ use super::frame::Frame;
 use super::label_set::with_label;
 use super::quantile::nan_first;
 use super::series::{Series, Vector};
-use crate::ast::Expr;
+use crate::ast::{Expr, Span};
 
 fn check_name(name: &str, which: &str, function: &str) -> Result<(), EvalError> {
     // A literal that is no UTF-8 arrives with this character in place of the bytes.
@@ -83,24 +83,27 @@ impl Evaluator<'_> {
         Ok(vector)
     }
 
-    /// Sorts; the answers of range queries have their own order, so that there is nothing to do for them.
+    /// Sorts; the answers of range queries have their own order, so that there is nothing to do for them but to say so.
     #[inline(never)]
     pub(super) fn sorted(
         &self,
         name: &str,
         arg: &Expr,
         labels: &[Expr],
+        at: Span,
         frame: &Frame,
     ) -> Result<Vector<'_>, EvalError> {
         let labels: Vec<&str> = labels.iter().map(|expr| self.text(expr)).collect::<Result<_, _>>()?;
         let mut vector = self.vector(arg, frame)?;
+        if matches!(name, "sort" | "sort_desc") {
+            vector.series.iter_mut().for_each(|series| series.histograms.clear());
+            vector.prune();
+        }
         if frame.steps > 1 {
+            self.notes.borrow_mut().sort_in_range(at);
             return Ok(vector);
         }
         self.ordered.set(true);
-        if matches!(name, "sort" | "sort_desc") {
-            vector.series.retain(Series::has_floats);
-        }
         let value = |series: &Series| series.values.first().copied().unwrap_or(f64::NAN);
         match name {
             "sort" => vector.series.sort_by(|a, b| nan_last(value(a), value(b))),

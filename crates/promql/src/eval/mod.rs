@@ -15,6 +15,7 @@ mod date_fn;
 mod error;
 mod evaluator;
 mod extended;
+mod extended_native;
 mod frame;
 mod go_math;
 mod group_native;
@@ -37,6 +38,7 @@ mod result;
 mod scalars;
 mod selector;
 mod series;
+mod starts;
 mod window;
 mod xxh64;
 

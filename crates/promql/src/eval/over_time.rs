@@ -63,7 +63,12 @@ pub(super) fn changes(window: &Window<'_>) -> f64 {
 
 /// Counts how often a counter started again.
 pub(super) fn resets(window: &Window<'_>) -> f64 {
-    count_pairs(window, |before, after| after < before)
+    let pairs = window.values.windows(2).zip(window.ts_ms.windows(2));
+    let again = |(values, times): &(&[f64], &[i64])| match (values, times) {
+        ([before, after], [t1, t2]) => after < before || window.starts_again(*t1, *t2),
+        _ => false,
+    };
+    pairs.filter(again).count() as f64
 }
 
 fn count_pairs(window: &Window<'_>, counts: impl Fn(f64, f64) -> bool) -> f64 {
@@ -94,7 +99,16 @@ mod tests {
     use super::*;
 
     fn window<'a>(ts_ms: &'a [i64], values: &'a [f64]) -> Window<'a> {
-        Window { ts_ms, values, histograms: &[], start_ms: 0, end_ms: 10_000, at_ms: 10_000, extension: None }
+        Window {
+            ts_ms,
+            values,
+            histograms: &[],
+            starts: &[],
+            start_ms: 0,
+            end_ms: 10_000,
+            at_ms: 10_000,
+            extension: None,
+        }
     }
 
     #[test]

@@ -152,13 +152,16 @@ fn check_counts(params: &[f64]) -> Result<bool, EvalError> {
     if params.iter().any(|param| param.is_nan()) {
         return Err(EvalError::Execution("Parameter value is NaN".to_owned()));
     }
+    if params.iter().all(|param| *param < 1.0) {
+        return Ok(true);
+    }
     if let Some(low) = params.iter().find(|param| **param <= i64::MIN as f64) {
         return Err(EvalError::Execution(format!("Scalar value {} underflows int64", general(*low))));
     }
     if let Some(high) = params.iter().find(|param| **param >= i64::MAX as f64) {
         return Err(EvalError::Execution(format!("Scalar value {} overflows int64", general(*high))));
     }
-    Ok(params.iter().all(|param| *param < 1.0))
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -181,7 +184,8 @@ mod tests {
 
     #[test]
     fn counts_that_are_none_are_refused() {
-        assert_eq!(check_counts(&[0.5, -3.0]), Ok(true));
+        assert_eq!(check_counts(&[0.5, -3.0, f64::NEG_INFINITY]), Ok(true));
+        assert!(check_counts(&[2.0, f64::NEG_INFINITY]).is_err());
         assert!(check_counts(&[f64::NAN]).is_err_and(|e| e.to_string() == "Parameter value is NaN"));
         assert!(check_counts(&[1e300]).is_err_and(|e| e.to_string() == "Scalar value 1e+300 overflows int64"));
     }

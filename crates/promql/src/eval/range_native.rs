@@ -9,8 +9,7 @@ use super::annotations::Annotations;
 use super::error::EvalError;
 use super::native::{self, Added, Incompatible, Mean, Total, detect_reset};
 use super::range_fn::RangeFn;
-use super::rate;
-use super::selector::NO_EXTENDED_HISTOGRAMS;
+use super::rate::{self, Before};
 use super::series::Point;
 use super::window::Window;
 use crate::ast::Span;
@@ -65,9 +64,6 @@ impl Native<'_> {
         window: &Window<'_>,
         scalars: &[f64],
     ) -> Result<Option<Point>, EvalError> {
-        if window.extension.is_some() {
-            return Err(EvalError::Execution(NO_EXTENDED_HISTOGRAMS.to_owned()));
-        }
         let all = || merged(window);
         let seconds = |sample: &Sample<'_>| Point::Float(sample.ts_ms() as f64 / 1000.0);
         Ok(match name {
@@ -83,8 +79,8 @@ impl Native<'_> {
             "last_over_time" => all().last().map(Sample::point),
             "ts_of_first_over_time" => all().first().map(seconds),
             "ts_of_last_over_time" => all().last().map(seconds),
-            "changes" => Some(count_pairs(&all(), changed)),
-            "resets" => Some(count_pairs(&all(), was_reset)),
+            "changes" => anchored(&all(), window).map(|samples| count_pairs(samples, changed)),
+            "resets" => anchored(&all(), window).map(|samples| count_pairs(samples, |a, b| was_reset(window, a, b))),
             _ => self.only_floats(name, floats, window, scalars)?,
         })
     }
@@ -98,6 +94,10 @@ impl Native<'_> {
         scalars: &[f64],
     ) -> Result<Option<Point>, EvalError> {
         if window.values.is_empty() {
+            if name == "double_exponential_smoothing" {
+                // Its factors are checked in any case; without doubles nothing else comes out.
+                floats(window, scalars)?;
+            }
             return Ok(None);
         }
         let trend = matches!(name, "deriv" | "predict_linear" | "double_exponential_smoothing" | "integral");
@@ -160,21 +160,42 @@ impl Native<'_> {
     /// Gives the difference between the ends of the range, per second if `per_second`.
     fn rate(&self, window: &Window<'_>, counter: bool, per_second: bool) -> Option<Point> {
         let histograms = self.unmixed(window)?;
-        let gaps = histograms.len().checked_sub(1).filter(|gaps| *gaps > 0)?;
+        if window.extension.is_some() {
+            return self.extended(window, counter, per_second);
+        }
+        let gaps = histograms.len().checked_sub(1)?;
         let ((first_ms, first), (last_ms, _)) = (histograms.first()?, histograms.last()?);
-        let gained = self.gained(histograms, counter)?;
-        let zero = (counter && gained.count > 0.0 && first.count >= 0.0).then_some(first.count / gained.count);
-        let mut factor = rate::factor(window, (*first_ms, *last_ms), gaps, zero);
+        let gained = if gaps > 0 { Some(self.gained(window, counter)?) } else { None };
+        let (gained, before) = match (window.began_inside(*first_ms).filter(|_| counter), gained) {
+            (Some(start), gained) => (self.with_first(gained, first)?, Before::Began(start)),
+            (None, None) => return None,
+            (None, Some(gained)) => {
+                let zero = (counter && gained.count > 0.0 && first.count >= 0.0).then_some(first.count / gained.count);
+                (gained, Before::Unknown(zero))
+            }
+        };
+        let mut factor = rate::factor(window, (*first_ms, *last_ms), gaps, before);
         if per_second {
             factor /= window.seconds();
         }
         Some(point(native::scaled(&gained, factor < 0.0, |value| value * factor)))
     }
 
-    fn gained(&self, histograms: &[(i64, Arc<Histogram>)], counter: bool) -> Option<Histogram> {
-        let [(_, first), (_, second), ..] = histograms else { return None };
+    /// Gives what was gained since the counter was zero: what the first histogram has, too.
+    fn with_first(&self, gained: Option<Histogram>, first: &Histogram) -> Option<Histogram> {
+        let Some(gained) = gained else { return Some(first.clone()) };
+        let mut total = Total::new(&gained);
+        self.reconciled(total.add(first, 1.0), "addition")?;
+        Some(total.get())
+    }
+
+    fn gained(&self, window: &Window<'_>, counter: bool) -> Option<Histogram> {
+        let histograms = window.histograms;
+        let [(first_ms, first), (second_ms, second), ..] = histograms else { return None };
         let (_, last) = histograms.last()?;
-        self.note_kind(histograms, counter);
+        if counter {
+            self.note_kind(histograms, counter);
+        }
         // What stands before a reset right at the beginning does not matter, whatever its layout.
         let nothing = Histogram {
             schema: second.schema,
@@ -182,7 +203,8 @@ impl Native<'_> {
             zero_threshold: second.zero_threshold,
             ..Histogram::default()
         };
-        let mut before: &Histogram = if counter && detect_reset(second, first) { &nothing } else { first };
+        let again = counter && (window.starts_again(*first_ms, *second_ms) || detect_reset(second, first));
+        let mut before: &Histogram = if again { &nothing } else { first };
         let between = histograms.get(1..histograms.len() - 1).unwrap_or_default();
         let odd = |h: &Histogram| h.is_custom() != before.is_custom();
         if odd(last) || (counter && between.iter().any(|(_, h)| odd(h))) {
@@ -192,14 +214,17 @@ impl Native<'_> {
         let mut total = Total::new(last);
         self.reconciled(total.add(before, -1.0), "subtraction")?;
         if counter {
-            for (_, histogram) in histograms.get(1..).unwrap_or_default() {
-                if detect_reset(histogram, before) {
+            let mut before_ms = *first_ms;
+            for (ts_ms, histogram) in histograms.get(1..).unwrap_or_default() {
+                if window.starts_again(before_ms, *ts_ms) || detect_reset(histogram, before) {
                     self.reconciled(total.add(before, 1.0), "addition")?;
                 }
-                before = histogram;
+                (before_ms, before) = (*ts_ms, histogram);
             }
             let coarsest = histograms.iter().skip(1).map(|(_, h)| h.schema).min()?;
             total.coarsen(coarsest);
+        } else {
+            self.note_kind(histograms, counter);
         }
         Some(native::with_hint(total.get(), ResetHint::Gauge))
     }
@@ -216,7 +241,7 @@ impl Native<'_> {
         }
     }
 
-    fn reconciled(&self, added: Result<Added, Incompatible>, during: &str) -> Option<Added> {
+    pub(super) fn reconciled(&self, added: Result<Added, Incompatible>, during: &str) -> Option<Added> {
         let added = self.compatible(added)?;
         if added.reconciled {
             self.notes.borrow_mut().reconciled_buckets(during, self.at);
@@ -234,12 +259,14 @@ impl Native<'_> {
         }
         let divisor = if counter { seconds } else { 1.0 };
         match (before, after) {
-            (Sample::Float(_, a), Sample::Float(_, b)) if counter && b < a => Some(Point::Float(b / divisor)),
+            (Sample::Float(t1, a), Sample::Float(t2, b)) if counter && (b < a || window.starts_again(*t1, *t2)) => {
+                Some(Point::Float(b / divisor))
+            }
             (Sample::Float(_, a), Sample::Float(_, b)) => Some(Point::Float((b - a) / divisor)),
             (Sample::Histogram(t1, a), Sample::Histogram(t2, b)) => {
                 self.note_kind(&[(*t1, Arc::clone(a)), (*t2, Arc::clone(b))], counter);
                 let mut total = Total::new(b);
-                if !counter || !detect_reset(b, a) {
+                if !counter || !(window.starts_again(*t1, *t2) || detect_reset(b, a)) {
                     self.reconciled(total.add(a, -1.0), "subtraction")?;
                 }
                 let gained = native::with_hint(total.get(), ResetHint::Gauge);
@@ -270,10 +297,20 @@ fn changed(before: &Sample<'_>, after: &Sample<'_>) -> bool {
     }
 }
 
-fn was_reset(before: &Sample<'_>, after: &Sample<'_>) -> bool {
+fn was_reset(window: &Window<'_>, before: &Sample<'_>, after: &Sample<'_>) -> bool {
+    let again = || window.starts_again(before.ts_ms(), after.ts_ms());
     match (before, after) {
-        (Sample::Float(_, a), Sample::Float(_, b)) => b < a,
-        (Sample::Histogram(_, a), Sample::Histogram(_, b)) => detect_reset(b, a),
+        (Sample::Float(_, a), Sample::Float(_, b)) => b < a || again(),
+        (Sample::Histogram(_, a), Sample::Histogram(_, b)) => again() || detect_reset(b, a),
         _ => true,
     }
+}
+
+/// Gives the samples from the last one before an anchored range on; `None` when no sample lies in the range.
+fn anchored<'s, 'w>(all: &'s [Sample<'w>], window: &Window<'_>) -> Option<&'s [Sample<'w>]> {
+    if window.extension.is_none() {
+        return Some(all);
+    }
+    let before = all.iter().take_while(|sample| sample.ts_ms() <= window.start_ms).count();
+    if before == all.len() { None } else { all.get(before.saturating_sub(1)..) }
 }

@@ -29,53 +29,69 @@ pub(super) fn delta(window: &Window<'_>) -> Option<f64> {
 
 /// Gives the difference of first and last sample, and by what to multiply it so that it covers the range.
 fn extrapolated(window: &Window<'_>, counter: bool) -> Option<(f64, f64)> {
-    let gaps = window.values.len().checked_sub(1).filter(|gaps| *gaps > 0)?;
+    let gaps = window.values.len().checked_sub(1)?;
     let (first, last) = (*window.values.first()?, *window.values.last()?);
+    let times = (*window.ts_ms.first()?, *window.ts_ms.last()?);
     let mut value = last - first;
     if counter {
-        value += lost_in_resets(window.values);
+        value += lost_in_resets(window);
     }
-    let times = (*window.ts_ms.first()?, *window.ts_ms.last()?);
-    let zero = (counter && value > 0.0 && first >= 0.0).then_some(first / value);
-    Some((value, factor(window, times, gaps, zero)))
+    let before = match window.began_inside(times.0).filter(|_| counter) {
+        Some(start) => {
+            value += first;
+            Before::Began(start)
+        }
+        None if gaps == 0 => return None,
+        None => Before::Unknown((counter && value > 0.0 && first >= 0.0).then_some(first / value)),
+    };
+    Some((value, factor(window, times, gaps, before)))
+}
+
+/// What is known of a range before its first sample.
+pub(super) enum Before {
+    /// Nothing. A counter is never drawn below zero: with it goes what it began with as a part of what it gained.
+    Unknown(Option<f64>),
+    /// The counter was zero at this time, inside of the range.
+    Began(i64),
 }
 
 /// Gives by what to multiply the difference between two samples so that it covers the range.
 ///
 /// The value is drawn on to an end of the range when a sample would be expected not much beyond it, else by half the
-/// mean distance of samples. A counter is never drawn below zero: `zero` is what it began with as a part of what it gained.
-pub(super) fn factor(window: &Window<'_>, (first_ms, last_ms): (i64, i64), gaps: usize, zero: Option<f64>) -> f64 {
-    let mut to_start = first_ms.saturating_sub(window.start_ms) as f64 / 1000.0;
-    let mut to_end = window.end_ms.saturating_sub(last_ms) as f64 / 1000.0;
-    let sampled = last_ms.saturating_sub(first_ms) as f64 / 1000.0;
-    let between = sampled / gaps as f64;
+/// mean distance of samples.
+pub(super) fn factor(window: &Window<'_>, (first_ms, last_ms): (i64, i64), gaps: usize, before: Before) -> f64 {
+    let seconds = |from: i64, to: i64| to.saturating_sub(from) as f64 / 1000.0;
+    let mut to_start = seconds(window.start_ms, first_ms);
+    let mut to_end = seconds(last_ms, window.end_ms);
+    let mut sampled = seconds(first_ms, last_ms);
+    let between = if gaps == 0 { 0.0 } else { sampled / gaps as f64 };
     let threshold = between * 1.1;
-    if to_start >= threshold {
-        to_start = between / 2.0;
-    }
-    if let Some(to_zero) = zero.map(|part| sampled * part)
-        && to_zero < to_start
-    {
-        to_start = to_zero;
+    match before {
+        Before::Began(start_ms) => (to_start, sampled) = (0.0, seconds(start_ms, last_ms)),
+        Before::Unknown(zero) => {
+            if to_start >= threshold {
+                to_start = between / 2.0;
+            }
+            if let Some(to_zero) = zero.map(|part| sampled * part)
+                && to_zero < to_start
+            {
+                to_start = to_zero;
+            }
+        }
     }
     if to_end >= threshold {
         to_end = between / 2.0;
     }
-    (sampled + to_start + to_end) / sampled
+    if sampled == 0.0 { 1.0 } else { (sampled + to_start + to_end) / sampled }
 }
 
 /// Sums up what a counter had when it started again.
-fn lost_in_resets(values: &[f64]) -> f64 {
-    values
-        .windows(2)
-        .map(|pair| {
-            if let [a, b] = pair
-                && b < a
-            {
-                *a
-            } else {
-                0.0
-            }
+fn lost_in_resets(window: &Window<'_>) -> f64 {
+    let pairs = window.values.windows(2).zip(window.ts_ms.windows(2));
+    pairs
+        .map(|pair| match pair {
+            ([a, b], [t1, t2]) if b < a || window.starts_again(*t1, *t2) => *a,
+            _ => 0.0,
         })
         .sum()
 }
@@ -83,7 +99,9 @@ fn lost_in_resets(values: &[f64]) -> f64 {
 /// Gives the increase per second between the last two samples of a counter.
 pub(super) fn irate(window: &Window<'_>) -> Option<f64> {
     let (before, after, seconds) = last_two(window)?;
-    let value = if after < before { after } else { after - before };
+    let [.., t1, t2] = window.ts_ms else { return None };
+    let again = after < before || window.starts_again(*t1, *t2);
+    let value = if again { after } else { after - before };
     Some(value / seconds)
 }
 
@@ -108,6 +126,7 @@ mod tests {
             ts_ms: &[10_000, 20_000, 30_000, 40_000],
             values: &[1.0, 2.0, 0.5, 1.5],
             histograms: &[],
+            starts: &[],
             start_ms: 0,
             end_ms: 50_000,
             at_ms: 50_000,

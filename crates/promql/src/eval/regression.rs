@@ -79,6 +79,7 @@ mod tests {
             ts_ms: &[1000, 2000, 3000],
             values: &[1.0, 3.0, 5.0],
             histograms: &[],
+            starts: &[],
             start_ms: 0,
             end_ms: 3000,
             at_ms: 3000,

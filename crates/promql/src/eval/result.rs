@@ -135,7 +135,7 @@ pub struct MatrixSeries {
 impl MatrixSeries {
     /// Gives the samples from one time to another, both included; `None` when there are none.
     pub fn between(&self, from_ms: i64, to_ms: i64) -> Option<MatrixSeries> {
-        let Samples { ts_ms, values, histograms } = &self.samples;
+        let Samples { ts_ms, values, histograms, .. } = &self.samples;
         let (start, end) = (ts_ms.partition_point(|t| *t < from_ms), ts_ms.partition_point(|t| *t <= to_ms));
         let first = histograms.partition_point(|h| h.0 < from_ms);
         let last = histograms.partition_point(|h| h.0 <= to_ms);
@@ -143,6 +143,7 @@ impl MatrixSeries {
             ts_ms: ts_ms.get(start..end)?.to_vec(),
             values: values.get(start..end)?.to_vec(),
             histograms: histograms.get(first..last)?.to_vec(),
+            starts: Vec::new(),
         };
         let is_empty = samples.ts_ms.is_empty() && samples.histograms.is_empty();
         (!is_empty).then(|| MatrixSeries { labels: self.labels.clone(), samples })

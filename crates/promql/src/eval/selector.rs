@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use model::histogram::{Histogram, ResetHint};
-use model::{Labels, Samples, TimeRange, is_stale};
+use model::{Labels, Matcher, Samples, TimeRange, is_stale};
 
 use super::error::EvalError;
 use super::evaluator::Evaluator;
 use super::frame::{Frame, Reference};
 use super::native;
+use super::range_native::Native;
 use super::series::{ABSENT, Point, Series, Vector};
-use crate::ast::{RangeExtension, VectorSelector};
+use crate::ast::{RangeExtension, Span, VectorSelector};
 
 /// What is taken of the sample that was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,13 +22,20 @@ pub(super) enum Take {
     Seconds,
     /// Its time in milliseconds.
     Milliseconds,
+    /// When the counting began that it belongs to, in seconds.
+    Start,
 }
 
 impl Evaluator<'_> {
     #[inline(never)]
-    pub(super) fn instant_selector(&self, selector: &VectorSelector, frame: &Frame) -> Result<Vector<'_>, EvalError> {
+    pub(super) fn instant_selector(
+        &self,
+        selector: &VectorSelector,
+        at: Span,
+        frame: &Frame,
+    ) -> Result<Vector<'_>, EvalError> {
         if selector.extension == Some(RangeExtension::Smoothed) {
-            return self.smoothed_selector(selector, frame);
+            return self.smoothed_selector(selector, at, frame);
         }
         self.latest(selector, frame, Take::Value)
     }
@@ -35,9 +43,20 @@ impl Evaluator<'_> {
     /// Gives the latest sample of each series at each step.
     pub(super) fn latest(&self, selector: &VectorSelector, frame: &Frame, take: Take) -> Result<Vector<'_>, EvalError> {
         let reference = self.times.reference(selector.offset.as_ref(), selector.at)?;
+        self.latest_at(&selector.matchers, reference, frame, take)
+    }
+
+    /// Gives the latest sample of each series that matches, as seen from where `reference` says.
+    pub(super) fn latest_at(
+        &self,
+        matchers: &[Matcher],
+        reference: Reference,
+        frame: &Frame,
+        take: Take,
+    ) -> Result<Vector<'_>, EvalError> {
         let lookback_ms = self.options.lookback_ms.max(1);
         let range = self.lookback_range(reference, frame, lookback_ms, 0);
-        self.columns(&selector.matchers, range, |labels, samples| {
+        self.columns(matchers, range, |labels, samples| {
             let values = latest_column(samples, reference, frame, lookback_ms, take);
             let mut series = Series::floats(labels, false, values);
             if !samples.histograms.is_empty() {
@@ -48,17 +67,57 @@ impl Evaluator<'_> {
     }
 
     /// Gives each series at the steps, drawn as lines between its samples.
-    fn smoothed_selector(&self, selector: &VectorSelector, frame: &Frame) -> Result<Vector<'_>, EvalError> {
+    fn smoothed_selector(&self, selector: &VectorSelector, at: Span, frame: &Frame) -> Result<Vector<'_>, EvalError> {
         let reference = self.times.reference(selector.offset.as_ref(), selector.at)?;
         let lookback_ms = self.options.lookback_ms.max(1);
         let range = self.lookback_range(reference, frame, lookback_ms, lookback_ms);
         self.columns(&selector.matchers, range, |labels, samples| {
-            if !samples.histograms.is_empty() {
-                return Err(EvalError::Execution(NO_EXTENDED_HISTOGRAMS.to_owned()));
-            }
             drop_stale(samples);
-            Ok(Series::floats(labels, false, smoothed_column(samples, reference, frame, lookback_ms)))
+            let values = smoothed_column(samples, reference, frame, lookback_ms);
+            let mut series = Series::floats(labels, false, values);
+            if !samples.histograms.is_empty() {
+                self.smoothed_histograms(samples, reference, (at, frame, lookback_ms), &mut series);
+            }
+            Ok(series)
         })
+    }
+
+    /// Puts in the histograms on the lines between histograms; where doubles stand near by, nothing comes out.
+    fn smoothed_histograms(
+        &self,
+        samples: &Samples,
+        reference: Reference,
+        (at, frame, lookback_ms): (Span, &Frame, i64),
+        series: &mut Series,
+    ) {
+        let metric = series.labels.metric_name().to_owned();
+        let native = Native { metric: &metric, at, notes: &self.notes };
+        for step in 0..frame.steps {
+            let now = reference.of(frame.at(step));
+            let (from, to) = (now.saturating_sub(lookback_ms), now.saturating_add(lookback_ms));
+            let first = samples.histograms.partition_point(|(ts, _)| *ts <= from);
+            let end = samples.histograms.partition_point(|(ts, _)| *ts <= to);
+            let near = samples.histograms.get(first..end).unwrap_or_default();
+            if near.is_empty() {
+                continue;
+            }
+            let floats = samples.ts_ms.partition_point(|ts| *ts <= from);
+            if samples.ts_ms.get(floats).is_some_and(|ts| *ts <= to) {
+                self.notes.borrow_mut().mixed_range(&metric, at);
+                series.unset(step);
+                continue;
+            }
+            let next = near.partition_point(|(ts, _)| *ts < now);
+            let found = match (next.checked_sub(1).and_then(|before| near.get(before)), near.get(next)) {
+                (_, Some((ts, exact))) if *ts == now => Some(Histogram::clone(exact)),
+                (Some(before), Some(after)) => native.line(before, after, now, false),
+                (Some((_, before)), None) => Some(Histogram::clone(before)),
+                (None, _) => None,
+            };
+            if let Some(histogram) = found {
+                series.set(step, Point::Histogram(Arc::new(histogram)));
+            }
+        }
     }
 
     fn lookback_range(&self, reference: Reference, frame: &Frame, back_ms: i64, ahead_ms: i64) -> TimeRange {
@@ -71,7 +130,7 @@ impl Evaluator<'_> {
     /// Reads each series once and makes a column of it.
     pub(super) fn columns(
         &self,
-        matchers: &[model::Matcher],
+        matchers: &[Matcher],
         range: TimeRange,
         mut column: impl FnMut(Labels, &mut Samples) -> Result<Series, EvalError>,
     ) -> Result<Vector<'_>, EvalError> {
@@ -118,8 +177,14 @@ impl Evaluator<'_> {
     }
 }
 
-/// What Prometheus says of histograms in `anchored` and `smoothed` ranges.
-pub(super) const NO_EXTENDED_HISTOGRAMS: &str = "smoothed and anchored modifiers do not work with native histograms";
+/// What Prometheus says of histograms in `anchored` and `smoothed` ranges that are asked for themselves.
+pub(super) const NO_EXTENDED_HISTOGRAMS: &str = "anchored modifier is not supported with histograms";
+
+/// Gives when the counting began that the sample of a time belongs to; 0 when that is not known.
+pub(super) fn start_of(starts: &[(i64, i64)], ts_ms: i64) -> i64 {
+    let found = starts.binary_search_by_key(&ts_ms, |(ts, _)| *ts).ok().and_then(|at| starts.get(at));
+    found.map_or(0, |(_, start)| *start)
+}
 
 /// Takes the stale markers out.
 pub(super) fn drop_stale(samples: &mut Samples) {
@@ -148,6 +213,7 @@ fn latest_column(samples: &Samples, reference: Reference, frame: &Frame, lookbac
             Take::Value => sample,
             Take::Seconds => ts_ms as f64 / 1000.0,
             Take::Milliseconds => ts_ms as f64,
+            Take::Start => start_of(&samples.starts, ts_ms) as f64 / 1000.0,
         };
     }
     values
@@ -180,6 +246,7 @@ fn latest_histograms(
                 match take {
                     Take::Value | Take::Milliseconds => Point::Histogram(Arc::clone(histogram)),
                     Take::Seconds => Point::Float(*ts as f64 / 1000.0),
+                    Take::Start => Point::Float(start_of(&samples.starts, *ts) as f64 / 1000.0),
                 },
             );
         }

@@ -25,6 +25,8 @@ pub(super) struct Window<'a> {
     pub values: &'a [f64],
     /// Native histograms with their times, rising; there is at least one value or histogram.
     pub histograms: &'a [(i64, Arc<Histogram>)],
+    /// When the counting began that samples belong to, of the whole series; see [`Samples::starts`].
+    pub starts: &'a [(i64, i64)],
     /// Where the range begins (exclusive).
     pub start_ms: i64,
     /// Where the range ends (inclusive).
@@ -99,7 +101,8 @@ impl Range {
             }
             let end_ms = self.reference.of(at_ms);
             let start_ms = end_ms.saturating_sub(self.range_ms);
-            visit(step, Window { ts_ms, values, histograms, start_ms, end_ms, at_ms, extension: self.extension })?;
+            let (starts, extension) = (samples.starts.as_slice(), self.extension);
+            visit(step, Window { ts_ms, values, histograms, starts, start_ms, end_ms, at_ms, extension })?;
         }
         Ok(())
     }
@@ -151,6 +154,14 @@ impl Evaluator<'_> {
         }
     }
 
+    /// Complains of start timestamps that contradict each other, where they were used.
+    fn note_starts(&self, calls: &Calls<'_, '_>, window: &Window<'_>, series: &Series) {
+        let used = matches!(calls.call.name, "rate" | "increase") && window.extension.is_none();
+        if used && !window.starts.is_empty() && window.starts_overlap() {
+            self.notes.borrow_mut().overlapping_starts(series.labels.metric_name(), calls.at);
+        }
+    }
+
     fn slide(
         &self,
         calls: &Calls<'_, '_>,
@@ -177,6 +188,7 @@ impl Evaluator<'_> {
                 native.call(call.name, calls.function, &window, &scalars)?
             };
             if let Some(point) = point {
+                self.note_starts(calls, &window, series);
                 series.set(step, point);
             }
             Ok(())
@@ -265,7 +277,8 @@ impl Evaluator<'_> {
         self.each_series(matrix, &frame, "", |range, head, samples| {
             range.windows(samples, &frame, |_, window| {
                 let (ts_ms, values) = (window.ts_ms.to_vec(), window.values.to_vec());
-                let mut samples = Samples { ts_ms, values, histograms: window.histograms.to_vec() };
+                let histograms = window.histograms.to_vec();
+                let mut samples = Samples { ts_ms, values, histograms, starts: Vec::new() };
                 if range.extension.is_some() && !window.histograms.is_empty() {
                     return Err(EvalError::Execution(NO_EXTENDED_HISTOGRAMS.to_owned()));
                 }

@@ -12,6 +12,7 @@ use super::series::Point;
 #[derive(Default, Debug)]
 pub struct Memory {
     series: BTreeMap<Labels, BTreeMap<i64, Point>>,
+    starts: BTreeMap<Labels, BTreeMap<i64, i64>>,
 }
 
 impl Memory {
@@ -20,9 +21,15 @@ impl Memory {
         self.series.entry(labels.clone()).or_default().insert(ts_ms, point);
     }
 
+    /// Says when the counting began that a sample belongs to.
+    pub fn push_start(&mut self, labels: &Labels, ts_ms: i64, start_ms: i64) {
+        self.starts.entry(labels.clone()).or_default().insert(ts_ms, start_ms);
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.series.clear();
+        self.starts.clear();
     }
 }
 
@@ -30,6 +37,7 @@ impl Memory {
 struct Reader {
     labels: Labels,
     samples: BTreeMap<i64, Point>,
+    starts: BTreeMap<i64, i64>,
 }
 
 /// A store that keeps histograms in chunks knows that within a chunk there was no reset.
@@ -81,6 +89,8 @@ impl SeriesReader for Reader {
                 }
             }
         }
+        let starts = self.starts.iter().filter(|(ts_ms, _)| range.contains(**ts_ms));
+        out.starts.extend(starts.map(|(ts_ms, start_ms)| (*ts_ms, *start_ms)));
         Ok(())
     }
 }
@@ -94,7 +104,8 @@ impl Select for Memory {
             .filter(|(labels, samples)| matches(labels) && samples.keys().any(|ts_ms| range.contains(*ts_ms)));
         Ok(found
             .map(|(labels, samples)| {
-                Box::new(Reader { labels: labels.clone(), samples: samples.clone() }) as Box<dyn SeriesReader>
+                let starts = self.starts.get(labels).cloned().unwrap_or_default();
+                Box::new(Reader { labels: labels.clone(), samples: samples.clone(), starts }) as Box<dyn SeriesReader>
             })
             .collect())
     }

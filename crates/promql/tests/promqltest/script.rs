@@ -6,6 +6,8 @@ use regex::Regex;
 
 use promql::testing::{Slot, number, parse_series};
 
+use crate::starts::parse_starts;
+
 /// A command with the line it begins at.
 pub enum Command {
     Clear,
@@ -14,7 +16,8 @@ pub enum Command {
         step_ms: i64,
         series: Vec<(Labels, Vec<Slot>)>,
         with_native: bool,
-        unusual: Option<&'static str>,
+        /// Start timestamps by series: for each step how far from its time.
+        starts: Vec<(Labels, Vec<Option<i64>>)>,
     },
     Eval(Eval),
 }
@@ -94,16 +97,28 @@ pub fn parse(text: &str) -> Result<Vec<Command>, String> {
 fn load(line: &str, block: &[&str]) -> Result<Command, String> {
     let (word, step) = line.split_once(char::is_whitespace).ok_or("no step")?;
     let with_native = word == "load_with_nhcb";
-    let mut unusual = None;
-    let mut series = Vec::new();
+    let mut series: Vec<(Labels, Vec<Slot>)> = Vec::new();
+    let mut starts: Vec<(Labels, Vec<Option<i64>>)> = Vec::new();
+    // What stands without a name holds, over and over, for the series behind it that have none of their own.
+    let mut default_starts: Vec<Option<i64>> = Vec::new();
     for line in block {
-        if line.split_whitespace().next().is_some_and(|first| first.ends_with("@st")) {
-            unusual = Some("start timestamps");
+        let head = line.split_whitespace().next().unwrap_or("");
+        if let Some(name) = head.strip_suffix("@st") {
+            let offsets = parse_starts(line[head.len()..].trim())?;
+            match name {
+                "" => default_starts = offsets,
+                name => starts.push((parse_series(&format!("{name} _"))?.0, offsets)),
+            }
             continue;
         }
-        series.push(parse_series(line)?);
+        let (labels, slots) = parse_series(line)?;
+        if !default_starts.is_empty() && !starts.iter().any(|(of, _)| *of == labels) {
+            let offsets = default_starts.iter().copied().cycle().take(slots.len()).collect();
+            starts.push((labels.clone(), offsets));
+        }
+        series.push((labels, slots));
     }
-    Ok(Command::Load { step_ms: parse_duration(step.trim())?, series, with_native, unusual })
+    Ok(Command::Load { step_ms: parse_duration(step.trim())?, series, with_native, starts })
 }
 
 /// Takes the next word.
