@@ -28,8 +28,8 @@ impl Native<'_> {
     /// Gives the difference between the ends of the range, per second if `per_second`.
     pub(super) fn extended(&self, window: &Window<'_>, counter: bool, per_second: bool) -> Option<Point> {
         let ends = self.ends(window, counter)?;
-        let gauge = |h: &Histogram| h.reset_hint == ResetHint::Gauge;
-        if !counter && !(gauge(&ends.left) && gauge(&ends.right)) {
+        let counts = |h: &Histogram| h.reset_hint != ResetHint::Gauge;
+        if !counter && (counts(&ends.left) || counts(&ends.right)) {
             self.notes.borrow_mut().not_gauge(self.metric, self.at);
         }
         let mut total = Total::new(&ends.right);
