@@ -19,7 +19,7 @@ pub enum Command {
         /// Start timestamps by series: for each step how far from its time.
         starts: Vec<(Labels, Vec<Option<i64>>)>,
     },
-    Eval(Eval),
+    Eval(Box<Eval>),
 }
 
 /// When a query is evaluated.
@@ -60,6 +60,8 @@ pub struct Eval {
     pub text: Option<String>,
     pub scalar: Option<f64>,
     pub series: Vec<(Labels, Vec<Slot>)>,
+    /// Series whose histograms must say that nothing is known of a reset.
+    pub without_hint: Vec<Labels>,
     /// Start and step of an expected range vector.
     pub range_vector: Option<(i64, i64)>,
 }
@@ -83,7 +85,7 @@ pub fn parse(text: &str) -> Result<Vec<Command>, String> {
             commands.push(load(line, &lines[at + 1..block_end]).map_err(fail)?);
         } else if word.starts_with("eval") {
             let (eval, used) = eval(line, &lines[at + 1..block_end], at + 1).map_err(fail)?;
-            commands.push(Command::Eval(eval));
+            commands.push(Command::Eval(Box::new(eval)));
             at += 1 + used;
             continue;
         } else if !line.is_empty() {
@@ -167,6 +169,7 @@ fn eval(line: &str, block: &[&str], number_of_line: usize) -> Result<(Eval, usiz
         text: None,
         scalar: None,
         series: Vec::new(),
+        without_hint: Vec::new(),
         range_vector: None,
     };
     for (at, line) in block.iter().enumerate() {
@@ -199,7 +202,11 @@ fn expectation(line: &str, eval: &mut Eval) -> Result<(), String> {
     } else if let Some(value) = scalar(line) {
         eval.scalar = Some(value);
     } else {
-        eval.series.push(parse_series(line)?);
+        let (labels, slots) = parse_series(line)?;
+        if line.contains("counter_reset_hint:unknown") {
+            eval.without_hint.push(labels.clone());
+        }
+        eval.series.push((labels, slots));
     }
     Ok(())
 }
