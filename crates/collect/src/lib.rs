@@ -35,7 +35,8 @@ pub use filter_counts::{FilterCounts, OfSource};
 pub use filtering::{Explained, FilterEffects, explain};
 pub use gather::{Gather, Gathering};
 pub use http::{
-    Auth, HttpOptions, HttpSettings, HttpSettingsError, Oauth2Options, Posted, Poster, Secret, TlsOptions, TlsPeer,
+    Auth, AzureCloud, AzureOptions, AzureWay, Environment, GoogleOptions, HttpOptions, HttpSettings, HttpSettingsError,
+    Oauth2Options, Posted, Poster, Secret, Sigv4Options, TlsOptions, TlsPeer,
 };
 pub use job::{DropReason, DroppedTarget, ScrapeJob, build_targets};
 pub use outcome::{

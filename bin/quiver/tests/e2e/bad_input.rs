@@ -85,9 +85,11 @@ fn registrations_that_make_no_sense_are_refused_with_a_pointer() {
     assert!(conflict.to_string().contains("conflicting_url"), "{conflict}");
     let not_yet = problem(
         &server,
-        &request_with(|r| r["scrape_config"]["authentication"] = json!({"type": "SIGV4", "region": "eu-west-1"})),
+        &request_with(|r| {
+            r["scrape_config"]["authentication"] = json!({"type": "BEARER", "token": {"ref": "vault:a#b"}})
+        }),
         &[501],
-        "/scrape_config/authentication/type",
+        "/scrape_config/authentication/token",
     );
     assert!(not_yet.to_string().contains("not_yet"), "{not_yet}");
     let wrong = json!([{"action": "DROP", "match": "{a=\"b\""}]);

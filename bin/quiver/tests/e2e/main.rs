@@ -11,6 +11,7 @@ mod bad_input;
 mod beside_tls;
 #[path = "../../../../tests/support/child.rs"]
 mod child;
+mod cloud;
 mod collectors;
 mod deploy;
 mod differential;

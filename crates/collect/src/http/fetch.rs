@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, LOCATION, USER_AGENT,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use model::secret_url::without_password;
@@ -90,7 +90,10 @@ impl<'a> Fetch<'a> {
         let mut url = self.spec.url.clone();
         let mut trusted = true;
         loop {
-            let headers = self.headers(trusted.then_some(&credentials));
+            let mut headers = self.headers(trusted.then_some(&credentials));
+            if trusted {
+                asking.sign(&Method::GET, &mut url, &mut headers, b"").await?;
+            }
             let (mut connection, response) = self.ask(&url, headers, !trusted).await?;
             self.trace.http_status = Some(response.status().as_u16());
             match self.redirect(&url, &response)? {
@@ -176,11 +179,7 @@ impl<'a> Fetch<'a> {
         let (head, mut body) = response.into_parts();
         let text = |name: HeaderName| head.headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         self.trace.content_type = text(CONTENT_TYPE);
-        if head.status == StatusCode::UNAUTHORIZED
-            && let Some(tokens) = &self.spec.http.tokens
-        {
-            tokens.forget().await;
-        }
+        self.spec.http.judged(head.status);
         if head.status != StatusCode::OK {
             let reason = head.status.canonical_reason().unwrap_or("");
             let message = format!("server returned HTTP status {} {reason}", head.status.as_u16());
@@ -236,6 +235,7 @@ impl<'a> Fetch<'a> {
 }
 
 /// Who asks, and how a token would be fetched.
+#[derive(Clone, Copy)]
 pub(super) struct Asking<'a> {
     pub(super) http: &'a HttpSettings,
     pub(super) policy: &'a AddressPolicy,
@@ -250,6 +250,24 @@ impl<'a> Asking<'a> {
     /// Boxed, because a token is fetched by a request that has credentials of its own.
     pub(super) fn credentials(self, url: &'a Url) -> BoxFuture<'a, Result<Headers, ScrapeError>> {
         Box::pin(credentials(self, url))
+    }
+
+    /// Signs a request, where that is how we say who we are. Brings its URL into the form that is signed.
+    ///
+    /// Boxed, because keys are fetched by requests of their own.
+    pub(super) fn sign(
+        self,
+        method: &'a Method,
+        url: &'a mut Url,
+        headers: &'a mut HeaderMap,
+        body: &'a [u8],
+    ) -> BoxFuture<'a, Result<(), ScrapeError>> {
+        Box::pin(async move {
+            match self.http.signer() {
+                Some(aws) => aws.sign(self.timeout, method, url, headers, body).await,
+                None => Ok(()),
+            }
+        })
     }
 }
 
@@ -268,10 +286,11 @@ async fn credentials(asking: Asking<'_>, url: &Url) -> Result<Headers, ScrapeErr
             let name = HeaderName::from_bytes(header.as_bytes()).map_err(|e| bad(e.to_string()))?;
             (name, secret(key).await?)
         }
-        Auth::Oauth2(_) => match &http.tokens {
-            Some(tokens) => (AUTHORIZATION, format!("Bearer {}", tokens.token(asking.policy, asking.timeout).await?)),
-            None => return Ok(headers),
-        },
+        Auth::Oauth2(_) | Auth::Google(_) | Auth::Azure(_) => {
+            (AUTHORIZATION, format!("Bearer {}", http.bearer(asking.policy, asking.timeout).await?))
+        }
+        // The request is signed once it is whole.
+        Auth::Sigv4(_) => return Ok(headers),
     };
     let mut value = HeaderValue::from_str(&value).map_err(|_| bad("credential is not a header value".into()))?;
     value.set_sensitive(true);

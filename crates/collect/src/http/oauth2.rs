@@ -3,28 +3,21 @@
 //! The token's URL is connected to under the same address policy as the target: it is given by the same hand.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
-use serde_json::Value;
-use tokio::sync::Mutex;
 use url::Url;
 
 use crate::address::AddressPolicy;
 use crate::http::fetch::{basic, secret};
+use crate::http::kept::Kept;
 use crate::http::post::{Posted, Poster};
 use crate::http::settings::{HttpOptions, HttpSettings, HttpSettingsError, Secret, TlsOptions};
-use crate::outcome::{ScrapeError, ScrapeErrorKind};
+use crate::http::token_answer::{failed, read};
+use crate::outcome::ScrapeError;
 
-/// A token is not used in the last moments of its life.
-const MARGIN: Duration = Duration::from_secs(10);
-/// Of a token that says nothing of its life so much is believed.
-const LIFE_DEFAULT_S: f64 = 300.0;
-const LIFE_S_MAX: f64 = 86_400.0;
-/// Longer ones are no header value that a target would take.
-const TOKEN_BYTES_MAX: usize = 16 << 10;
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Where tokens come from.
@@ -49,7 +42,7 @@ pub(crate) struct TokenSource {
     options: Oauth2Options,
     url: Url,
     http: Arc<HttpSettings>,
-    kept: Mutex<Option<(String, Instant)>>,
+    kept: Kept<String>,
 }
 
 impl TokenSource {
@@ -64,25 +57,17 @@ impl TokenSource {
             return Err(bad());
         }
         let http = HttpSettings::new(HttpOptions { tls: options.tls.clone(), ..HttpOptions::default() })?;
-        Ok(TokenSource { options: options.clone(), url, http: Arc::new(http), kept: Mutex::default() })
+        Ok(TokenSource { options: options.clone(), url, http: Arc::new(http), kept: Kept::default() })
     }
 
     /// Gives a token that is still good.
     pub(crate) async fn token(&self, policy: &AddressPolicy, timeout: Duration) -> Result<String, ScrapeError> {
-        let mut kept = self.kept.lock().await;
-        if let Some((token, until)) = &*kept
-            && Instant::now() < *until
-        {
-            return Ok(token.clone());
-        }
-        let (token, life) = self.fetch(policy, timeout).await?;
-        *kept = Some((token.clone(), Instant::now() + life.saturating_sub(MARGIN)));
-        Ok(token)
+        self.kept.get(|| self.fetch(policy, timeout)).await
     }
 
     /// Forgets a token that a target would not have.
-    pub(crate) async fn forget(&self) {
-        *self.kept.lock().await = None;
+    pub(crate) fn forget(&self) {
+        self.kept.forget();
     }
 
     /// Asks with the secret in a header, and, of who does not take that, once more with the secret in the form: so Prometheus does.
@@ -96,8 +81,8 @@ impl TokenSource {
         login.set_sensitive(true);
         let posted = self.ask(&poster, &[(AUTHORIZATION, login)], self.form(None)).await?;
         match posted.status {
-            400 | 401 => read(&self.ask(&poster, &[], self.form(Some(&secret))).await?),
-            _ => read(&posted),
+            400 | 401 => read(&self.ask(&poster, &[], self.form(Some(&secret))).await?, "oauth2", "access_token"),
+            _ => read(&posted, "oauth2", "access_token"),
         }
     }
 
@@ -122,47 +107,5 @@ impl TokenSource {
             form.append_pair("client_id", &self.options.client_id).append_pair("client_secret", secret);
         }
         form.finish()
-    }
-}
-
-fn failed(text: impl Into<String>) -> ScrapeError {
-    ScrapeError::new(ScrapeErrorKind::Credentials, text)
-}
-
-/// Reads the answer; of one that is no token only the status and the word of the error are told, for the rest may be anything.
-fn read(posted: &Posted) -> Result<(String, Duration), ScrapeError> {
-    let answer: Value = serde_json::from_str(&posted.text).unwrap_or_default();
-    let token = answer["access_token"].as_str().filter(|t| !t.is_empty() && t.len() <= TOKEN_BYTES_MAX);
-    let Some(token) = token.filter(|_| posted.status == 200) else {
-        let word = answer["error"]
-            .as_str()
-            .filter(|w| w.len() <= 50 && w.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
-        let why = word.map(|w| format!(": {w}")).unwrap_or_default();
-        return Err(failed(format!("oauth2: no token in an answer of status {}{why}", posted.status)));
-    };
-    let given = answer["expires_in"].as_f64().or_else(|| answer["expires_in"].as_str()?.parse().ok());
-    let life = given.filter(|s| s.is_finite()).unwrap_or(LIFE_DEFAULT_S).clamp(0.0, LIFE_S_MAX);
-    Ok((token.to_owned(), Duration::from_secs_f64(life)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn posted(status: u16, text: &str) -> Posted {
-        Posted { status, text: text.to_owned(), retry_after_s: None, headers: http::HeaderMap::new(), whole: true }
-    }
-
-    #[test]
-    fn answers_give_a_token_or_a_word() {
-        let good = read(&posted(200, r#"{"access_token": "t", "expires_in": 60}"#)).ok();
-        assert_eq!(good, Some(("t".to_owned(), Duration::from_secs(60))));
-        let text = |posted: &Posted| read(posted).err().map(|e| e.message).unwrap_or_default();
-        assert_eq!(
-            text(&posted(401, r#"{"error": "invalid_client"}"#)),
-            "oauth2: no token in an answer of status 401: invalid_client"
-        );
-        assert!(!text(&posted(400, r#"{"error": "secret was Hunter2"}"#)).contains("Hunter2"));
-        assert!(read(&posted(200, "nonsense")).is_err() && read(&posted(500, r#"{"access_token": "t"}"#)).is_err());
     }
 }

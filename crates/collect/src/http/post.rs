@@ -89,6 +89,19 @@ impl Poster {
         self.within(url, Asked { method: Method::POST, headers: &[], content_type, body: form, answer_bytes_max }).await
     }
 
+    /// Asks in some other way, and reads the answer as of a post.
+    ///
+    /// **Errors** as [`Poster::post`].
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: &[(HeaderName, HeaderValue)],
+        (content_type, body): (&'static str, Bytes),
+    ) -> Result<Posted, ScrapeError> {
+        self.within(url, Asked { method, headers, content_type, body, answer_bytes_max: ANSWER_BYTES_MAX }).await
+    }
+
     async fn within(&self, url: &Url, asked: Asked<'_>) -> Result<Posted, ScrapeError> {
         match tokio::time::timeout(self.timeout, self.exchange(url, asked)).await {
             Ok(result) => result,
@@ -100,34 +113,41 @@ impl Poster {
         let bad = |e: http::Error| ScrapeError::new(ScrapeErrorKind::Http, e.to_string());
         let asking = Asking { http: &self.http, policy: &self.policy, timeout: self.timeout };
         let credentials = asking.credentials(url).await?;
+        let mut url = url.clone();
+        let mut headers = HeaderMap::new();
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        if !asked.content_type.is_empty() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(asked.content_type));
+        }
+        for (name, value) in asked.headers.iter().chain(&credentials) {
+            headers.insert(name, value.clone());
+        }
+        asking.sign(&asked.method, &mut url, &mut headers, &asked.body).await?;
+        let host = &url[Position::BeforeHost..Position::AfterPort];
+        headers.insert(HOST, HeaderValue::from_str(host).map_err(|e| bad(e.into()))?);
         let request = || {
             let mut request = Request::builder()
                 .method(asked.method.clone())
                 .uri(&url[Position::BeforeScheme..Position::AfterQuery])
-                .header(HOST, &url[Position::BeforeHost..Position::AfterPort])
-                .header(USER_AGENT, AGENT)
                 .body(Full::new(asked.body.clone()))
                 .map_err(bad)?;
-            if !asked.content_type.is_empty() {
-                request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(asked.content_type));
-            }
-            for (name, value) in asked.headers.iter().chain(&credentials) {
-                request.headers_mut().insert(name, value.clone());
-            }
+            *request.headers_mut() = headers.clone();
             Ok::<_, ScrapeError>(request)
         };
         let mut slot = self.connection.lock().await;
         if let Some(mut connection) = slot.take()
-            && connection.serves(url).await
+            && connection.serves(&url).await
             && let Ok(response) = connection.send(request()?).await
         {
+            self.http.judged(response.status());
             let (posted, whole) = read(response, asked.answer_bytes_max).await?;
             *slot = whole.then_some(connection);
             return Ok(posted);
         }
         let dial = Dial { http: &self.http, anonymous: false, policy: &self.policy, timeout: self.timeout };
-        let mut connection = Connection::open(url, &dial).await?;
+        let mut connection = Connection::open(&url, &dial).await?;
         let response = connection.send(request()?).await.map_err(broken)?;
+        self.http.judged(response.status());
         let (posted, whole) = read(response, asked.answer_bytes_max).await?;
         *slot = whole.then_some(connection);
         Ok(posted)

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use hyper_rustls::ConfigBuilderExt;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring};
@@ -12,7 +13,12 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use super::oauth2::{Oauth2Options, TokenSource};
+use super::cloud::{Aws, AzureOptions, Environment, GoogleOptions, Sigv4Options};
+use super::identity::Identity;
+use super::oauth2::Oauth2Options;
+use super::token_answer::failed;
+use crate::address::AddressPolicy;
+use crate::outcome::ScrapeError;
 
 /// Where Debian and its kin keep the certificates that the system trusts.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -71,6 +77,12 @@ pub enum Auth {
     },
     /// `Authorization: Bearer` with a token that is fetched first.
     Oauth2(Box<Oauth2Options>),
+    /// Each request is signed as AWS wants it.
+    Sigv4(Box<Sigv4Options>),
+    /// A token of Google's.
+    Google(Box<GoogleOptions>),
+    /// A token of Microsoft's.
+    Azure(Box<AzureOptions>),
 }
 
 /// TLS of the connection to a target. PEM texts, not paths.
@@ -148,6 +160,9 @@ pub enum HttpSettingsError {
     /// The URL of tokens is none, or has credentials in it.
     #[error("token_url is not a URL of http or https without credentials")]
     TokenUrl,
+    /// What is said of a cloud provider does not fit together.
+    #[error("{0}")]
+    Cloud(String),
 }
 
 /// Checked settings.
@@ -159,7 +174,7 @@ pub struct HttpSettings {
     /// The same without our certificate, for hosts that a redirect leads to.
     pub(super) tls_anonymous: Arc<ClientConfig>,
     pub(super) server_name: Option<ServerName<'static>>,
-    pub(super) tokens: Option<Arc<TokenSource>>,
+    identity: Option<Arc<Identity>>,
 }
 
 impl HttpSettings {
@@ -167,6 +182,11 @@ impl HttpSettings {
     ///
     /// **Errors** name the option that cannot be used.
     pub fn new(options: HttpOptions) -> Result<HttpSettings, HttpSettingsError> {
+        HttpSettings::within(options, &Environment::default())
+    }
+
+    /// The same, with other variables than those of the process: cloud providers' programs are configured by them.
+    pub fn within(options: HttpOptions, environment: &Environment) -> Result<HttpSettings, HttpSettingsError> {
         let mut headers = Vec::new();
         for (name, value) in &options.headers {
             let bad = || HttpSettingsError::Header(name.clone());
@@ -188,10 +208,7 @@ impl HttpSettings {
             }
             None => None,
         };
-        let tokens = match &options.auth {
-            Auth::Oauth2(oauth2) => Some(Arc::new(TokenSource::new(oauth2)?)),
-            _ => None,
-        };
+        let identity = Identity::of(&options.auth, environment)?.map(Arc::new);
         let tls = Arc::new(client_config(&options)?);
         let tls_anonymous = if options.tls.cert_pem.is_none() {
             tls.clone()
@@ -199,12 +216,32 @@ impl HttpSettings {
             let without = TlsOptions { cert_pem: None, key_pem: None, ..options.tls.clone() };
             Arc::new(client_config(&HttpOptions { tls: without, ..options.clone() })?)
         };
-        Ok(HttpSettings { options, headers, tls, tls_anonymous, server_name, tokens })
+        Ok(HttpSettings { options, headers, tls, tls_anonymous, server_name, identity })
     }
 
     /// Gives what was set.
     pub fn options(&self) -> &HttpOptions {
         &self.options
+    }
+
+    /// Gives a token that is still good.
+    pub(super) async fn bearer(&self, policy: &AddressPolicy, timeout: Duration) -> Result<String, ScrapeError> {
+        match self.identity.as_deref() {
+            Some(identity) => identity.bearer(policy, timeout).await,
+            None => Err(failed("there is nobody to ask for a token")),
+        }
+    }
+
+    /// Gives who signs requests.
+    pub(super) fn signer(&self) -> Option<&Aws> {
+        self.identity.as_deref()?.signer()
+    }
+
+    /// Hears how a request was answered: credentials that were not accepted are fetched anew.
+    pub(super) fn judged(&self, status: StatusCode) {
+        if let Some(identity) = &self.identity {
+            identity.judged(status);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use collect::{Auth, HttpOptions, Oauth2Options, Secret, TlsOptions};
 
+use super::cloud_auth;
 use super::fields::{Fields, Problems};
 use super::load::read_text;
 use super::yaml::{Kind, Node};
@@ -56,6 +57,10 @@ fn read_auth(fields: &mut Fields<'_>, dir: &Path, problems: &mut Problems) -> Au
     if basic.is_some() && authorization.is_some() {
         problems.error(at, "at most one of basic_auth, oauth2 & authorization must be configured");
     }
+    let other = bearer || basic.is_some() || authorization.is_some() || oauth2.is_some();
+    if let Some(auth) = cloud_auth::read(fields, dir, other, problems) {
+        return auth;
+    }
     if let Some(node) = oauth2 {
         if bearer || basic.is_some() || authorization.is_some() {
             problems.error(at, "at most one of basic_auth, oauth2, authorization & bearer_token must be configured");
@@ -74,7 +79,7 @@ fn read_auth(fields: &mut Fields<'_>, dir: &Path, problems: &mut Problems) -> Au
     }
 }
 
-fn secret(inline: Option<String>, file: Option<String>, dir: &Path) -> Option<Secret> {
+pub(super) fn secret(inline: Option<String>, file: Option<String>, dir: &Path) -> Option<Secret> {
     let file = file.filter(|f| !f.is_empty()).map(|f| Secret::File(dir.join(f)));
     inline.filter(|t| !t.is_empty()).map(Secret::Inline).or(file)
 }

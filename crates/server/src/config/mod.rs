@@ -9,6 +9,7 @@ pub mod access;
 pub mod alerting;
 pub mod announce;
 pub mod backing;
+mod cloud_auth;
 mod collectors;
 pub mod fields;
 pub mod filters;

@@ -46,7 +46,6 @@ pub fn read(fields: &mut Fields<'_>, dir: &Path, problems: &mut Problems) -> Opt
     let histograms = fields.bool("send_native_histograms", problems).unwrap_or(false);
     // One connection for each request at once, resolved anew when it is made.
     fields.ignore(&["round_robin_dns"]);
-    fields.not_yet(&["sigv4", "azuread", "google_iam"], problems);
     let (queue, age_max_ms) = match fields.get("queue_config") {
         Some(node) => read_queue(node, problems),
         None => Default::default(),

@@ -410,7 +410,10 @@ mod tests {
             ("remote_write: [{name: x}]", "url for remote_write is empty"),
             ("remote_write: [{url: 'ftp://h/'}]", "\"ftp\" is not the scheme of an HTTP URL"),
             ("remote_write: [{url: 'http://h', protobuf_message: x}]", "unknown remote write protobuf message x"),
-            ("remote_write: [{url: 'http://h', sigv4: {region: r}}]", "\"sigv4\" in remote_write is not supported yet"),
+            (
+                "remote_write: [{url: 'http://h', proxy_url: 'http://p'}]",
+                "\"proxy_url\" in remote_write is not supported yet",
+            ),
             ("remote_write: [{url: 'http://h', headers: {User-Agent: x}}]", "User-Agent is a reserved header"),
             ("remote_write: [{url: 'http://h', headers: {Content-Type: x}}]", "Content-Type"),
             ("quiver: {sinks: {influxdb: [{url: 'http://h', database: d, org: o}]}}", "org is of InfluxDB 2"),

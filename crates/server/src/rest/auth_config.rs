@@ -7,6 +7,7 @@ use collect::{Auth, Oauth2Options, Secret, TlsOptions};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
+use super::cloud_auth::{self, CloudConfig};
 use super::fields::{Fields, Severity};
 use super::problem::Problem;
 use crate::access::vault::Vault;
@@ -19,7 +20,8 @@ const LIST_MAX: usize = 50;
 /// Where it stands in a request.
 const PLACE: &str = "/scrape_config/authentication";
 /// Its fields that hold secrets.
-const SECRETS: [&str; 7] = ["password", "token", "value", "client_secret", "cert", "key", "ca"];
+const SECRETS: [&str; 9] =
+    ["password", "token", "value", "client_secret", "cert", "key", "ca", "secret_key", "credentials"];
 
 #[derive(Clone, Copy)]
 enum Word {
@@ -29,7 +31,7 @@ enum Word {
     ApiKey,
     Oauth2,
     Mtls,
-    NotYet,
+    Cloud(&'static str),
 }
 
 const WORDS: [(&str, Word); 9] = [
@@ -39,9 +41,9 @@ const WORDS: [(&str, Word); 9] = [
     ("API_KEY", Word::ApiKey),
     ("OAUTH2", Word::Oauth2),
     ("MTLS", Word::Mtls),
-    ("SIGV4", Word::NotYet),
-    ("GCP", Word::NotYet),
-    ("AZURE_AD", Word::NotYet),
+    ("SIGV4", Word::Cloud("SIGV4")),
+    ("GCP", Word::Cloud("GCP")),
+    ("AZURE_AD", Word::Cloud("AZURE_AD")),
 ];
 
 /// A secret that nobody can read here.
@@ -69,6 +71,8 @@ pub enum AuthConfig {
     Oauth2(Box<Oauth2Config>),
     /// Our certificate and its key.
     Mtls(Box<MtlsConfig>),
+    /// Who we are at a cloud provider.
+    Cloud(Box<CloudConfig>),
 }
 
 /// Where tokens are fetched.
@@ -100,10 +104,6 @@ impl AuthConfig {
         let word = f.word("type", &WORDS);
         let read = match f.require("type", word) {
             None => return AuthConfig::None,
-            Some(Word::NotYet) => {
-                f.issue(Severity::NotYet, "type", "not_yet", "signing for AWS, GCP and Azure is not built yet");
-                return AuthConfig::None;
-            }
             Some(Word::None) => Some(AuthConfig::None),
             Some(Word::Basic) => {
                 let username = text(&mut f, "username", true);
@@ -118,6 +118,7 @@ impl AuthConfig {
             }
             Some(Word::Oauth2) => read_oauth2(&mut f),
             Some(Word::Mtls) => read_mtls(&mut f),
+            Some(Word::Cloud(word)) => CloudConfig::read(&mut f, word).map(|cloud| AuthConfig::Cloud(Box::new(cloud))),
         };
         f.finish();
         read.unwrap_or_default()
@@ -140,6 +141,7 @@ impl AuthConfig {
                 "type": "MTLS", "cert": m.cert.normal(), "key": m.key.normal(),
                 "ca": m.ca.as_ref().map(Held::normal), "server_name": m.server_name,
             }),
+            AuthConfig::Cloud(cloud) => cloud.normal(),
         }
     }
 
@@ -167,6 +169,7 @@ impl AuthConfig {
                     tls: TlsOptions { ca_pem: tls.ca_pem.clone(), ..TlsOptions::default() },
                 }))
             }
+            AuthConfig::Cloud(cloud) => cloud.open(&open)?,
             AuthConfig::Mtls(m) => {
                 tls.cert_pem = Some(plain("cert", open("cert", &m.cert)?)?);
                 tls.key_pem = Some(plain("key", open("key", &m.key)?)?);
@@ -211,13 +214,13 @@ fn read_mtls(f: &mut Fields) -> Option<AuthConfig> {
     Some(AuthConfig::Mtls(Box::new(MtlsConfig { cert: cert?, key: key?, ca, server_name })))
 }
 
-fn text(f: &mut Fields, name: &'static str, required: bool) -> Option<String> {
+pub(super) fn text(f: &mut Fields, name: &'static str, required: bool) -> Option<String> {
     let found = f.string_max(name, TEXT_CHARS_MAX);
     let found = if required { f.require(name, found) } else { found };
     found.map(str::to_owned)
 }
 
-fn held(f: &mut Fields, name: &'static str) -> Option<Held> {
+pub(super) fn held(f: &mut Fields, name: &'static str) -> Option<Held> {
     let pointer = f.at(name);
     let value = f.value(name);
     let value = f.require(name, value)?;
@@ -236,7 +239,7 @@ fn held(f: &mut Fields, name: &'static str) -> Option<Held> {
 }
 
 impl Held {
-    fn normal(&self) -> Value {
+    pub(super) fn normal(&self) -> Value {
         match self {
             Held::Reference(reference) => json!({"ref": reference}),
             Held::Sealed(sealed, mark) => json!({"sealed": sealed, "sha256_8": mark}),
@@ -274,6 +277,9 @@ fn plain(name: &str, secret: Secret) -> Result<String, Problem> {
 ///
 /// **Takes** `admin`: whether who asks is one; others refer to nothing.
 pub fn seal(request: &mut Value, vault: &Vault, admin: bool) -> Result<(), Problem> {
+    if !admin && cloud_auth::lends_identity(request) {
+        return Err(cloud_auth::not_lent());
+    }
     let Some(Value::Object(auth)) = request.pointer_mut(PLACE) else { return Ok(()) };
     for name in SECRETS {
         if let Some(Value::Object(secret)) = auth.get_mut(name) {
@@ -326,7 +332,7 @@ pub fn make_way(request: &mut Value, patch: &Value) {
     }
 }
 
-/// Tells whether a change by one who is no admin would send a secret that he did not give elsewhere.
+/// Tells whether a change by one who is no admin would send a secret that he did not give, or the server's own identity, elsewhere.
 ///
 /// **Takes** the registration before and after, and the change that was asked for.
 pub fn carries_secrets_away(before: &Value, after: &Value, patch: &Value) -> bool {
@@ -341,7 +347,8 @@ pub fn carries_secrets_away(before: &Value, after: &Value, patch: &Value) -> boo
     };
     let held = |name: &str| after.pointer(&format!("{PLACE}/{name}")).is_some_and(Value::is_object);
     let given = |name: &str| patch.pointer(&format!("{PLACE}/{name}")).is_some_and(Value::is_object);
-    bare(before) != bare(after) && SECRETS.iter().any(|name| held(name) && !given(name))
+    let lent = cloud_auth::lends_identity(after);
+    bare(before) != bare(after) && (lent || SECRETS.iter().any(|name| held(name) && !given(name)))
 }
 
 /// Gives a value without what is sealed in it.
@@ -428,5 +435,6 @@ mod tests {
             json!({"scrape_config": {"target_url": "b:1", "authentication": {"token": {"sealed": "s", "sha256_8": "m"}}}})
         ));
         assert!(!changed(json!({"scrape_config": {"target_url": "b:1", "authentication": null}})));
+        assert!(changed(json!({"scrape_config": {"authentication": {"type": "GCP", "token": null}}})));
     }
 }

@@ -10,6 +10,7 @@ pub mod address;
 pub mod auth_config;
 pub mod body;
 pub mod changing;
+pub mod cloud_auth;
 pub mod completeness;
 pub mod custom;
 pub mod events_api;

@@ -691,8 +691,10 @@ mod tests {
         refused(422, "invalid_selector", "/retention_policy/match/0/selector", |b| {
             b["retention_policy"] = json!({"match": [{"selector": "{", "raw": "1d"}]})
         });
-        refused(501, "not_yet", "/scrape_config/authentication/type", |b| {
-            b["scrape_config"]["authentication"] = json!({"type": "SIGV4", "region": "r"})
+        refused(501, "not_yet", "/scrape_config/authentication/min_version", |b| {
+            let held = json!({"ref": "env:X"});
+            b["scrape_config"]["authentication"] =
+                json!({"type": "MTLS", "cert": held, "key": held, "min_version": "1.3"})
         });
         refused(422, "secret_in_headers", "/scrape_config/headers/X-Api-Key", |b| {
             b["scrape_config"]["headers"] = json!({"X-Api-Key": "k"})

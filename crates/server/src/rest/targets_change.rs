@@ -77,7 +77,7 @@ pub struct ScrapeConfig {
     metrics_path: Option<String>,
     /// `http` when absent.
     scheme: Option<String>,
-    /// `{"type": "NONE" | "BASIC" | "BEARER" | "API_KEY" | "OAUTH2" | "MTLS", ...}`. A secret is `{"value": "..."}`, which is sealed
+    /// `{"type": "NONE" | "BASIC" | "BEARER" | "API_KEY" | "OAUTH2" | "MTLS" | "SIGV4" | "GCP" | "AZURE_AD", ...}`. A secret is `{"value": "..."}`, which is sealed
     /// and shown as `{"redacted": true, "sha256_8"}`, or for admins `{"ref": "env:NAME" | "file:/path"}`.
     #[schema(value_type = Option<Object>)]
     authentication: Option<Value>,

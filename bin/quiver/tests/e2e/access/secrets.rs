@@ -126,9 +126,17 @@ fn targets_are_shown_who_asks_and_nobody_else_is() {
     let answer = world.ask_with(&world.write, "PATCH", "/api/v1/metrics/targets/bearer", &JSON, patch.as_bytes());
     assert_eq!(answer.status, 403, "{answer:?}");
     assert!(answer.text.contains("secret_needed"), "{answer:?}");
+    // What the server is in a cloud is for admins.
     for kind in ["SIGV4", "GCP", "AZURE_AD"] {
-        assert_eq!(register(&world.admin, "later", target.port, json!({"type": kind})).status, 501, "{kind}");
+        assert_eq!(register(&world.write, "lent", target.port, json!({"type": kind})).status, 403, "{kind}");
     }
+    let aws =
+        json!({"type": "SIGV4", "region": "eu-west-1", "access_key": "AKIATEST", "secret_key": {"value": "hunter3"}});
+    assert_eq!(register(&world.write, "aws", target.port, aws).status, 201);
+    assert!(target.heard("Credential=AKIATEST/") && !target.heard("hunter3"));
+    let lend = json!({"scrape_config": {"authentication": {"secret_key": null, "access_key": null}}}).to_string();
+    let answer = world.ask_with(&world.write, "PATCH", "/api/v1/metrics/targets/aws", &JSON, lend.as_bytes());
+    assert_eq!(answer.status, 403, "{answer:?}");
 }
 
 #[test]
@@ -158,6 +166,13 @@ fn no_planted_secret_is_found_anywhere() {
         (
             "t9",
             json!({"type": "OAUTH2", "client_id": "c", "client_secret": {"value": planted(9)}, "token_url": "http://127.0.0.1:1/"}),
+        ),
+        ("t15", json!({"type": "SIGV4", "region": "r", "access_key": "a", "secret_key": {"value": planted(15)}})),
+        ("t16", json!({"type": "GCP", "credentials": {"value": planted(16)}})),
+        (
+            "t17",
+            json!({"type": "AZURE_AD", "client_id": "00000000-0000-4000-8000-000000000001", "tenant_id": "t.invalid",
+                "client_secret": {"value": planted(17)}}),
         ),
     ] {
         let answer = post("/api/v1/metrics/targets", &registration(id, target.port, &auth));
