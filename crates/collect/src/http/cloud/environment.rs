@@ -3,9 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+type Read = dyn Fn(&str) -> Option<String> + Send + Sync;
+
 /// Variables of the process, or others in their place.
 #[derive(Clone)]
-pub struct Environment(Arc<dyn Fn(&str) -> Option<String> + Send + Sync>);
+pub struct Environment(Arc<Read>);
 
 impl Environment {
     /// Takes other variables than those of the process.
