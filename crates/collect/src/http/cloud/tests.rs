@@ -338,8 +338,7 @@ async fn azure_gives_tokens_to_machines_apps_secrets_and_workloads() {
     let folder = tempfile::tempdir().unwrap();
     let token_file = folder.path().join("token");
     std::fs::write(&token_file, "k8s-token").unwrap();
-    let hosts =
-        vec![("AZURE_POD_IDENTITY_AUTHORITY_HOST", provider.url("")), ("AZURE_AUTHORITY_HOST", provider.url("/"))];
+    let hosts = [("AZURE_POD_IDENTITY_AUTHORITY_HOST", provider.url("")), ("AZURE_AUTHORITY_HOST", provider.url("/"))];
     let token = async |way: AzureWay, more: &[(&'static str, String)]| {
         let variables = environment(&[&hosts[..], more].concat());
         let options = AzureOptions { cloud: AzureCloud::Public, way, scope: None };
