@@ -13,6 +13,7 @@ use model::{
     Origin, Refusal, ScrapeSlot, SlotOutcome, Verdict,
 };
 use sys::Clock;
+use sys::spans::{self, Kind, Span};
 use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -79,6 +80,8 @@ struct Run {
     /// The place in the schedule, for a scrape that has one.
     place: Option<ScrapeSlot>,
     outcome: ScrapeOutcome,
+    /// Where in which trace it is.
+    span: Option<spans::Context>,
 }
 
 /// A batch that is ready, and what it means for the cache.
@@ -118,16 +121,57 @@ pub(crate) async fn collect(
     let (scrape_ms, place) = scrape_time(&shop, &slot, &mut scraping, occasion);
     let asked = matches!(occasion, Occasion::Asked);
     let outcome = ScrapeOutcome { scrape_ms, ..ScrapeOutcome::default() };
-    let mut run = Run { shop: shop.clone(), spec, started, fetched_at: started, asked, dry: false, place, outcome };
+    let mut span = Span::root("scrape", Kind::Client);
+    note_target(&mut span, &spec);
+    let context = span.context();
+    let mut run = Run {
+        shop: shop.clone(),
+        spec,
+        started,
+        fetched_at: started,
+        asked,
+        dry: false,
+        place,
+        outcome,
+        span: context,
+    };
     let fetched = tokio::select! {
         fetched = run.fetch(&mut scraping) => fetched,
         () = cancel.cancelled() => return Some(cancelled(run.outcome)),
         () = shop.abort.cancelled() => return Some(cancelled(run.outcome)),
     };
     let outcome = run.outcome.clone();
-    match run.store(&slot, scraping, fetched).await {
-        Some(outcome) => Some(outcome),
-        None => Some(cancelled(outcome)),
+    let outcome = run.store(&slot, scraping, fetched).await.unwrap_or_else(|| cancelled(outcome));
+    note_outcome(&mut span, &outcome);
+    Some(outcome)
+}
+
+fn note_target(span: &mut Span, spec: &TargetSpec) {
+    if span.context().is_some() {
+        span.note("quiver.target_id", spec.target_id.as_str());
+        span.note("quiver.source_id", spec.source_id.as_str());
+        span.note("server.address", spec.url.host_str().unwrap_or(""));
+        span.note("url.path", spec.url.path());
+    }
+}
+
+fn note_outcome(span: &mut Span, outcome: &ScrapeOutcome) {
+    if span.context().is_none() {
+        return;
+    }
+    if let Some(status) = outcome.http_status {
+        span.note("http.response.status_code", u64::from(status));
+    }
+    for (key, n) in [
+        ("quiver.samples", outcome.samples),
+        ("quiver.wait_ms", outcome.scrape_wait_ms),
+        ("quiver.ingest_ms", outcome.scrape_ingest_ms),
+    ] {
+        span.note(key, n);
+    }
+    if let Some(error) = &outcome.error {
+        span.note("error.type", error.kind.as_str());
+        span.fail(&error.message);
     }
 }
 
@@ -138,8 +182,17 @@ pub(crate) async fn dry_run(shop: Arc<Shop>, spec: TargetSpec) -> ScrapeOutcome 
     let outcome = ScrapeOutcome { scrape_ms: shop.clock.now_ms(), ..ScrapeOutcome::default() };
     let mut scraper = Scraper::default();
     let Ok(_memory) = shop.gates.memory_for(0).await else { return cancelled(outcome) };
-    let mut run =
-        Run { shop: shop.clone(), spec, started, fetched_at: started, asked: true, dry: true, place: None, outcome };
+    let mut run = Run {
+        shop: shop.clone(),
+        spec,
+        started,
+        fetched_at: started,
+        asked: true,
+        dry: true,
+        place: None,
+        outcome,
+        span: None,
+    };
     let fetched = tokio::select! {
         fetched = run.fetch(&mut scraper) => fetched,
         () = shop.abort.cancelled() => return cancelled(run.outcome),
@@ -239,7 +292,7 @@ impl Run {
                 Err(_) => Err(ScrapeError::new(ScrapeErrorKind::Timeout, "context deadline exceeded")),
             };
         }
-        let mut trace = FetchTrace::default();
+        let mut trace = FetchTrace { span: self.span, ..FetchTrace::default() };
         let buffer = self.shop.spare.body();
         let fetched = Fetch::new(&self.spec, &mut scraper.connection, &mut trace, buffer).run().await;
         self.fetched_at = Instant::now();

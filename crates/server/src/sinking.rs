@@ -19,6 +19,7 @@ use sinks::{
     Answer, Influx, InfluxSettings, Later, MakePost, Place, Post, Postgres, PostgresSettings, Queue, QueueSettings,
     RemoteWrite, RunSettings, Sink, SinkStats, Surroundings,
 };
+use sys::spans::{Kind, Span};
 use sys::{Fs, RealFs};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -26,6 +27,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::config::sinks::{Database, Http, Password, SinkConfig, SinkKind, Sinks};
 use crate::prom::api::Source;
 use crate::telemetry::Exposition;
+use crate::telemetry::trace::TRACEPARENT;
 
 /// Samples of a window, however many requests there may be at once.
 const WINDOW_ROWS_MAX: usize = 200_000;
@@ -167,12 +169,13 @@ impl Sinking {
         match config.kind {
             SinkKind::RemoteWrite(http, settings) => {
                 let run = run_of(&settings.http);
-                (run, Box::new(RemoteWrite::new(*settings, posts(http), self.surroundings(), stats.clone())))
+                let posts = posts(http, stats.clone());
+                (run, Box::new(RemoteWrite::new(*settings, posts, self.surroundings(), stats.clone())))
             }
             SinkKind::Influx(http, settings) => {
                 let run = run_of(&settings);
                 let settings = InfluxSettings { http: settings };
-                (run, Box::new(Influx::new(settings, posts(http), stats.clone())))
+                (run, Box::new(Influx::new(settings, posts(http, stats.clone()), stats.clone())))
             }
             SinkKind::Postgres(database) => {
                 let backoff = (Duration::from_millis(100), Duration::from_secs(5));
@@ -341,16 +344,17 @@ fn postgres(name: String, database: Database, queue_id: String, now_ms: Source<i
 }
 
 /// Makes senders for a URL, each with a connection of its own.
-fn posts(http: Http) -> MakePost {
+fn posts(http: Http, stats: Arc<SinkStats>) -> MakePost {
     Box::new(move || {
         let poster = Poster::new(http.client.clone(), AddressPolicy::allow_all(), http.timeout);
-        Box::new(Sender { url: http.url.clone(), poster })
+        Box::new(Sender { url: http.url.clone(), poster, stats: stats.clone() })
     })
 }
 
 struct Sender {
     url: url::Url,
     poster: Poster,
+    stats: Arc<SinkStats>,
 }
 
 impl Post for Sender {
@@ -358,9 +362,19 @@ impl Post for Sender {
         Box::pin(async move {
             let value = |text: &str| HeaderValue::from_str(text).map_err(|e| e.to_string());
             let pairs = headers.iter().map(|(name, text)| Ok((HeaderName::from_static(name), value(text)?)));
-            let pairs = pairs.collect::<Result<Vec<_>, String>>()?;
+            let mut pairs = pairs.collect::<Result<Vec<_>, String>>()?;
+            let mut span = Span::child(self.stats.span(), "POST", Kind::Client);
+            span.note("server.address", self.url.host_str().unwrap_or(""));
+            span.note("http.request.body.size", body.len() as u64);
+            if let Some(context) = span.context() {
+                pairs.push((HeaderName::from_static(TRACEPARENT), value(&context.traceparent())?));
+            }
             // The type stands among the headers.
             let posted = self.poster.post(&self.url, &pairs, "application/octet-stream", body).await;
+            match &posted {
+                Ok(posted) => span.note("http.response.status_code", u64::from(posted.status)),
+                Err(error) => span.fail(&error.message),
+            }
             let posted = posted.map_err(|error| error.message)?;
             let written = |name: &str| posted.headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
             let samples = written("x-prometheus-remote-write-samples-written");

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sys::Fs;
+use sys::spans::{Kind, Span};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -195,9 +196,15 @@ impl Runner {
 
     async fn deliver(&self, sink: &mut dyn Sink, window: &Window) {
         let mut pause = self.settings.backoff.0;
+        let mut span = Span::root("sink", Kind::Client);
+        span.note("quiver.sink", self.place.name());
+        span.note("quiver.samples", window.len() as u64);
+        self.stats.within(span.context());
         while let Err(Again(text)) = sink.deliver(window).await {
+            span.note("quiver.tried_again", text.as_str());
             self.rest(&mut pause, &text).await;
         }
+        self.stats.within(None);
         if self.stats.trouble(None) {
             tracing::info!(sink = self.place.name(), "the sink takes samples again");
         }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use sys::spans::Context;
 
 /// The figures of one sink. `samples` counts native histograms too.
 #[derive(Debug, Default)]
@@ -28,6 +29,7 @@ pub struct SinkStats {
     /// Requests at once, last time.
     pub shards: AtomicU64,
     trouble: Mutex<Option<String>>,
+    within: Mutex<Option<Context>>,
 }
 
 impl SinkStats {
@@ -42,6 +44,16 @@ impl SinkStats {
         let news = trouble.is_some() != text.is_some();
         *trouble = text.map(str::to_owned);
         news
+    }
+
+    /// Notes in which trace the window is that is on its way; there is one at a time.
+    pub fn within(&self, span: Option<Context>) {
+        *self.within.lock() = span;
+    }
+
+    /// Gives in which trace the window is that is on its way.
+    pub fn span(&self) -> Option<Context> {
+        *self.within.lock()
     }
 
     /// Gives why the place does not take anything now.

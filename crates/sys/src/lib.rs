@@ -1,4 +1,5 @@
-//! Clock, disk and randomness as small traits: real ones, and simulated ones for deterministic tests.
+//! Clock, disk and randomness as small traits: real ones, and simulated ones for deterministic tests. And [`spans`], for who wants to
+//! hear what takes how long.
 //!
 //! Whoever touches time or files takes `Arc<dyn Clock>` and `Arc<dyn Fs>`; only `bin` and tests decide which.
 
@@ -8,6 +9,7 @@ mod open_files;
 mod random;
 mod real_fs;
 mod sim_fs;
+pub mod spans;
 
 pub use clock::{Clock, RealClock, SimClock};
 pub use fs::{File, Fs, Lock};

@@ -47,5 +47,6 @@ mod sql_process;
 mod sql_views;
 mod streams;
 mod support;
+mod telemetry;
 mod toxic;
 mod uploads;

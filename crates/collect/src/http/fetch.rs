@@ -38,6 +38,8 @@ pub(crate) struct FetchTrace {
     pub(crate) redirects: u32,
     pub(crate) reused: bool,
     pub(crate) bytes_wire: u64,
+    /// Where in which trace the fetch is, for the target.
+    pub(crate) span: Option<sys::spans::Context>,
 }
 
 /// A body as it came over the wire.
@@ -226,6 +228,9 @@ impl<'a> Fetch<'a> {
         let seconds = (self.spec.timeout_ms as f64 / 1000.0).to_string();
         if let Ok(seconds) = HeaderValue::from_str(&seconds) {
             headers.insert("x-prometheus-scrape-timeout-seconds", seconds);
+        }
+        if let Some(Ok(parent)) = self.trace.span.map(|span| HeaderValue::from_str(&span.traceparent())) {
+            headers.insert("traceparent", parent);
         }
         for (name, value) in credentials.into_iter().flatten() {
             headers.insert(name.clone(), value.clone());

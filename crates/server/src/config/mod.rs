@@ -27,6 +27,7 @@ pub mod sd;
 pub mod settings;
 pub mod sink_queries;
 pub mod sinks;
+pub mod telemetry;
 #[cfg(test)]
 mod tests;
 pub mod web;

@@ -6,6 +6,7 @@ use super::access;
 use super::announce::{self, EventSettings};
 use super::backing::{self, CacheSettings, CatalogSettings};
 use super::fields::{Fields, Problems};
+use super::telemetry::{self, TelemetrySettings};
 use super::yaml::{Kind, Node};
 use crate::access::settings::{AccessSettings, TargetAddresses};
 use crate::access::vault::SecretSettings;
@@ -61,6 +62,8 @@ pub struct Settings {
     pub secrets: SecretSettings,
     /// Where targets given over REST may lead.
     pub targets: TargetAddresses,
+    /// Where own traces and metrics go.
+    pub telemetry: TelemetrySettings,
 }
 
 /// Where line protocols are listened for; nowhere unless told.
@@ -134,6 +137,7 @@ impl Default for Settings {
             limits: LimitSettings::default(),
             secrets: SecretSettings::default(),
             targets: TargetAddresses::default(),
+            telemetry: TelemetrySettings::default(),
         }
     }
 }
@@ -205,6 +209,8 @@ pub struct SettingsText {
     pub secrets: SecretSettings,
     /// `targets`
     pub targets: TargetAddresses,
+    /// `telemetry`
+    pub telemetry: TelemetrySettings,
     /// `auth` and `tls`; these follow a reload.
     pub access: AccessSettings,
 }
@@ -263,6 +269,7 @@ impl Settings {
             query: text.query,
             secrets: text.secrets.clone(),
             targets: text.targets.clone(),
+            telemetry: text.telemetry.clone(),
             limits: LimitSettings {
                 memory_bytes: flags.memory_bytes.unwrap_or(text.limits.memory_bytes),
                 ..text.limits
@@ -351,6 +358,9 @@ pub fn read(node: &Node, dir: &Path, problems: &mut Problems) -> SettingsText {
     text.cache = fields.get("cache").and_then(|node| backing::read_cache(node, dir, problems));
     if let Some(node) = fields.get("events") {
         text.events = announce::read(node, dir, problems);
+    }
+    if let Some(node) = fields.get("telemetry") {
+        text.telemetry = telemetry::read(node, dir, problems);
     }
     // Read with the jobs, see `config/filters.rs` and `config/collectors.rs`.
     fields.ignore(&["filters", "collectors"]);

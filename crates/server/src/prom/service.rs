@@ -23,7 +23,7 @@ use super::params::{Params, parse_duration_ms};
 use super::result_cache::{Asked, ResultCache};
 use super::value_json::{self, Timings};
 use crate::rest::query::{Answer, Ask};
-use crate::telemetry::{Exposition, Histogram};
+use crate::telemetry::{Exposition, Histogram, trace};
 
 /// Points of one series that a range query may have.
 const POINTS_MAX: i64 = 11_000;
@@ -354,10 +354,18 @@ impl QueryService {
         let seat = self.seat(&self.seats, deadline).await?;
         let options = self.options(settings.lookback_ms, deadline, cancel);
         let (service, text) = (self.clone(), text.to_owned());
+        let mut span = trace::child("query");
+        span.note("db.query.text", text.as_str());
         let task = tokio::task::spawn_blocking(move || {
             let _seat = seat;
             let queued = queued_at.elapsed();
-            service.run(&text, &expr, times, &settings, &options, queued)
+            span.note("quiver.queued_ms", queued.as_millis() as u64);
+            let answer = service.run(&text, &expr, times, &settings, &options, queued);
+            match &answer {
+                Ok(body) => span.note("quiver.answer_bytes", body.len() as u64),
+                Err(error) => span.fail(&error.text),
+            }
+            answer
         });
         let answer = task.await;
         drop(guard);

@@ -73,6 +73,9 @@ pub struct ProblemBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub result: Option<Box<Value>>,
+    /// The trace of the request: that of its `traceparent`, or the one that began here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     /// The oldest event that can still be resumed after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_event_id: Option<String>,
@@ -96,6 +99,7 @@ impl Problem {
             retryable: false,
             retry_after_ms: None,
             result: None,
+            trace_id: None,
             oldest_event_id: None,
             allow: None,
         }))
@@ -164,7 +168,8 @@ fn title(code: &str, status: StatusCode) -> String {
 }
 
 impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
+        self.trace_id = Some(crate::telemetry::trace::id());
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = (status, body).into_response();

@@ -44,7 +44,7 @@ use crate::rest::{Rest, RestParts};
 use crate::sinking::{Around, Sinking};
 use crate::stream::{Positions, StreamParts, Streams};
 use crate::telemetry::own::{Own, OwnParts};
-use crate::telemetry::{HttpMetrics, Intake};
+use crate::telemetry::{Exporter, HttpMetrics, Intake};
 use crate::upload::MARK_PREFIX;
 
 /// Scrapes under way get this long when the server stops.
@@ -76,6 +76,7 @@ pub struct Parts {
     positions: Arc<Positions>,
     announcer: Arc<Announcer>,
     sums_file: Arc<SumsFile>,
+    exporter: Arc<Exporter>,
     clock: Arc<dyn Clock>,
 }
 
@@ -292,7 +293,9 @@ impl Opening {
         let latest = self.open_cache(&rest, &store);
         let announcer = self.start_announcer(&dir, &events, &now)?;
         let http = Arc::new(HttpMetrics::default());
+        let exporter = Exporter::start(&self.settings.telemetry, &self.settings.node);
         let own = Arc::new(Own::new(OwnParts {
+            exporter: exporter.clone(),
             intake,
             http: http.clone(),
             net: self.net.clone(),
@@ -324,6 +327,7 @@ impl Opening {
             corruptions,
             started_at_ms,
         }));
+        exporter.follow(&self.settings.telemetry, own.clone(), started_at_ms, self.stop.clone());
         tokio::spawn(rest.clone().housekeeping(self.stop.clone()));
         tokio::spawn(rest.clone().follow_catalog(self.stop.clone()));
         {
@@ -380,6 +384,7 @@ impl Opening {
             positions,
             announcer,
             sums_file,
+            exporter,
             clock,
         })
     }
@@ -416,6 +421,7 @@ impl Parts {
             tracing::error!("{error}");
         }
         self.sinking.stop().await;
+        self.exporter.finish().await;
         let (store, sinking) = (self.store.clone(), self.sinking.clone());
         let close = move || {
             store.close();

@@ -7,6 +7,7 @@ use events::EventLog;
 use parking_lot::Mutex;
 use store::Store;
 use sys::Clock;
+use sys::spans::{Kind, Span};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -79,6 +80,7 @@ pub(super) async fn upkeep(
         let (store, written) = (store.clone(), written.clone());
         let (keeper, clock) = (keeper.clone(), clock.clone());
         let round = tokio::task::spawn_blocking(move || {
+            let mut span = Span::root("flush", Kind::Internal);
             // What is still under way now keeps the store from cutting its log, but from nothing else.
             if let Err(error) = secure_events(&written.events, &written.unpublished) {
                 tracing::warn!("events: {error}");
@@ -88,10 +90,26 @@ pub(super) async fn upkeep(
             }
             written.sweeper.tick(clock.now_ms());
             let kept = keeper.lock().tick(clock.now_ms());
-            let done = store.maintain_windows().map_err(|e| e.to_string())?;
-            kept?;
-            let forgotten = if relieve { store.relieve().map_err(|e| e.to_string())? } else { 0 };
-            Ok::<_, String>((done, forgotten))
+            let flush = || {
+                let done = store.maintain_windows().map_err(|e| e.to_string())?;
+                kept?;
+                let forgotten = if relieve { store.relieve().map_err(|e| e.to_string())? } else { 0 };
+                Ok::<_, String>((done, forgotten))
+            };
+            let flushed = flush();
+            match &flushed {
+                Err(error) => span.fail(error),
+                Ok((done, _)) => {
+                    span.note("quiver.blocks_written", done.blocks_written as u64);
+                    span.note("quiver.blocks_dropped", done.blocks_dropped as u64);
+                    span.note("quiver.segments_cut", done.segments_cut as u64);
+                }
+            }
+            // Most rounds find nothing to do.
+            if matches!(&flushed, Ok((done, 0)) if done.blocks_written + done.blocks_dropped + done.segments_cut == 0) {
+                span.forget();
+            }
+            flushed
         });
         let round = round.await;
         if let Ok(Ok((_, forgotten @ 1..))) = &round {
@@ -123,7 +141,17 @@ pub(super) async fn merging(store: Arc<Store>, mut stop: watch::Receiver<bool>) 
             _ = stop.wait_for(|stopped| *stopped) => return,
         }
         let store = store.clone();
-        pause = match tokio::task::spawn_blocking(move || store.compact()).await {
+        let merge = move || {
+            let mut span = Span::root("merge blocks", Kind::Internal);
+            let merged = store.compact();
+            match &merged {
+                Ok(0) => span.forget(),
+                Ok(blocks) => span.note("quiver.blocks", *blocks as u64),
+                Err(error) => span.fail(&error.to_string()),
+            }
+            merged
+        };
+        pause = match tokio::task::spawn_blocking(merge).await {
             Ok(Ok(0)) => MERGE_EVERY,
             Ok(Ok(blocks)) => {
                 tracing::info!(blocks, "blocks became one");

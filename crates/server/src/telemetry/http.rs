@@ -8,8 +8,10 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use parking_lot::Mutex;
+use sys::spans::{self, Context, Kind, Span};
 
 use super::exposition::{Exposition, Histogram};
+use super::trace::{self, TRACEPARENT};
 
 /// The requests of this process. The routes are those of the router, so the table stays small.
 #[derive(Default, Debug)]
@@ -52,8 +54,30 @@ pub async fn count(State(metrics): State<Arc<HttpMetrics>>, request: Request, ne
     let started = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or("other".to_owned(), |p| p.as_str().to_owned());
     let method = method_name(request.method());
-    let response = next.run(request).await;
+    let parent = request.headers().get(TRACEPARENT).and_then(|v| Context::parse(v.to_str().ok()?));
+    let response = match (parent, spans::is_on()) {
+        (None, false) => next.run(request).await,
+        (parent, _) => traced(parent, &route, request, next).await,
+    };
     metrics.record(&route, method, response.status().as_u16(), started.elapsed().as_secs_f64());
+    response
+}
+
+/// Answers a request within a trace: that of who asks, or one that begins here.
+async fn traced(parent: Option<Context>, route: &str, request: Request, next: Next) -> Response {
+    let context = parent.map_or_else(Context::new, |parent| parent.below());
+    let method = request.method().clone();
+    // Methods are the client's words here, too.
+    let word = if method_name(&method) == "other" { "_OTHER" } else { method.as_str() };
+    let mut span = Span::at(context, parent.map(|parent| parent.span_id), format!("{word} {route}"), Kind::Server);
+    span.note("http.request.method", word);
+    span.note("http.route", route);
+    span.note("url.path", request.uri().path());
+    let response = trace::within(context, next.run(request)).await;
+    span.note("http.response.status_code", u64::from(response.status().as_u16()));
+    if response.status().is_server_error() {
+        span.fail(response.status().canonical_reason().unwrap_or("it failed"));
+    }
     response
 }
 

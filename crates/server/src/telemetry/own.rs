@@ -14,6 +14,7 @@ use model::{Health, Refusal};
 use parking_lot::Mutex;
 use store::{Full, Store, StoreStats};
 
+use super::export::Exporter;
 use super::exposition::Exposition;
 use super::http::HttpMetrics;
 use super::intake::Intake;
@@ -98,6 +99,8 @@ pub struct OwnParts {
     pub sums: Arc<Sums>,
     /// And its file.
     pub sums_file: Arc<SumsFile>,
+    /// What goes out over OTLP.
+    pub exporter: Arc<Exporter>,
     /// Damaged records and files found.
     pub corruptions: Arc<AtomicU64>,
     /// When the process started; milliseconds since 1970.
@@ -161,6 +164,7 @@ impl Own {
         crate::lines::render_lines(&mut page, &[("influx", parts.influx.lines()), statsd, graphite]);
         parts.http.render(&mut page);
         self.connections(&mut page);
+        parts.exporter.stats().render(&mut page);
         self.configuration(&mut page);
         process::render(&mut page, parts.started_at_ms);
         page.finish()

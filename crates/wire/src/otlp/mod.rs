@@ -11,6 +11,7 @@ mod json;
 mod labels;
 mod names;
 mod points;
+pub mod send;
 mod service;
 
 pub use decode::decode;
