@@ -100,9 +100,9 @@ pub(super) async fn upkeep(
             match &flushed {
                 Err(error) => span.fail(error),
                 Ok((done, _)) => {
-                    span.note("quiver.blocks_written", done.blocks_written as u64);
-                    span.note("quiver.blocks_dropped", done.blocks_dropped as u64);
-                    span.note("quiver.segments_cut", done.segments_cut as u64);
+                    span.note("quiver.blocks_written", done.blocks_written);
+                    span.note("quiver.blocks_dropped", done.blocks_dropped);
+                    span.note("quiver.segments_cut", done.segments_cut);
                 }
             }
             // Most rounds find nothing to do.
@@ -146,7 +146,7 @@ pub(super) async fn merging(store: Arc<Store>, mut stop: watch::Receiver<bool>) 
             let merged = store.compact();
             match &merged {
                 Ok(0) => span.forget(),
-                Ok(blocks) => span.note("quiver.blocks", *blocks as u64),
+                Ok(blocks) => span.note("quiver.blocks", *blocks),
                 Err(error) => span.fail(&error.to_string()),
             }
             merged
