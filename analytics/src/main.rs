@@ -1,9 +1,10 @@
 //! The analytics process: SQL by DuckDB and tables by Polars over the samples of a Quiver server, apart from it.
 //!
 //! `sql` answers one query over its pipes and ends; the server starts it. `export` and `quality` take samples over their
-//! input; the `quiver` commands of the same names start them. Each locks itself in before it reads a word; see `sandbox.rs`.
+//! input; the `quiver` commands of the same names start them. `clean` works on the tables of uploads; the server starts it. Each locks itself in before it reads a word; see `sandbox.rs`.
 
 mod answer;
+mod clean;
 mod database;
 mod export;
 mod frames;
@@ -24,6 +25,7 @@ const USAGE: &str = "\
 Usage: quiver-analytics sql --readable DIR --memory BYTES --cpu SECONDS
        quiver-analytics export --out DIR
        quiver-analytics quality --worst N
+       quiver-analytics clean --memory BYTES --cpu SECONDS
        quiver-analytics --version
 The server and the commands of quiver start it; put it beside the quiver binary.";
 /// For work on stretches of samples, each of which is one answer of the server.
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         ["sql", options @ ..] => sql(options),
         ["export", options @ ..] => run_export(options),
         ["quality", options @ ..] => run_quality(options),
+        ["clean", options @ ..] => run_clean(options),
         ["--version"] => {
             println!("quiver-analytics {} (DuckDB 1.5.6)", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -86,6 +89,14 @@ fn run_quality(options: &[&str]) -> Result<(), String> {
     })?;
     println!("{}", report.finish(worst));
     Ok(())
+}
+
+fn run_clean(options: &[&str]) -> Result<(), String> {
+    let number = |name| option(options, name)?.parse().map_err(|_| format!("{name} takes a number"));
+    let limits = Limits { memory_bytes: number("--memory")?, cpu_seconds: Some(number("--cpu")?) };
+    sandbox::enter(None, None, &limits)?;
+    watch::end_with_the_reader().map_err(|e| format!("cannot watch for the server: {e}"))?;
+    clean::run(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()).map_err(|e| e.to_string())
 }
 
 fn option<'a>(options: &[&'a str], name: &str) -> Result<&'a str, String> {

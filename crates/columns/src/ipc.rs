@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::datatypes::{Field, Schema};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
@@ -12,6 +12,8 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
 use crate::error::{ColumnsError, layout};
+use crate::labels_json::pairs_to_json;
+use crate::table::{TableColumn, TableRows, column};
 
 /// Rows of one batch: small enough for a reader that takes them one by one.
 const BATCH_ROWS: usize = 65_536;
@@ -41,8 +43,42 @@ impl IpcColumn {
 ///
 /// **Takes** columns of equal length, with their names.
 pub fn write_ipc(columns: Vec<(&str, IpcColumn)>) -> Result<Vec<u8>, ColumnsError> {
-    let (names, arrays): (Vec<&str>, Vec<ArrayRef>) =
-        columns.into_iter().map(|(name, column)| (name, column.into_array())).unzip();
+    write_arrays(columns.into_iter().map(|(name, column)| (name, column.into_array())))
+}
+
+/// Writes rows of a file as a stream of Arrow IPC; maps become JSON objects, and what has no meaning is empty.
+///
+/// **Takes** as many names as columns.
+pub fn write_table(names: &[String], rows: TableRows) -> Result<Vec<u8>, ColumnsError> {
+    let array = |column| -> ArrayRef {
+        match column {
+            TableColumn::Times(values) => Arc::new(TimestampMillisecondArray::from(values)),
+            TableColumn::Numbers(values) => Arc::new(Float64Array::from(values)),
+            TableColumn::Texts(values) => Arc::new(StringArray::from(values)),
+            TableColumn::Pairs(values) => {
+                let text = |pairs: &Vec<(String, String)>| (!pairs.is_empty()).then(|| pairs_to_json(pairs));
+                Arc::new(values.iter().map(text).collect::<StringArray>())
+            }
+            TableColumn::Other => Arc::new(StringArray::from(vec![None::<String>; rows.rows])),
+        }
+    };
+    write_arrays(names.iter().map(String::as_str).zip(rows.columns.into_iter().map(array)))
+}
+
+/// Reads a stream of Arrow IPC whole: the names of its columns, and its rows batch by batch.
+pub fn read_table(stream: &[u8]) -> Result<(Vec<String>, Vec<TableRows>), ColumnsError> {
+    let reader = StreamReader::try_new(Cursor::new(stream), None)?;
+    let names = reader.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let rows = reader.map(|batch| {
+        let batch = batch?;
+        let columns = batch.columns().iter().map(column).collect::<Result<_, _>>()?;
+        Ok(TableRows { rows: batch.num_rows(), columns })
+    });
+    Ok((names, rows.collect::<Result<_, ColumnsError>>()?))
+}
+
+fn write_arrays<'a>(columns: impl Iterator<Item = (&'a str, ArrayRef)>) -> Result<Vec<u8>, ColumnsError> {
+    let (names, arrays): (Vec<&str>, Vec<ArrayRef>) = columns.unzip();
     let field = |(name, array): (&&str, &ArrayRef)| Field::new(*name, array.data_type().clone(), true);
     let schema = Arc::new(Schema::new(names.iter().zip(&arrays).map(field).collect::<Vec<_>>()));
     let whole = RecordBatch::try_new(schema.clone(), arrays)?;
@@ -100,6 +136,28 @@ mod tests {
         assert_eq!(nulls, rows / 2);
         assert!(ipc_to_parquet(&stream, 100).is_err());
         assert!(ipc_to_parquet(b"no arrow at all", 100).is_err());
+    }
+
+    #[test]
+    fn rows_of_a_file_come_back() {
+        let names = ["at", "n", "t", "m", "o"].map(str::to_owned);
+        let pairs = vec![("a\"".to_owned(), "b".to_owned())];
+        let columns = vec![
+            TableColumn::Times(vec![Some(1_700_000_000_123), None]),
+            TableColumn::Numbers(vec![None, Some(-0.0)]),
+            TableColumn::Texts(vec![Some("x".into()), None]),
+            TableColumn::Pairs(vec![pairs, vec![]]),
+            TableColumn::Other,
+        ];
+        let stream = write_table(&names, TableRows { rows: 2, columns: columns.clone() }).unwrap();
+        let (back, rows) = read_table(&stream).unwrap();
+        assert_eq!((back, rows.len()), (names.to_vec(), 1));
+        assert_eq!(rows[0].columns[..3], columns[..3]);
+        assert_eq!(rows[0].columns[3], TableColumn::Texts(vec![Some("{\"a\\\"\":\"b\"}".into()), None]));
+        assert_eq!(rows[0].columns[4], TableColumn::Texts(vec![None, None]));
+        for cut in [0, 3, stream.len() / 2] {
+            assert!(read_table(&stream[..cut]).is_err(), "{cut}");
+        }
     }
 
     #[test]

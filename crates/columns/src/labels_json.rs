@@ -18,6 +18,21 @@ pub fn labels_to_json(labels: &Labels, out: &mut String) {
     out.push('}');
 }
 
+/// Writes pairs as a JSON object, in their order.
+pub(crate) fn pairs_to_json(pairs: &[(String, String)]) -> String {
+    let mut out = String::from("{");
+    for (at, (name, value)) in pairs.iter().enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        push_string(name, &mut out);
+        out.push(':');
+        push_string(value, &mut out);
+    }
+    out.push('}');
+    out
+}
+
 /// Reads the two columns back into labels.
 ///
 /// **Gives** `None` when the text is not a flat JSON object of strings without white space.

@@ -17,7 +17,7 @@ mod table;
 
 pub use error::ColumnsError;
 pub use histograms::{HISTOGRAM_COLUMNS, HistogramRows, HistogramsFile, HistogramsWriter, StoredHistogram};
-pub use ipc::{IpcColumn, ipc_to_parquet, write_ipc};
+pub use ipc::{IpcColumn, ipc_to_parquet, read_table, write_ipc, write_table};
 pub use labels_json::labels_to_json;
 pub use rollups::{Bucket, ROLLUP_COLUMNS, RollupsFile, RollupsWriter};
 pub use samples_reader::{Column, ColumnPage, NO_SCALED, SamplesFile};

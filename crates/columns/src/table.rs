@@ -113,7 +113,7 @@ impl Iterator for TableReader {
     }
 }
 
-fn column(array: &ArrayRef) -> Result<TableColumn, ColumnsError> {
+pub(crate) fn column(array: &ArrayRef) -> Result<TableColumn, ColumnsError> {
     Ok(match array.data_type() {
         DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => {
             let millis = cast(array, &DataType::Timestamp(TimeUnit::Millisecond, None))?;

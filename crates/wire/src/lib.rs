@@ -12,7 +12,7 @@
 //! * [`tsdb`] reads the blocks of Prometheus.
 //! * [`websocket`] reads and writes the frames of RFC 6455.
 //! * [`csv`] reads samples in columns of text.
-//! * [`snappy`], [`gzip`] and [`zstd`] inflate under a cap.
+//! * [`snappy`], [`gzip`] and [`zstd`] inflate under a cap; [`inflating`] inflates what flows.
 //! * [`points`] counts metric points: a histogram of twelve samples is one.
 
 pub mod csv;
@@ -21,6 +21,7 @@ mod escaping;
 mod format;
 pub mod graphite;
 pub mod gzip;
+pub mod inflating;
 pub mod influx;
 mod line_error;
 mod native;

@@ -8,7 +8,7 @@ use std::io::Read;
 use crate::gzip::InflateError;
 
 /// Windows of 8 MiB: what RFC 8878 asks every decoder for, and all that senders of `Content-Encoding: zstd` may use.
-const WINDOW_LOG_MAX: u32 = 23;
+pub(crate) const WINDOW_LOG_MAX: u32 = 23;
 /// What is set aside at first; what a body really holds is then grown into.
 const FIRST_BYTES_MAX: usize = 1 << 20;
 

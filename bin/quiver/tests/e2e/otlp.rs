@@ -1,18 +1,12 @@
 //! Exports of OpenTelemetry's Python SDK, unchanged, with kill -9 between and under them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::support::{self, Client, Program};
-
-fn python() -> PathBuf {
-    let cache = std::env::var_os("QUIVER_CACHE").map(PathBuf::from);
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/quiver");
-    cache.unwrap_or_else(home).join("venv/bin/python")
-}
 
 /// A program that counts and exports; killed when it goes out of scope.
 struct Sdk {
@@ -25,7 +19,7 @@ impl Sdk {
     /// Takes how it sends: `http` or `grpc`, `none` or `gzip`, `cumulative` or `delta`.
     fn start(endpoint: &str, how: [&str; 3]) -> Sdk {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/clients/otlp_client.py");
-        let mut child = Command::new(python())
+        let mut child = Command::new(support::python())
             .arg(script)
             .arg(endpoint)
             .args(how)

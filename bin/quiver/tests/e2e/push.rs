@@ -1,20 +1,14 @@
 //! Pushes by prometheus_client, unchanged, with kill -9 between a push and its queries.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::{self, Program, encode, wait_until};
 
-fn python() -> PathBuf {
-    let cache = std::env::var_os("QUIVER_CACHE").map(PathBuf::from);
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/quiver");
-    cache.unwrap_or_else(home).join("venv/bin/python")
-}
-
 #[track_caller]
 fn push(server: &Program, step: &str) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/compat/push_client.py");
-    let out = Command::new(python())
+    let out = Command::new(support::python())
         .arg(script)
         .arg(format!("127.0.0.1:{}", server.port))
         .arg(step)

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -304,4 +306,33 @@ fn websockets_do_the_same() {
     websocket_send(&mut socket, &frame(1, "ws", 7));
     assert_eq!(websocket_next(&mut socket)["repeated"], true);
     assert_eq!(samples(&server, "ws"), 1.0);
+}
+
+#[test]
+fn frames_that_python_compresses_are_stored_as_they_flow() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let server = support::quiver(dir.path(), &[]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/compat/stream_client.py");
+    let out = Command::new(support::python())
+        .arg(script)
+        .arg(server.port.to_string())
+        .output()
+        .expect("the Python environment is there: run scripts/setup test");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let figures = server.client.get("/metrics").expect(200).body;
+    for (reason, n) in [("cut_short", 2), ("inflates_too_far", 2), ("damaged", 1), ("broken", 0)] {
+        let line = format!("quiver_stream_faults_total{{reason=\"{reason}\"}} {n}\n");
+        assert!(figures.contains(&line), "{line}{figures}");
+    }
+    let refused = server.client.send("POST", "/api/v1/metrics/stream", &[("content-encoding", "br")], b"x").expect(415);
+    assert!(refused.body.contains("gzip and zstd"), "{}", refused.body);
+    server.kill();
+
+    let server = support::quiver(dir.path(), &[]);
+    for (name, n) in [("flow", 20.0), ("members", 30.0), ("cut", 5.0)] {
+        assert_eq!(server.client.number(&format!("count_over_time({name}[1h])")), n, "{name}");
+        assert_eq!(server.client.number(name), n, "{name}");
+    }
+    let answer = server.client.query("{job=\"python\"}");
+    assert_eq!(answer.as_array().map(Vec::len), Some(3), "{answer}");
 }

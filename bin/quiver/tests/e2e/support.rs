@@ -259,6 +259,13 @@ pub fn quiver_on(dir: &Path, port: u16, more: &[&str]) -> Program {
     Program::start(Path::new(env!("CARGO_BIN_EXE_quiver")), &args, port, "/-/ready", &dir.join("quiver.log"))
 }
 
+/// The Python environment that `scripts/setup test` makes.
+pub fn python() -> PathBuf {
+    let cache = std::env::var_os("QUIVER_CACHE").map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/quiver");
+    cache.unwrap_or_else(home).join("venv/bin/python")
+}
+
 /// Starts Debian's node exporter.
 pub fn node_exporter(dir: &Path) -> Program {
     let port = free_port();

@@ -15,8 +15,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
+use wire::inflating::{Coding, Inflating};
 
-use super::lines::{Lines as BodyLines, PIECE_BYTES};
+use super::lines::{Budgets, Lines as BodyLines, PIECE_BYTES};
 use super::out;
 use super::positions::Positions;
 use super::session::Session;
@@ -40,6 +41,8 @@ const STREAMS_MAX: usize = 1_000;
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
 /// Bytes of all frames on their way.
 const BUDGET_BYTES: usize = 64 << 20;
+/// Bytes of all decoders of compressed bodies.
+const DECODERS_BYTES: usize = 128 << 20;
 /// Answers that wait for their reader.
 pub const ANSWERS_MAX: usize = 64;
 
@@ -68,7 +71,7 @@ struct Inner {
     parts: StreamParts,
     stats: StreamStats,
     seats: Arc<Semaphore>,
-    budget: Arc<Semaphore>,
+    budgets: Budgets,
     listeners: Arc<AtomicUsize>,
 }
 
@@ -79,7 +82,10 @@ impl Streams {
             parts,
             stats: StreamStats::default(),
             seats: Arc::new(Semaphore::new(STREAMS_MAX)),
-            budget: Arc::new(Semaphore::new(BUDGET_BYTES / PIECE_BYTES)),
+            budgets: Budgets {
+                lines: Arc::new(Semaphore::new(BUDGET_BYTES / PIECE_BYTES)),
+                decoders: Arc::new(Semaphore::new(DECODERS_BYTES / PIECE_BYTES)),
+            },
             listeners: Arc::default(),
         }))
     }
@@ -177,7 +183,7 @@ where
 #[utoipa::path(
     post, path = "/api/v1/metrics/stream", tag = "ingestion",
     request_body(content = String, content_type = "application/x-ndjson",
-        description = "One frame a line: {\"seq\": 7, \"metrics\": [Metric, ...]}, or one Metric; the connection may stay open for as long as it likes"),
+        description = "One frame a line: {\"seq\": 7, \"metrics\": [Metric, ...]}, or one Metric; the connection may stay open for as long as it likes. Content-Encoding gzip or zstd: what was flushed is read at once"),
     params(
         ("stream_id" = Option<String>, Query, description = "Names the stream; X-Stream-Id does the same. A frame whose seq is not above the last one stored of its stream is not stored again, over restarts and kills too"),
         ("source_id" = Option<String>, Query, description = "Label job of the samples; X-Source-Id does the same; default custom"),
@@ -185,7 +191,7 @@ where
     ),
     responses(
         (status = 200, description = "First {\"stream_id\", \"last_seq\"}, then for each frame {\"ack\": seq, ...IngestionResult} once it is fsynced, {\"ack\", \"repeated\": true}, or {\"ack\", \"error\"}; at last, unless the sender ends, {\"closed\": why}", body = String, content_type = "application/x-ndjson"),
-        (status = 415, description = "Neither NDJSON nor JSON, or compressed", body = crate::rest::problem::ProblemBody),
+        (status = 415, description = "Neither NDJSON nor JSON, or compressed in another way than gzip or zstd", body = crate::rest::problem::ProblemBody),
         (status = 503, description = "Too many streams", body = crate::rest::problem::ProblemBody),
     )
 )]
@@ -195,9 +201,10 @@ pub async fn to_here(
     Query(params): Query,
     body: Body,
 ) -> Result<Response, Problem> {
-    check_content(&headers)?;
+    let inflating = check_content(&headers)?.map(Inflating::new).transpose();
+    let inflating = inflating.map_err(|e| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", e.to_string()))?;
     let (session, answers, seat) = streams.session(&headers, &params)?;
-    let lines = BodyLines::new(body, FRAME_BYTES_MAX, streams.0.budget.clone());
+    let lines = BodyLines::new(body, inflating, FRAME_BYTES_MAX, streams.0.budgets.clone());
     // Spawned: what has begun is done to the end, whoever goes away.
     tokio::spawn(async move {
         let _seat = seat;
@@ -242,18 +249,21 @@ pub fn selects(params: &Params) -> bool {
     params.all("match").chain(params.all("match[]")).next().is_some()
 }
 
-fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
+/// Gives how a body is compressed, if it is one we read.
+fn check_content(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
     let text = |name: header::HeaderName| headers.get(name).map(|v| v.to_str().unwrap_or("?").to_ascii_lowercase());
-    if let Some(encoding) = text(header::CONTENT_ENCODING).filter(|e| !e.is_empty() && e != "identity") {
-        let detail = format!("content encoding {encoding:?}: a stream comes without one");
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail));
-    }
+    let encoding = text(header::CONTENT_ENCODING).filter(|e| !e.trim().is_empty() && e.trim() != "identity");
+    let unknown = |encoding: &String| {
+        let detail = format!("content encoding {encoding:?} is not understood; {} are", Coding::NAMES);
+        Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail)
+    };
+    let coding = encoding.map(|e| Coding::from_name(&e).ok_or_else(|| unknown(&e))).transpose()?;
     let kind = text(header::CONTENT_TYPE).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();
     let good =
         ["", "application/x-ndjson", "application/ndjson", "application/jsonl", "application/json", "text/plain"];
     if good.contains(&essence) {
-        return Ok(());
+        return Ok(coding);
     }
     let detail = format!("content type {essence:?}; send application/x-ndjson");
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))

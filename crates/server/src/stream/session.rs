@@ -16,12 +16,13 @@ use model::{Batch, CollectionMethod, CollectionReport, Origin, StreamMark, TypeC
 use serde_json::json;
 use tokio::sync::mpsc;
 use uuid::Uuid;
+use wire::inflating::InflatingError;
 
 use super::frame::{self, Ack, Frame, Part};
 use super::http::Streams;
 use super::lines::LineFault;
 use super::positions::Hold;
-use super::stats::StreamStats;
+use super::stats::{Fault, StreamStats};
 use crate::access::{NotYours, Pass};
 use crate::rest::custom::{IngestionResult, Ledger};
 use crate::rest::problem::Problem;
@@ -114,7 +115,7 @@ impl Session {
             };
             let mut group = match first {
                 None => return End::Quiet,
-                Some(Err(fault)) => return fault_end(fault),
+                Some(Err(fault)) => return self.fault_end(fault),
                 Some(Ok(line)) => vec![line],
             };
             let mut bytes = group[0].len();
@@ -141,6 +142,12 @@ impl Session {
                 }
             }
         }
+    }
+
+    fn fault_end(&self, fault: LineFault) -> End {
+        let (fault, problem) = told(fault);
+        self.streams.stats().fault(fault);
+        problem.map_or(End::Quiet, |problem| End::Said("failed", Some(problem)))
     }
 
     /// Gives each frame of a group a time of its own: frames without timestamps that arrived while the batch before was under way
@@ -261,20 +268,28 @@ pub fn blank_result(request_id: &str, node: &str) -> IngestionResult {
     }
 }
 
-fn fault_end(fault: LineFault) -> End {
+/// Says what a fault is called in figures, and what the sender is told.
+fn told(fault: LineFault) -> (Fault, Option<Problem>) {
     use http::StatusCode;
     match fault {
-        LineFault::Broken(_) => End::Quiet,
+        LineFault::Broken(_) => (Fault::Broken, None),
         LineFault::TooLong(max) => {
             let detail = format!("a frame is longer than {max} bytes");
-            End::Said("failed", Some(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "frame_too_long", detail)))
+            (Fault::TooLong, Some(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "frame_too_long", detail)))
         }
         LineFault::NoRoom => {
             let detail = "other streams have taken the memory there is for frames on their way";
-            End::Said(
-                "failed",
-                Some(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).retry_after_ms(1_000)),
-            )
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).retry_after_ms(1_000);
+            (Fault::NoRoom, Some(problem))
+        }
+        LineFault::Inflating(error) => {
+            let (fault, status, code) = match error {
+                InflatingError::Damaged(_) => (Fault::Damaged, StatusCode::BAD_REQUEST, "damaged_body"),
+                InflatingError::CutShort => (Fault::CutShort, StatusCode::BAD_REQUEST, "incomplete_body"),
+                InflatingError::Bomb => (Fault::Bomb, StatusCode::PAYLOAD_TOO_LARGE, "inflates_too_far"),
+            };
+            let detail = format!("{error}; frames up to the last one acknowledged are stored");
+            (fault, Some(Problem::new(status, code, detail)))
         }
     }
 }
