@@ -11,7 +11,7 @@ mod steps;
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read, Write};
 
-use polars::prelude::{IpcStreamReader, IpcStreamWriter, SerReader, SerWriter};
+use polars::prelude::{DataType, IpcStreamReader, IpcStreamWriter, SerReader, SerWriter};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -20,6 +20,9 @@ use steps::Step;
 
 /// The column that numbers rows.
 pub const ROW: &str = "#row";
+
+/// Rises when the same steps make other rows: uploads that are under way must be begun again then.
+const VERSION: &str = "1";
 
 /// What is asked.
 #[derive(Deserialize)]
@@ -47,7 +50,7 @@ pub fn run(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
         Ok(steps) => steps,
         Err(text) => return frames::write(output, b'E', json!({"code": "clean", "text": text}).to_string().as_bytes()),
     };
-    frames::write(output, b'P', json!({"version": env!("CARGO_PKG_VERSION")}).to_string().as_bytes())?;
+    frames::write(output, b'P', json!({"version": VERSION}).to_string().as_bytes())?;
     loop {
         match frames::read(input)? {
             (b'T', bytes) => match one(&bytes, &steps) {
@@ -72,7 +75,9 @@ fn unknown(kind: u8) -> io::Error {
 
 /// Cleans up one table.
 fn one(bytes: &[u8], steps: &[(String, Step)]) -> Result<(Report, Vec<u8>), String> {
-    let table = IpcStreamReader::new(Cursor::new(bytes)).finish().map_err(|e| e.to_string())?;
+    let mut table = IpcStreamReader::new(Cursor::new(bytes)).finish().map_err(|e| e.to_string())?;
+    let numbers = table.column(ROW).and_then(|rows| rows.cast(&DataType::Int64)).map_err(|e| e.to_string())?;
+    table.with_column(numbers).map_err(|e| e.to_string())?;
     let mut report = Report::default();
     let mut table = apply::all(table, steps, &mut report)?;
     let mut stream = Vec::new();

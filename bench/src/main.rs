@@ -119,7 +119,7 @@ enum Part {
     Disk,
     /// Cost per sample from few series to many; Quiver alone.
     Growth,
-    /// Cost per sample by each way in; Quiver alone.
+    /// Cost per sample by each way in, beside the servers that have the same one.
     Ways,
     /// Cost and rate per sample on the way to each kind of other store.
     Sinks,
@@ -246,7 +246,7 @@ fn run(options: &Options, rows: &mut Vec<Row>) -> Result<(), String> {
                 each(&writers, rows, |kind| Ok(vec![disk::run(options, kind, &recording)?]));
             }
             Part::Growth if ours => growth(options, rows),
-            Part::Ways if ours => rows.extend(ways::run(options)),
+            Part::Ways if ours => rows.extend(ways::run(options, &installed)),
             Part::Sinks if ours => rows.extend(sinks::run(options)),
             Part::Growth | Part::Ways | Part::Sinks => {}
         }

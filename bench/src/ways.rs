@@ -1,4 +1,7 @@
-//! The other ways in: what a million samples costs the server by each of them.
+//! The ways in: what a million samples costs the server by each of them, and the rivals that have the same way.
+//!
+//! Of Debian's servers none takes remote write 2.0 or OTLP (Prometheus 2.42 and VictoriaMetrics 1.79 are older than both). Prometheus reads
+//! protobuf of a target that answers in it, VictoriaMetrics does not.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,8 +27,10 @@ pub struct Way {
     name: &'static str,
     method: &'static str,
     headers: &'static str,
-    path: fn(usize) -> String,
+    path: fn(Kind, usize) -> String,
     body: fn(std::ops::Range<usize>) -> Box<dyn Body>,
+    /// Who else has it.
+    rivals: &'static [Kind],
 }
 
 pub const PUSHED: [Way; 5] = [
@@ -33,66 +38,88 @@ pub const PUSHED: [Way; 5] = [
         name: "remote write 1.0",
         method: "POST",
         headers: WRITE_HEADERS,
-        path: |_| "/api/v1/write".to_owned(),
+        path: |kind, _| kind.write_path().to_owned(),
         body: |series| Box::new(RemoteBody::new(series, now_ms())),
+        rivals: &[Kind::Prometheus, Kind::VictoriaMetrics, Kind::Influxdb],
     },
     Way {
         name: "remote write 2.0",
         method: "POST",
         headers: V2_HEADERS,
-        path: |_| "/api/v1/write".to_owned(),
+        path: |_, _| "/api/v1/write".to_owned(),
         body: |series| Box::new(SecondBody::new(series)),
+        rivals: &[],
     },
     Way {
         name: "OTLP/HTTP protobuf",
         method: "POST",
         headers: "Content-Type: application/x-protobuf\r\n",
-        path: |_| "/api/v1/otlp/v1/metrics".to_owned(),
+        path: |_, _| "/api/v1/otlp/v1/metrics".to_owned(),
         body: |series| Box::new(OtlpBody::new(series)),
+        rivals: &[],
     },
     Way {
         name: "custom JSON",
         method: "POST",
         headers: "Content-Type: application/json\r\n",
-        path: |_| "/api/v1/metrics/custom?source_id=node".to_owned(),
+        path: |_, _| "/api/v1/metrics/custom?source_id=node".to_owned(),
         body: |series| Box::new(JsonBody::new(series)),
+        rivals: &[],
     },
     Way {
         name: "Pushgateway",
         method: "PUT",
         headers: "Content-Type: text/plain; version=0.0.4\r\n",
-        path: |group| format!("/metrics/job/node/instance/host-{group:05}.example.net"),
+        path: |_, group| format!("/metrics/job/node/instance/host-{group:05}.example.net"),
         // A group is a host.
         body: |series| Box::new(TextBody::new(series.start / HOST_SERIES, HOST_SERIES)),
+        rivals: &[],
     },
 ];
 
-/// Puts each way's load on a fresh Quiver.
-pub fn run(options: &Options) -> Vec<Row> {
+/// A way in by which the server comes for the samples.
+const SCRAPED: [(&str, Shape, &[Kind]); 3] = [
+    ("scraped text", Shape::Text, &[Kind::Prometheus, Kind::VictoriaMetrics]),
+    ("scraped OpenMetrics", Shape::OpenMetrics, &[Kind::Prometheus]),
+    ("scraped protobuf", Shape::Protobuf, &[Kind::Prometheus]),
+];
+
+/// Puts each way's load on a fresh Quiver, then on each of the installed rivals that have it.
+pub fn run(options: &Options, installed: &[Kind]) -> Vec<Row> {
     let mut rows = Vec::new();
+    let with = |rivals: &'static [Kind]| {
+        let is_there = |kind: &&Kind| **kind == Kind::Quiver || installed.contains(kind);
+        [&[Kind::Quiver], rivals].concat().iter().filter(is_there).copied().collect::<Vec<_>>()
+    };
     for way in &PUSHED {
-        rows.push(push(options, way).unwrap_or_else(|error| failed(way.name, &error)));
+        for kind in with(way.rivals) {
+            let row = push(options, kind, way);
+            rows.push(row.unwrap_or_else(|error| failed(&title(way.name, kind), &error)));
+        }
     }
-    for (name, shape) in [
-        ("scraped text", Shape::Text),
-        ("scraped OpenMetrics", Shape::OpenMetrics),
-        ("scraped protobuf", Shape::Protobuf),
-    ] {
-        let load = scrape::Load {
-            name: name.to_owned(),
-            targets: options.way_series.div_ceil(1_000),
-            target_series: 1_000,
-            interval_s: 1,
-            seconds: options.way_seconds(),
-            shape,
-            says_protocol: true,
-        };
-        rows.push(match scrape::run(options, Kind::Quiver, &load) {
-            Ok(row) => renamed(&row, name),
-            Err(error) => failed(name, &error),
-        });
+    for (name, shape, rivals) in SCRAPED {
+        for kind in with(rivals) {
+            let load = scrape::Load {
+                name: name.to_owned(),
+                targets: options.way_series.div_ceil(1_000),
+                target_series: 1_000,
+                interval_s: 1,
+                seconds: options.way_seconds(),
+                shape,
+                says_protocol: kind == Kind::Quiver,
+            };
+            let title = title(name, kind);
+            rows.push(match scrape::run(options, kind, &load) {
+                Ok(row) => renamed(&row, &title),
+                Err(error) => failed(&title, &error),
+            });
+        }
     }
     rows
+}
+
+fn title(way: &str, kind: Kind) -> String {
+    if kind == Kind::Quiver { way.to_owned() } else { format!("{way}, {}", kind.name()) }
 }
 
 /// A way that did not go through is shown as such; the others are measured.
@@ -126,10 +153,11 @@ pub fn shares(options: &Options, way: &Way) -> Vec<Share> {
     shares
 }
 
-fn push(options: &Options, way: &Way) -> Result<Row, String> {
+fn push(options: &Options, kind: Kind, way: &Way) -> Result<Row, String> {
     let folder = options.folder()?;
-    let server = Server::start(Kind::Quiver, options, folder.path(), NO_SCRAPES)?;
-    let progress = Progress::start(format!("{SECTION}: {}", way.name));
+    let server = Server::start(kind, options, folder.path(), NO_SCRAPES)?;
+    let title = title(way.name, kind);
+    let progress = Progress::start(format!("{SECTION}: {title}"));
     let mut shares = shares(options, way);
     // The first round makes the series.
     send(&server, way, &mut shares, Duration::ZERO, &progress)?;
@@ -137,7 +165,7 @@ fn push(options: &Options, way: &Way) -> Result<Row, String> {
     let (samples, waited) = send(&server, way, &mut shares, Duration::from_secs(options.way_seconds()), &progress)?;
     let seconds = begin.elapsed().as_secs_f64();
     let millions = samples as f64 / 1e6;
-    let mut row = Row::new(SECTION, way.name, Kind::Quiver.version(options));
+    let mut row = Row::new(SECTION, &title, kind.version(options));
     row.set("series", options.way_series as f64);
     row.set("samples_per_second", samples as f64 / seconds);
     row.set("cpu_s_per_million", (server.cpu_seconds()? - cpu_before) / millions);
@@ -156,7 +184,7 @@ pub fn send(
     time: Duration,
     progress: &Progress,
 ) -> Result<(u64, Vec<f64>), String> {
-    let step = AtomicU64::new(1);
+    let (step, kind) = (AtomicU64::new(1), server.kind);
     let one = |mine: &mut Share| -> Result<(u64, Vec<f64>), String> {
         let mut client = server.client()?;
         let (begin, mut samples, mut waited, mut last_ts) = (Instant::now(), 0u64, Vec::new(), 0i64);
@@ -169,7 +197,7 @@ pub fn send(
                     return Ok((samples, waited));
                 }
                 let bytes = body.render(ts_ms, step);
-                let answer = client.request(way.method, &(way.path)(*group), way.headers, bytes);
+                let answer = client.request(way.method, &(way.path)(kind, *group), way.headers, bytes);
                 let answer = answer.map_err(|e| format!("sending: {e}"))?;
                 if !answer.is_good() {
                     return Err(format!("{}: {}", answer.status, answer.text()));

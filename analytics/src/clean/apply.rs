@@ -283,7 +283,8 @@ mod tests {
     fn wide_tables_become_long_and_repetitions_go() {
         let table = df!("t" => ["1", "1", "2"], "x" => [1.0, 2.0, f64::NAN], "y" => [Some(10.0), None, Some(30.0)], ROW => rows(3));
         let (long, report) =
-            clean(table.unwrap(), "dedupe:t:last;unpivot:metric_name:value:x+y;drop_empty:value;keep:value::25").unwrap();
+            clean(table.unwrap(), "dedupe:t:last;unpivot:metric_name:value:x+y;drop_empty:value;keep:value::25")
+                .unwrap();
         assert_eq!(long, df!("t" => ["1"], "metric_name" => ["x"], "value" => [2.0], ROW => [2_i64]).unwrap());
         let left_out = [("dedupe:t:last", 1), ("drop_empty:value", 2), ("keep:value::25", 1)];
         assert_eq!(report.left_out, left_out.map(|(step, n)| (step.to_owned(), n)).into());

@@ -367,6 +367,9 @@ pub struct ImportArgs {
     /// What the columns of CSV and Parquet are, such as time:time:unix_ms,temp:metric:temperature,room:label:room
     #[arg(long, value_name = "PLAN")]
     pub columns: Option<String>,
+    /// Steps that bring a table into order first, such as "trim;drop_empty:temp;scale:temp:0.1"; see docs/ways_in.md
+    #[arg(long, value_name = "STEPS")]
+    pub clean: Option<String>,
     /// Source of the samples; becomes the label job of those that have none
     #[arg(long, value_name = "ID", default_value = "import")]
     pub source_id: String,

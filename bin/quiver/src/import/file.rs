@@ -68,6 +68,9 @@ fn begin(args: &ImportArgs, format: &str, length: u64, gzip: bool) -> Result<Str
     if let Some(columns) = &args.columns {
         query.push(("columns", columns));
     }
+    if let Some(clean) = &args.clean {
+        query.push(("clean", clean));
+    }
     let path = format!("/api/v1/metrics/uploads?{}", client::form(&query));
     let mut headers = vec![("upload-length", length.to_string())];
     if gzip {

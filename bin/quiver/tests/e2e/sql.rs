@@ -17,7 +17,7 @@ const HOSTS: u64 = 8;
 const METRICS: u64 = 5;
 
 /// Gives the program that `make analytics` builds.
-fn analytics() -> PathBuf {
+pub fn analytics() -> PathBuf {
     let default = || {
         let target = std::env::var_os("QUIVER_ANALYTICS_TARGET_DIR").map(PathBuf::from);
         let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());

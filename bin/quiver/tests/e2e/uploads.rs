@@ -6,7 +6,8 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::support::{self, Program, now_ms, wait_until};
+use crate::sql;
+use crate::support::{self, Program, encode, now_ms, wait_until};
 
 const PATH: &str = "/api/v1/metrics/uploads";
 
@@ -162,4 +163,80 @@ fn the_command_imports_files_and_the_blocks_of_a_prometheus() {
     }
     let last = server.client.number("max(max_over_time(tsdb_total{lane=\"3\"}[14d]))");
     assert_eq!(last.to_bits(), (4999.0 * 0.1f64).to_bits());
+}
+
+/// A table as people keep them: a decimal comma, days first, a column for each metric, `NA` for nothing.
+fn dirty(rows: i64, from_s: i64) -> String {
+    let mut text = "At,Room, Temp ,Load\n".to_owned();
+    for i in 0..rows {
+        let at = jiff::Timestamp::from_second(from_s + i * 10).expect("a time").strftime("%d.%m.%Y %H:%M:%S");
+        let temp = if i % 10 == 0 { "NA".to_owned() } else { format!("\"{},5\"", i % 50) };
+        let room = if i % 2 == 0 { "Hall" } else { " HALL " };
+        let _ = writeln!(text, "{at},{room},{temp},{i}");
+    }
+    text + "soon,hall,1,1\n"
+}
+
+const STEPS: &str = "trim;null:NA;lower:Room;decimal_comma:Temp;time:At:%d.%m.%Y %H:%M:%S;scale:Temp:2:1;\
+                     rename:Temp:temp;scale:Load:1;rename:Load:load;unpivot:name:value:temp+load;drop_empty:value;keep:value::99999";
+
+#[test]
+fn tables_are_cleaned_up_in_their_own_process_and_counted_once_over_a_kill() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let server = sql::server(dir.path(), &[]);
+    let rows = 60_000;
+    let text = dirty(rows, now_ms() / 1000 - 9 * 86_400);
+    let path = format!("{PATH}?format=csv&source_id=house&columns=At:time,Room:label:room,name:name,value:value");
+    let with = |steps: &str| format!("{path}&clean={}", encode(steps));
+    let refused = server.client.send("POST", &with("trim;blur:x"), &[], b"a\n").expect(400).json();
+    assert!(refused["detail"].as_str().is_some_and(|d| d.contains("\"blur:x\" is no step")), "{refused}");
+    server.client.send("POST", &format!("{PATH}?format=ndjson&clean=trim"), &[], b"{}").expect(400);
+    let made = server.client.send("POST", &with(STEPS), &[], text.as_bytes()).expect(202).json();
+    let id = made["upload_id"].as_str().expect("an id").to_owned();
+    wait_until("some of it is stored", || status(&server, &id)["processed_bytes"].as_u64() > Some(0));
+    server.kill();
+
+    let server = sql::server(dir.path(), &[]);
+    let end = done(&server, &id);
+    assert_eq!(end["status"], "DONE", "{end}");
+    let (result, nothing) = (&end["result"], rows / 10);
+    assert_eq!(end["left_out"], json!({"drop_empty:value": nothing}), "{end}");
+    assert_eq!((&result["received"], &result["rejected"]), (&json!(2 * rows - nothing + 1), &json!(1)), "{end}");
+    assert_eq!(
+        result["accepted"].as_u64().zip(result["duplicates"].as_u64()).map(|(a, b)| a + b),
+        Some((2 * rows - nothing) as u64)
+    );
+    let told = (&end["errors"][0]["line"], &end["errors"][0]["detail"]);
+    assert_eq!(told, (&json!(rows + 2), &json!("At: no time of that form")));
+    assert_eq!(counted(&server, "temp{room=\"hall\",job=\"house\"}"), (rows - nothing) as f64);
+    assert_eq!(counted(&server, "load{room=\"hall\"}"), rows as f64);
+    assert_eq!(server.client.number("max(max_over_time(temp[14d]))"), 2.0 * 49.5 + 1.0);
+
+    // What cannot be done to the columns there are is said.
+    let made = server.client.send("POST", &with("drop:Nothing"), &[], b"At,value\n1,2\n").expect(202).json();
+    let end = done(&server, made["upload_id"].as_str().expect("an id"));
+    assert_eq!(end["status"], "FAILED");
+    assert!(end["error"].as_str().is_some_and(|e| e.contains("\"Nothing\", but At, value")), "{end}");
+    let from_s = now_ms() / 1000;
+    std::fs::write(dir.path().join("t.csv"), format!("t,v\n{from_s},7\n")).expect("the file is written");
+    let out =
+        cli(&server, dir.path(), &["import", "t.csv", "--columns", "t:time,v:metric:seven", "--clean", "scale:v:3"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(server.client.number("seven"), 21.0);
+}
+
+#[test]
+fn without_the_program_a_clean_up_says_what_is_missing_and_all_else_works() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let server = support::quiver(dir.path(), &["--analytics", "/nowhere/quiver-analytics"]);
+    let body = csv(10, now_ms() / 1000 - 60);
+    let refused =
+        server.client.send("POST", &format!("{PATH}?format=csv&clean=trim"), &[], body.as_bytes()).expect(501);
+    assert!(
+        refused.body.contains("analytics_missing") && refused.body.contains("/nowhere/quiver-analytics"),
+        "{}",
+        refused.body
+    );
+    let made = server.client.send("POST", &format!("{PATH}?format=csv"), &[], body.as_bytes()).expect(202).json();
+    assert_eq!(done(&server, made["upload_id"].as_str().expect("an id"))["result"]["accepted"], 10);
 }

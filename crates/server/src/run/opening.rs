@@ -132,7 +132,8 @@ impl Opening {
         marks: Vec<(StreamMark, Counts)>,
     ) -> Result<Uploads, RunError> {
         let dir = dir.join("uploads");
-        let parts = UploadsParts { rest, fs: Arc::new(RealFs), dir: dir.clone(), marks };
+        let analytics = self.options.sql.program.clone();
+        let parts = UploadsParts { rest, fs: Arc::new(RealFs), dir: dir.clone(), analytics, marks };
         let opened = tokio::task::spawn_blocking(move || Uploads::open(parts)).await.map_err(|_| RunError::Bug)?;
         let (uploads, damaged) = opened.map_err(|error| RunError::Uploads { dir, error })?;
         for damage in &damaged {

@@ -13,15 +13,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::SqlLimits;
-use super::program::{all_may_reach, is_root};
+use super::program::{NOBODY, all_may_reach, is_root};
 use crate::rest::problem::Problem;
 
 /// A plan or an error is small.
 const WORD_BYTES_MAX: u32 = 1 << 20;
 /// What is kept of its last words.
 const LAST_WORDS_BYTES: u64 = 4 << 10;
-/// A user and a group without rights.
-const NOBODY: u32 = 65_534;
 
 /// A process for one query.
 pub struct Process {

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 const NAME: &str = "quiver-analytics";
+/// A user and a group without rights.
+pub const NOBODY: u32 = 65_534;
 
 /// Finds it: where the command line says, beside this program, or in PATH.
 ///
@@ -17,8 +19,8 @@ pub fn find(told: Option<&Path>) -> Result<PathBuf, String> {
     let candidates = beside.into_iter().chain(std::env::split_paths(&paths).map(|folder| folder.join(NAME)));
     candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| {
         format!(
-            "SQL is answered by the program {NAME}, which is not here: build it with `make analytics` and put it beside quiver, \
-             or name it with --analytics"
+            "SQL is answered and uploads are cleaned up by the program {NAME}, which is not here: build it with `make analytics` and \
+             put it beside quiver, or name it with --analytics"
         )
     })
 }

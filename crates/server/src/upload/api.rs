@@ -13,6 +13,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use uuid::Uuid;
 
+use super::clean;
+use super::cleaner::CleanError;
 use super::folder::{UPLOAD_BYTES_MAX, Upload, Uploads};
 use super::meta::{Format, Meta, State as Stand, UploadStatus};
 use crate::access::Pass;
@@ -21,6 +23,7 @@ use crate::rest::body::{Query, idempotency_key};
 use crate::rest::custom::source_id;
 use crate::rest::problem::Problem;
 use crate::rest::time;
+use crate::sql::program;
 use crate::telemetry::Exposition;
 
 /// A body that says nothing for so long is given up; what has come of it stays.
@@ -47,6 +50,16 @@ impl Uploads {
             "Rows of uploads that were not understood.",
             load(&stats.bad_rows),
         );
+        page.counter(
+            "quiver_upload_left_out_rows_total",
+            "Rows of uploads that their clean-up left out.",
+            load(&stats.left_out),
+        );
+        page.counter(
+            "quiver_upload_cleaners_gone_total",
+            "Processes of clean-ups that ended before their upload, or could not be started.",
+            load(&stats.cleaners_gone),
+        );
     }
 
     fn status(&self, upload: &Upload) -> UploadStatus {
@@ -62,6 +75,7 @@ impl Uploads {
             processed_bytes: meta.processed_bytes,
             result: meta.result(&self.0.rest.node),
             errors: meta.errors.clone(),
+            left_out: meta.left_out.clone(),
             error: meta.error.clone(),
             created_at: time::to_text(meta.created_ms),
             finished_at: meta.finished_ms.map(time::to_text),
@@ -210,6 +224,7 @@ where
         ("format" = Option<String>, Query, description = "ndjson, csv, parquet or openmetrics; else Content-Type says it"),
         ("source_id" = Option<String>, Query, description = "Label job of samples that have none; X-Source-Id does the same; default custom"),
         ("columns" = Option<String>, Query, description = "What columns of CSV and Parquet are, such as 1:time:unix_ms,temp:metric:temperature,room:label:room; without it time, name, value and labels are known by their names"),
+        ("clean" = Option<String>, Query, description = "Steps that bring a table of CSV or Parquet into order before columns are looked at, such as trim;drop_empty:temp;scale:temp:0.1;time:at:%d.%m.%Y %H:%M. quiver-analytics does them; without it 501"),
         ("Upload-Length" = Option<u64>, Header, description = "Bytes that are to come"),
         ("Content-Encoding" = Option<String>, Header, description = "gzip, but for Parquet"),
         ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key is the same upload"),
@@ -229,6 +244,7 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, Problem> {
     let meta = read_request(&uploads, &headers, &params)?;
+    check_clean(&uploads, &meta.clean).await?;
     let in_pieces = meta.length.is_some();
     let upload = match meta.key.as_deref().and_then(|key| uploads.with_key(key)) {
         Some(known) if !may_see(&known) => return Err(crate::rest::custom::other_request()),
@@ -290,6 +306,28 @@ async fn forget(uploads: &Uploads, upload: &Arc<Upload>) {
     }
 }
 
+/// Has the steps of a clean-up looked at by the program that will do them.
+async fn check_clean(uploads: &Uploads, steps: &str) -> Result<(), Problem> {
+    if steps.is_empty() {
+        return Ok(());
+    }
+    let missing = |detail| Problem::at(StatusCode::NOT_IMPLEMENTED, "analytics_missing", "?clean", detail);
+    let program = program::find(uploads.0.analytics.as_deref()).map_err(missing)?;
+    let stopped = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the server stops");
+    let _turn = uploads.0.checks.acquire().await.map_err(stopped)?;
+    let steps = steps.to_owned();
+    let checked = tokio::task::spawn_blocking(move || clean::check(&program, &steps)).await;
+    let broken = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed");
+    checked.map_err(broken)?.map_err(|error| match error {
+        CleanError::Told(why) => Problem::parameter("clean", why),
+        CleanError::Gone(why) => {
+            uploads.0.stats.cleaners_gone.fetch_add(1, Ordering::Relaxed);
+            tracing::error!("clean-up: {why}");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "analytics_unavailable", why).retry_after_ms(5_000)
+        }
+    })
+}
+
 fn read_request(uploads: &Uploads, headers: &HeaderMap, params: &Params) -> Result<Meta, Problem> {
     let source_id = source_id(headers, params)?;
     let mut meta =
@@ -309,6 +347,13 @@ fn read_request(uploads: &Uploads, headers: &HeaderMap, params: &Params) -> Resu
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail));
         }
     };
+    params.get("clean").trim().clone_into(&mut meta.clean);
+    if meta.clean.chars().count() > COLUMNS_CHARS_MAX {
+        return Err(Problem::parameter("clean", format!("clean has more than {COLUMNS_CHARS_MAX} characters")));
+    }
+    if !meta.clean.is_empty() && !matches!(meta.format, Format::Csv | Format::Parquet) {
+        return Err(Problem::parameter("clean", "a clean-up is for tables: CSV and Parquet"));
+    }
     meta.key = idempotency_key(headers)?;
     meta.bound = Pass::in_force().is_some_and(|pass| pass.is_scoped());
     if let Some(length) = text("upload-length") {

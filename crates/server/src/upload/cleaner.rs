@@ -73,7 +73,8 @@ impl Cleaner {
         let question = serde_json::json!({ "steps": steps }).to_string();
         cleaner.write(b'Q', question.as_bytes())?;
         let hello = cleaner.expect(b'P', WORD_BYTES_MAX)?;
-        let hello: Hello = serde_json::from_slice(&hello).map_err(|e| gone(&format!("says what makes no sense: {e}")))?;
+        let hello: Hello =
+            serde_json::from_slice(&hello).map_err(|e| gone(&format!("says what makes no sense: {e}")))?;
         cleaner.version = hello.version;
         Ok(cleaner)
     }
@@ -88,7 +89,8 @@ impl Cleaner {
         let len = u32::try_from(bytes.len()).map_err(|_| CleanError::Gone("a table of 4 GiB".to_owned()))?;
         let mut head = [kind, 0, 0, 0, 0];
         head[1..].copy_from_slice(&len.to_le_bytes());
-        let sent = self.stdin.write_all(&head).and_then(|()| self.stdin.write_all(bytes)).and_then(|()| self.stdin.flush());
+        let sent =
+            self.stdin.write_all(&head).and_then(|()| self.stdin.write_all(bytes)).and_then(|()| self.stdin.flush());
         sent.map_err(|error| match self.expect(b'P', WORD_BYTES_MAX) {
             // It had said why before it went.
             Err(told @ CleanError::Told(_)) => told,

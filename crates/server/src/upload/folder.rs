@@ -26,6 +26,8 @@ pub const OPEN_MAX: usize = 64;
 const KEPT_MAX: usize = 1_000;
 /// How long an upload is remembered, and how long one may rest half sent.
 const KEPT_MS: i64 = 86_400_000;
+/// Clean-ups that are looked at while their requests wait.
+const CHECKS_MAX: usize = 2;
 /// What the marks of uploads begin with.
 pub const MARK_PREFIX: &str = "upload/";
 
@@ -37,6 +39,8 @@ pub struct UploadsParts {
     pub fs: Arc<dyn Fs>,
     /// Their folder.
     pub dir: PathBuf,
+    /// The program `quiver-analytics`; without it it is looked for.
+    pub analytics: Option<PathBuf>,
     /// What the store's log knows of them.
     pub marks: Vec<(StreamMark, Counts)>,
 }
@@ -50,6 +54,9 @@ pub struct Inner {
     pub rest: Rest,
     pub fs: Arc<dyn Fs>,
     pub dir: PathBuf,
+    pub analytics: Option<PathBuf>,
+    /// Processes that look at the steps of a request.
+    pub checks: tokio::sync::Semaphore,
     pub all: Mutex<BTreeMap<String, Arc<Upload>>>,
     /// Batches that the log has, by upload and number.
     pub recovered: Mutex<HashMap<String, BTreeMap<u64, Counts>>>,
@@ -65,6 +72,8 @@ pub struct UploadStats {
     pub failed: AtomicU64,
     pub bytes: AtomicU64,
     pub bad_rows: AtomicU64,
+    pub left_out: AtomicU64,
+    pub cleaners_gone: AtomicU64,
 }
 
 /// One upload.
@@ -116,6 +125,8 @@ impl Uploads {
             rest: parts.rest,
             fs: parts.fs,
             dir: parts.dir,
+            analytics: parts.analytics,
+            checks: tokio::sync::Semaphore::new(CHECKS_MAX),
             all: Mutex::new(all),
             recovered: Mutex::new(recovered),
             news: Notify::new(),

@@ -16,19 +16,19 @@ const LINE_BYTES_MAX: u64 = 8 << 20;
 const PIECE_BYTES: usize = 1 << 20;
 
 /// Lines of a file with their numbers.
-struct Lines {
+pub(super) struct Lines {
     reader: BufReader<Box<dyn Read + Send>>,
-    line: Vec<u8>,
-    number: u64,
+    pub(super) line: Vec<u8>,
+    pub(super) number: u64,
 }
 
 impl Lines {
-    fn new(reader: Box<dyn Read + Send>) -> Lines {
+    pub(super) fn new(reader: Box<dyn Read + Send>) -> Lines {
         Lines { reader: BufReader::with_capacity(64 << 10, reader), line: Vec::new(), number: 0 }
     }
 
     /// Reads the next line, its end included; `false` at the end.
-    fn next(&mut self) -> Result<bool, Failure> {
+    pub(super) fn next(&mut self) -> Result<bool, Failure> {
         self.line.clear();
         let read = (&mut self.reader).take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut self.line).map_err(failure)?;
         self.number += 1;
@@ -36,6 +36,13 @@ impl Lines {
             return Err(Failure::Content(format!("line {}: it is longer than {LINE_BYTES_MAX} bytes", self.number)));
         }
         Ok(read > 0)
+    }
+
+    /// Cuts the line into fields of CSV.
+    pub(super) fn fields(&self, out: &mut Vec<String>) -> Result<(), String> {
+        let text = std::str::from_utf8(&self.line).map_err(|_| "it is not UTF-8".to_owned())?;
+        let text = if self.number == 1 { text.trim_start_matches('\u{feff}') } else { text };
+        csv::fields(text, ',', out).map_err(|(column, why)| format!("column {column}: {why}"))
     }
 }
 
@@ -97,9 +104,7 @@ impl Csv {
     }
 
     fn cut(&mut self) -> Result<(), String> {
-        let text = std::str::from_utf8(&self.lines.line).map_err(|_| "it is not UTF-8".to_owned())?;
-        let text = if self.lines.number == 1 { text.trim_start_matches('\u{feff}') } else { text };
-        csv::fields(text, ',', &mut self.fields).map_err(|(column, why)| format!("column {column}: {why}"))
+        self.lines.fields(&mut self.fields)
     }
 
     /// Reads the head. A first line of numbers only is data, and there is no head.
@@ -328,6 +333,8 @@ fn push_family(sink: &mut Sink<'_>, name: &str, metric_type: MetricType) -> u32 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use model::{Batch, SeriesIndex, TypeCounts};
 
@@ -336,14 +343,21 @@ mod tests {
 
     fn all(mut rows: impl Rows) -> All {
         let (mut batch, mut points, mut bad) = (Batch::default(), TypeCounts::default(), Vec::new());
-        let (mut failure, mut read) = (None, Vec::new());
+        let (mut failure, mut read, mut left_out) = (None, Vec::new(), BTreeMap::new());
         let mut take = |batch: &mut Batch| {
             let labels = |s: SeriesIndex| batch.labels(s).unwrap_or_default().to_string();
             read.extend(batch.samples.iter().map(|s| (labels(s.series), s.ts_ms, s.value)));
             batch.clear();
         };
         loop {
-            let mut sink = Sink { batch: &mut batch, points: &mut points, bad: &mut bad, source_id: "up", now_ms: 9 };
+            let mut sink = Sink {
+                batch: &mut batch,
+                points: &mut points,
+                bad: &mut bad,
+                left_out: &mut left_out,
+                source_id: "up",
+                now_ms: 9,
+            };
             match rows.fill(&mut sink) {
                 Ok(true) => take(&mut batch),
                 Ok(false) => break,

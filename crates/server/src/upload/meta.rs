@@ -67,6 +67,15 @@ pub struct Meta {
     pub source_id: String,
     pub format: Format,
     pub columns: String,
+    /// The steps of a clean-up; empty for none.
+    #[serde(default)]
+    pub clean: String,
+    /// Which way of cleaning up its first batch was made with.
+    #[serde(default)]
+    pub cleaned_by: Option<String>,
+    /// Rows that the clean-up left out, by the step's text.
+    #[serde(default)]
+    pub left_out: BTreeMap<String, u64>,
     pub gzip: bool,
     /// How many bytes are to come, if the sender has said so.
     pub length: Option<u64>,
@@ -101,6 +110,9 @@ impl Meta {
             source_id,
             format,
             columns: String::new(),
+            clean: String::new(),
+            cleaned_by: None,
+            left_out: BTreeMap::new(),
             gzip: false,
             length: None,
             key: None,
@@ -124,8 +136,8 @@ impl Meta {
 
     /// Tells whether two requests mean the same upload.
     pub fn same_request(&self, other: &Meta) -> bool {
-        (&self.source_id, self.format, &self.columns, self.gzip, self.length)
-            == (&other.source_id, other.format, &other.columns, other.gzip, other.length)
+        let of = |m: &Meta| (m.source_id.clone(), m.format, m.columns.clone(), m.clean.clone(), m.gzip, m.length);
+        of(self) == of(other)
     }
 
     /// Adds the counts of a batch.
@@ -225,6 +237,8 @@ pub struct UploadStatus {
     pub result: IngestionResult,
     /// The first rows that were not understood.
     pub errors: Vec<RowError>,
+    /// Rows that the clean-up left out, by its steps; they are not among those received.
+    pub left_out: BTreeMap<String, u64>,
     /// Why it ended early.
     pub error: Option<String>,
     /// RFC 3339.

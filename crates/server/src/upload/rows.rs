@@ -3,6 +3,7 @@
 //! Invariant: the same bytes make the same batches, so that a batch is known by its number after a restart. A row without a time gets
 //! that of the upload.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use model::{Batch, TypeCounts};
@@ -20,6 +21,8 @@ pub struct Sink<'a> {
     pub points: &'a mut TypeCounts,
     /// Rows that are not understood: where, and why.
     pub bad: &'a mut Vec<(u64, String)>,
+    /// Rows that a clean-up left out, by the step's text.
+    pub left_out: &'a mut BTreeMap<String, u64>,
     /// Label `job` of series that have none.
     pub source_id: &'a str,
     /// The time of rows without one; milliseconds since 1970.

@@ -5,6 +5,7 @@
 //! Cost: at most [`SAMPLES_PER_SECOND_MAX`], so that old samples are on their way to blocks before many more come, and others have the
 //! store, too.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,9 +19,12 @@ use sys::File;
 use tokio::sync::watch;
 
 use crate::access::pass::judge_sources;
+use crate::sql::program;
 
+use super::clean::Cleaned;
+use super::cleaner::{CleanError, Cleaner};
 use super::folder::{MARK_PREFIX, UPLOAD_BYTES_MAX, Upload, Uploads};
-use super::meta::State;
+use super::meta::{Meta, State};
 use super::rows::{self, Failure, Rows, Sink};
 
 const SAMPLES_PER_SECOND_MAX: f64 = 400_000.0;
@@ -56,6 +60,22 @@ impl Read for Reader {
     }
 }
 
+/// Reads so much and no more; what goes beyond is an error, for an end would pass for that of the file.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buf)?;
+        let too_much =
+            || io::Error::new(io::ErrorKind::InvalidData, format!("more than {INFLATED_BYTES_MAX} bytes come of it"));
+        self.left = self.left.checked_sub(read as u64).ok_or_else(too_much)?;
+        Ok(read)
+    }
+}
+
 impl BodyFile {
     /// Reads from the beginning.
     pub fn read(self, gzip: bool) -> Box<dyn Read + Send> {
@@ -64,7 +84,7 @@ impl BodyFile {
             false => Box::new(reader),
             true => {
                 let inflating = flate2::bufread::MultiGzDecoder::new(io::BufReader::with_capacity(64 << 10, reader));
-                Box::new(inflating.take(INFLATED_BYTES_MAX))
+                Box::new(Bounded { inner: inflating, left: INFLATED_BYTES_MAX })
             }
         }
     }
@@ -180,7 +200,8 @@ impl Uploads {
         };
         let body = BodyFile { file: Arc::from(file), len: reached, reached: Arc::default() };
         let progress = body.reached.clone();
-        let mut rows = match rows::reader(&meta, body) {
+        let rows = if meta.clean.is_empty() { rows::reader(&meta, body) } else { self.cleaned(upload, &meta, body) };
+        let mut rows = match rows {
             Ok(rows) => rows,
             Err(failure) => return End::Failed(text_of(failure)),
         };
@@ -214,6 +235,25 @@ impl Uploads {
         End::Done
     }
 
+    /// Makes the reader of an upload that is cleaned up.
+    fn cleaned(&self, upload: &Upload, meta: &Meta, body: BodyFile) -> Result<Box<dyn Rows>, Failure> {
+        let program = program::find(self.0.analytics.as_deref()).map_err(Failure::Content)?;
+        let cleaner = Cleaner::start(&program, &meta.clean).map_err(|error| {
+            if matches!(error, CleanError::Gone(_)) {
+                self.0.stats.cleaners_gone.fetch_add(1, Ordering::Relaxed);
+            }
+            Failure::Content(format!("clean-up: {error}"))
+        })?;
+        if meta.cleaned_by.as_deref().is_some_and(|before| before != cleaner.version()) {
+            // Its batches would not be those that are stored already.
+            let why = "another quiver-analytics is here than the one that began with this upload: send it again";
+            return Err(Failure::Content(why.to_owned()));
+        }
+        upload.meta.lock().cleaned_by = Some(cleaner.version().to_owned());
+        self.save(upload).map_err(Failure::Disk)?;
+        Ok(Box::new(Cleaned::open(meta, body, cleaner)?))
+    }
+
     /// Reads and stores one batch; gives its samples, and whether there are more. What was read before a failure is stored, too.
     fn store_one(
         &self,
@@ -232,9 +272,16 @@ impl Uploads {
             method: CollectionMethod::BatchUpload,
             received_at_ms: (self.0.rest.now)(),
         };
-        let (mut batch, mut points, mut bad) = (Batch::new(origin), TypeCounts::default(), Vec::new());
-        let mut sink =
-            Sink { batch: &mut batch, points: &mut points, bad: &mut bad, source_id: &source_id, now_ms: created_ms };
+        let (mut batch, mut points) = (Batch::new(origin), TypeCounts::default());
+        let (mut bad, mut left_out) = (Vec::new(), BTreeMap::new());
+        let mut sink = Sink {
+            batch: &mut batch,
+            points: &mut points,
+            bad: &mut bad,
+            left_out: &mut left_out,
+            source_id: &source_id,
+            now_ms: created_ms,
+        };
         let filled = rows.fill(&mut sink);
         if bound {
             judge_sources(&batch, std::slice::from_ref(&source_id)).map_err(End::Failed)?;
@@ -249,7 +296,9 @@ impl Uploads {
             };
             let mut meta = upload.meta.lock();
             self.0.stats.bad_rows.fetch_add(bad.len() as u64, Ordering::Relaxed);
+            self.0.stats.left_out.fetch_add(left_out.values().sum(), Ordering::Relaxed);
             bad.into_iter().for_each(|(line, detail)| meta.bad(line, detail));
+            left_out.into_iter().for_each(|(step, n)| *meta.left_out.entry(step).or_default() += n);
             meta.count(seq, &counts, new_series);
         }
         match filled {
@@ -297,5 +346,20 @@ fn text_of(failure: Failure) -> String {
     match failure {
         Failure::Content(text) => text,
         Failure::Disk(error) => format!("its file cannot be read: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_inflates_too_far_does_not_end_quietly() {
+        let read = |left| {
+            let mut out = Vec::new();
+            Bounded { inner: &b"12345"[..], left }.read_to_end(&mut out).map(|_| out)
+        };
+        assert_eq!(read(5).unwrap(), b"12345");
+        assert_eq!(read(4).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }
