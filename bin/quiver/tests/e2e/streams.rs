@@ -158,7 +158,7 @@ fn bad_frames_cost_themselves_and_a_later_session_takes_over() {
 
     server.client.send("POST", "/api/v1/metrics/stream?stream_id=a/b", &[], b"{}").expect(400);
     let brotli = [("content-encoding", "br")];
-    server.client.send("POST", "/api/v1/metrics/stream", &brotli, b"{}").expect(415);
+    server.fresh_client().send("POST", "/api/v1/metrics/stream", &brotli, b"{}").expect(415);
     let mut long = Stream::post(&server, "stream_id=long");
     long.line();
     let piece = "x".repeat(1 << 20);

@@ -223,6 +223,11 @@ impl Program {
         }
     }
 
+    /// Gives a client with connections of its own: a request that was answered before its body was read may cost the connection.
+    pub fn fresh_client(&self) -> Client {
+        Client::new(&format!("http://127.0.0.1:{}", self.port))
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

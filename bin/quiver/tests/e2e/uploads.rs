@@ -190,8 +190,8 @@ fn tables_are_cleaned_up_in_their_own_process_and_counted_once_over_a_kill() {
     let with = |steps: &str| format!("{path}&clean={}", encode(steps));
     let refused = server.client.send("POST", &with("trim;blur:x"), &[], b"a\n").expect(400).json();
     assert!(refused["detail"].as_str().is_some_and(|d| d.contains("\"blur:x\" is no step")), "{refused}");
-    server.client.send("POST", &format!("{PATH}?format=ndjson&clean=trim"), &[], b"{}").expect(400);
-    let made = server.client.send("POST", &with(STEPS), &[], text.as_bytes()).expect(202).json();
+    server.fresh_client().send("POST", &format!("{PATH}?format=ndjson&clean=trim"), &[], b"{}").expect(400);
+    let made = server.fresh_client().send("POST", &with(STEPS), &[], text.as_bytes()).expect(202).json();
     let id = made["upload_id"].as_str().expect("an id").to_owned();
     wait_until("some of it is stored", || status(&server, &id)["processed_bytes"].as_u64() > Some(0));
     server.kill();
@@ -237,6 +237,7 @@ fn without_the_program_a_clean_up_says_what_is_missing_and_all_else_works() {
         "{}",
         refused.body
     );
-    let made = server.client.send("POST", &format!("{PATH}?format=csv"), &[], body.as_bytes()).expect(202).json();
+    let made =
+        server.fresh_client().send("POST", &format!("{PATH}?format=csv"), &[], body.as_bytes()).expect(202).json();
     assert_eq!(done(&server, made["upload_id"].as_str().expect("an id"))["result"]["accepted"], 10);
 }
