@@ -5,7 +5,7 @@
 //! Limits: [`TABLES_MAX`] tables for a batch, so that a file of which nothing is left can be cancelled.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
+use std::path::Path;
 
 use columns::{TableColumn, TableRows, read_table};
 use model::LabelsBuf;
@@ -135,6 +135,6 @@ fn content(error: impl std::fmt::Display) -> Failure {
 }
 
 /// Tells whether steps are understood. Blocks for the start of a process.
-pub fn check(program: &PathBuf, steps: &str) -> Result<(), CleanError> {
+pub fn check(program: &Path, steps: &str) -> Result<(), CleanError> {
     Cleaner::start(program, steps).map(drop)
 }
