@@ -183,7 +183,7 @@ fn label_sets(client: &Client, matcher: &str) -> BTreeSet<String> {
         let mut labels = labels.as_object().expect("labels").clone();
         let name = labels["__name__"].as_str().unwrap_or_default();
         let of_the_scrape = name == "up" || name.starts_with("scrape_");
-        (labels.remove("job"), labels.remove("instance"));
+        labels.retain(|label, _| label != "job" && label != "instance");
         (!of_the_scrape).then(|| Value::from(labels).to_string())
     });
     sets.collect()
