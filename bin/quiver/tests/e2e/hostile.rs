@@ -168,13 +168,23 @@ fn requests_that_become_much_more_than_they_are_take_no_memory() {
         ("x-prometheus-remote-write-version", "2.0.0"),
     ];
     let form = [("content-type", "application/x-www-form-urlencoded")];
-    let cases: [Case<'_>; 6] = [
+    let types: Vec<u8> = (0..1_400_000).flat_map(|i| format!("# TYPE a{i} gauge\n").into_bytes()).collect();
+    let strangers: Vec<u8> = (0..1_500_000).flat_map(|i| format!("b{i} 1\n").into_bytes()).collect();
+    let exemplars: Vec<u8> =
+        (0..700_000).flat_map(|i| format!("c_total{{i=\"{i}\"}} 1 # {{t=\"x\"}} 1\n").into_bytes()).collect();
+    let exemplars = [b"# TYPE c counter\n", &exemplars[..], b"# EOF\n"].concat();
+    let open_metrics = [GZIP, ("content-type", "application/openmetrics-text; version=1.0.0")];
+    let cases: [Case<'_>; 10] = [
         ("two million parameters", "POST", "/api/v1/query", &form, b"a=1&".repeat(2_000_000), 413),
         ("400,000 metrics", "POST", CUSTOM, &[JSON], metrics, 413),
         ("700,000 series", "POST", "/api/v1/write", &remote::HEADERS, remote::body(vec![one; 700_000]), 413),
         ("a long text 20,000 times", "POST", "/api/v1/write", &second, many_texts(20_000, 4_000), 413),
         ("a short text 600,000 times", "POST", "/api/v1/write", &second, many_texts(600_000, 10), 413),
         ("400,000 pushed series", "PUT", "/metrics/job/x", &[GZIP], gzip([lines]), 400),
+        ("1.4 million families", "PUT", "/metrics/job/x", &[GZIP], gzip([&types]), 400),
+        ("1.4 million families as they are", "PUT", "/metrics/job/x", &[], types, 400),
+        ("a million and a half names", "PUT", "/metrics/job/x", &[GZIP], gzip([strangers]), 400),
+        ("700,000 exemplars", "POST", "/metrics/job/x", &open_metrics, gzip([exemplars]), 400),
     ];
     for (what, method, path, headers, body, status) in &cases {
         let before = resident_bytes(&server);

@@ -16,9 +16,15 @@ use super::group::OWN_FAMILIES;
 use super::key::GroupKey;
 
 /// What the series of one body may take: a few bytes of text become a hundred.
-const CONTENT_BYTES_MAX: usize = 24 << 20;
+const CONTENT_BYTES_MAX: usize = 16 << 20;
 /// What a series takes beside its labels, about.
 const SERIES_BYTES: usize = 96;
+/// What a family takes beside its texts, about: its name stands twice, and its list of series begins with room for four.
+const FAMILY_BYTES: usize = 384;
+/// What an exemplar takes beside its labels, about.
+const EXEMPLAR_BYTES: usize = 96;
+/// What a native histogram takes beside its buckets, about.
+const HISTOGRAM_BYTES: usize = 256;
 
 /// An exemplar and the series that it belongs to.
 #[derive(Clone, PartialEq, Debug)]
@@ -53,6 +59,7 @@ pub fn read(format: Format, bytes: &[u8], key: &GroupKey) -> Result<Body, String
     let mut parser = BodyParser::new(format, bytes, true);
     let mut text = Vec::new();
     while let Some(item) = parser.next() {
+        reader.take(0)?;
         match item.map_err(|e| e.to_string())? {
             Item::Sample { key, reading } => {
                 text.clear();
@@ -64,7 +71,10 @@ pub fn read(format: Format, bytes: &[u8], key: &GroupKey) -> Result<Body, String
                 reader.metric_type = metric_type;
                 reader.points.start_family(metric_type);
             }
-            Item::Help { name, help } => reader.family(name).help = help.into_owned(),
+            Item::Help { name, help } => {
+                reader.take(help.len())?;
+                reader.family(name).help = help.into_owned();
+            }
             Item::Unit { name, unit } => unit.clone_into(&mut reader.family(name).unit),
             Item::Nothing => {}
         }
@@ -108,6 +118,9 @@ impl<'k> Reader<'k> {
     }
 
     fn entry(&mut self, name: &str) -> &mut PushedFamily {
+        if !self.families.contains_key(name) {
+            self.bytes += FAMILY_BYTES + 2 * name.len();
+        }
         self.families.entry(name.to_owned()).or_insert_with(|| PushedFamily {
             family: Family { name: name.to_owned(), ..Family::default() },
             series: Vec::new(),
@@ -123,21 +136,37 @@ impl<'k> Reader<'k> {
         let role = reading.role.unwrap_or_else(|| role_of(self.metric_type, &self.open, series_text, &name));
         self.points.add(role);
         let labels = self.labels(parser)?;
-        self.bytes += SERIES_BYTES + labels.as_bytes().len();
-        if self.bytes > CONTENT_BYTES_MAX {
-            return Err(format!("the metrics would take more than {CONTENT_BYTES_MAX} bytes; push fewer at a time"));
-        }
+        self.take(SERIES_BYTES + labels.as_bytes().len())?;
         let value = match reading.value {
             Read::Float(value) => Value::Float(value),
-            Read::Histogram => Value::Histogram(Arc::new(parser.histogram()?)),
+            Read::Histogram => {
+                let histogram = parser.histogram()?;
+                let h = &histogram;
+                let buckets = h.positive.len() + h.negative.len() + h.custom_bounds.len();
+                let buckets = buckets + h.positive_spans.len() + h.negative_spans.len();
+                self.take(HISTOGRAM_BYTES + 8 * buckets)?;
+                Value::Histogram(Arc::new(histogram))
+            }
         };
         let exemplars = &mut self.exemplars;
+        let before = exemplars.len();
         parser.exemplars(|own, value, ts_ms| {
             exemplars.push(PushedExemplar { series: labels.clone(), labels: own.to_labels(), value, ts_ms });
         });
+        let more = self.exemplars.iter().skip(before).map(|e| EXEMPLAR_BYTES + e.labels.as_bytes().len()).sum();
+        self.take(more)?;
         let family = if role == Role::Stranger { name.into_owned() } else { self.open.clone() };
         self.entry(&family).series.push(PushedSeries { labels, value });
         Ok(())
+    }
+
+    /// Counts what the content takes.
+    fn take(&mut self, bytes: usize) -> Result<(), String> {
+        self.bytes += bytes;
+        match self.bytes > CONTENT_BYTES_MAX {
+            true => Err(format!("the metrics would take more than {CONTENT_BYTES_MAX} bytes; push fewer at a time")),
+            false => Ok(()),
+        }
     }
 
     fn labels(&mut self, parser: &BodyParser<'_>) -> Result<Labels, String> {

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRef, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, put};
@@ -19,6 +19,7 @@ use super::key::GroupKey;
 use crate::access::{NotYours, Pass};
 use crate::prom::api::other_method;
 use crate::prom::params::{Params, parse_duration_ms};
+use crate::rest::body::collect;
 
 /// Longest time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -122,15 +123,15 @@ async fn take(gateway: &Gateway, method: &Method, uri: &Uri, headers: &HeaderMap
         status: StatusCode::PAYLOAD_TOO_LARGE,
         text: format!("the body is larger than {max} bytes or broke off"),
     };
-    let read = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, max)).await;
+    let read = tokio::time::timeout(BODY_TIMEOUT, collect(body, max)).await;
     let late = |_| Failed { status: StatusCode::REQUEST_TIMEOUT, text: "the body did not arrive in time".to_owned() };
-    let bytes = read.map_err(late)?.map_err(|_| too_large())?;
+    let bytes = Bytes::from(read.map_err(late)?.map_err(|_| too_large())?);
     let received_at_ms = gateway.now_ms();
     let (format, encoding) = (format_of(headers), text(headers, header::CONTENT_ENCODING).to_owned());
     let parsing_key = key.clone();
     // Megabytes of text take longer than other requests should wait.
     let parsed = tokio::task::spawn_blocking(move || {
-        let bytes = inflate(&encoding, &bytes, max)?;
+        let bytes = inflate(&encoding, bytes, max)?;
         body::read(format, &bytes, &parsing_key).map_err(Failed::bad)
     });
     let body = parsed.await.map_err(broken)??;
@@ -169,21 +170,21 @@ fn ttl_ms(headers: &HeaderMap, params: &Params) -> Result<Option<i64>, String> {
     Ok(Some(if ms == 0.0 { 0 } else { (ms.round() as i64).max(1) }))
 }
 
-fn inflate(encoding: &str, bytes: &[u8], max: usize) -> Result<Vec<u8>, Failed> {
+fn inflate(encoding: &str, bytes: Bytes, max: usize) -> Result<Bytes, Failed> {
     let too_large = |text: String| Failed { status: StatusCode::PAYLOAD_TOO_LARGE, text };
     match encoding.to_ascii_lowercase().as_str() {
-        "" | "identity" => Ok(bytes.to_vec()),
-        "gzip" => gzip::inflate_capped(bytes, max).map_err(|error| match error {
+        "" | "identity" => Ok(bytes),
+        "gzip" => gzip::inflate_capped(&bytes, max).map(Bytes::from).map_err(|error| match error {
             InflateError::TooLarge { .. } => too_large(error.to_string()),
             _ => Failed::bad(error.to_string()),
         }),
         "snappy" => {
             let mut out = Vec::new();
-            let mut reader = snap::read::FrameDecoder::new(bytes).take(max as u64 + 1);
+            let mut reader = snap::read::FrameDecoder::new(&bytes[..]).take(max as u64 + 1);
             reader.read_to_end(&mut out).map_err(|e| Failed::bad(format!("the body is no framed snappy: {e}")))?;
             match out.len() > max {
                 true => Err(too_large(format!("the body inflates to more than {max} bytes"))),
-                false => Ok(out),
+                false => Ok(Bytes::from(out)),
             }
         }
         other => Err(Failed {
@@ -235,11 +236,12 @@ mod tests {
         let snappy = snappy.into_inner().unwrap_or_else(|e| panic!("{e}"));
         let gzip = gzip.finish().unwrap_or_else(|e| panic!("{e}"));
         for (encoding, bytes) in [("snappy", &snappy), ("gzip", &gzip)] {
-            let status = inflate(encoding, bytes, 99_999).err().map(|f| f.status.as_u16());
+            let inflate = |bytes: &[u8], max| inflate(encoding, Bytes::copy_from_slice(bytes), max);
+            let status = inflate(bytes, 99_999).err().map(|f| f.status.as_u16());
             assert_eq!(status, Some(413), "{encoding}");
-            assert_eq!(inflate(encoding, bytes, 100_000).ok().map(|b| b.len()), Some(100_000), "{encoding}");
-            assert_eq!(inflate(encoding, &bytes[..9], 100_000).err().map(|f| f.status.as_u16()), Some(400));
+            assert_eq!(inflate(bytes, 100_000).ok().map(|b| b.len()), Some(100_000), "{encoding}");
+            assert_eq!(inflate(&bytes[..9], 100_000).err().map(|f| f.status.as_u16()), Some(400));
         }
-        assert_eq!(inflate("br", &[], 1).err().map(|f| f.status.as_u16()), Some(415));
+        assert_eq!(inflate("br", Bytes::new(), 1).err().map(|f| f.status.as_u16()), Some(415));
     }
 }

@@ -71,7 +71,7 @@ pub async fn receive(headers: &HeaderMap, body: Body, bytes_max: usize) -> Resul
 }
 
 /// Joins what arrives at once: a body in pieces of one byte costs no more than another.
-async fn collect(mut body: Body, bytes_max: usize) -> Result<Vec<u8>, Problem> {
+pub(crate) async fn collect(mut body: Body, bytes_max: usize) -> Result<Vec<u8>, Problem> {
     let expected = HttpBody::size_hint(&body).lower();
     if expected > bytes_max as u64 {
         return Err(too_large(bytes_max));
