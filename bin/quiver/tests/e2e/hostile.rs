@@ -48,6 +48,12 @@ fn cpu_seconds(server: &Program) -> f64 {
     own(server, "process_cpu_seconds_total")
 }
 
+/// A row of the table of hostile input: what was sent, the answer, memory and time; `--nocapture` shows it.
+fn tell(what: &str, sent: usize, status: u16, grown: f64, took: Duration) {
+    let (mib, sent) = (grown / f64::from(1 << 20), sent.div_ceil(1 << 10));
+    println!("| {what} | {sent} KiB | {status} | {mib:.0} MiB | {} ms |", took.as_millis());
+}
+
 fn good(server: &Program) -> Answer {
     let metric = json!([{"name": "good", "metric_type": "GAUGE", "value": 1, "source": "APPLICATION"}]);
     let before = cpu_seconds(server);
@@ -114,12 +120,15 @@ fn bombs_are_refused_and_take_no_memory() {
     ];
     for (what, body, status) in &cases {
         let (before, worked) = (resident_bytes(&server), cpu_seconds(&server));
+        let begin = Instant::now();
         let answer = server.client.send("POST", CUSTOM, &[JSON, GZIP], body);
+        let took = begin.elapsed();
         assert_eq!(answer.status, *status, "{what}: {}", answer.body);
         let worked = cpu_seconds(&server) - worked;
         assert!(worked < 5.0, "{what} took {worked} s of CPU");
         let grown = resident_bytes(&server) - before;
         assert!(grown < GROWTH_BYTES_MAX, "{what}: {grown} bytes more");
+        tell(what, body.len(), answer.status, grown, took);
         good(&server).expect(200);
     }
 }
@@ -188,11 +197,14 @@ fn requests_that_become_much_more_than_they_are_take_no_memory() {
     ];
     for (what, method, path, headers, body, status) in &cases {
         let before = resident_bytes(&server);
+        let begin = Instant::now();
         let answer = server.client.send(method, path, headers, body);
+        let took = begin.elapsed();
         assert_eq!(answer.status, *status, "{what}: {}", answer.body);
         assert!(answer.body.contains("more than") || answer.body.contains("too"), "{what}: {}", answer.body);
         let grown = resident_bytes(&server) - before;
         assert!(grown < GROWTH_BYTES_MAX, "{what}: {grown} bytes more");
+        tell(what, body.len(), answer.status, grown, took);
         good(&server).expect(200);
     }
 }
