@@ -36,7 +36,7 @@ pub use labels::{
     DuplicateLabel, Fingerprint, LABEL_NAME, Labels, LabelsBuf, SeriesId, is_legacy_label_name, is_legacy_metric_name,
 };
 pub use mark::StreamMark;
-pub use matcher::{MatchOp, Matcher, MatcherError, compile_anchored};
+pub use matcher::{MatchOp, Matcher, MatcherError, REGEX_BYTES_MAX, compile_anchored};
 pub use refusal::{Counts, Refusal, Verdict};
 pub use report::{CollectionMethod, CollectionReport, Health, Origin, TypeCounts};
 pub use sample::{STALE_NAN_BITS, Sample, Samples, is_stale, stale_nan};

@@ -48,10 +48,19 @@ pub struct MatcherError {
     pub reason: String,
 }
 
+/// Bytes that one regular expression may take when it is compiled.
+pub const REGEX_BYTES_MAX: usize = 10 << 20;
+
 /// Compiles a regular expression as Prometheus does: anchored at both ends, `.` matches line feeds, size bounded.
 pub fn compile_anchored(pattern: &str) -> Result<Regex, MatcherError> {
+    compile_within(pattern, REGEX_BYTES_MAX)
+}
+
+/// As [`compile_anchored`], with a bound of its own: a few letters may compile to megabytes, and who takes many expressions from one
+/// sender bounds them together.
+fn compile_within(pattern: &str, bytes_max: usize) -> Result<Regex, MatcherError> {
     regex::RegexBuilder::new(&format!("^(?s:{pattern})$"))
-        .size_limit(10 << 20)
+        .size_limit(bytes_max)
         .build()
         .map_err(|e| MatcherError { pattern: pattern.to_owned(), reason: e.to_string() })
 }
@@ -61,9 +70,21 @@ impl Matcher {
     ///
     /// **Errors** when a regular expression does not compile.
     pub fn new(name: impl Into<String>, op: MatchOp, value: impl Into<String>) -> Result<Matcher, MatcherError> {
+        Matcher::new_within(name, op, value, REGEX_BYTES_MAX)
+    }
+
+    /// Builds a matcher whose regular expression takes no more than so many bytes when it is compiled.
+    ///
+    /// **Errors** when it does not compile, or to more.
+    pub fn new_within(
+        name: impl Into<String>,
+        op: MatchOp,
+        value: impl Into<String>,
+        bytes_max: usize,
+    ) -> Result<Matcher, MatcherError> {
         let value = value.into();
         let regex = match op {
-            MatchOp::Regex | MatchOp::NotRegex => Some(compile_anchored(&value)?),
+            MatchOp::Regex | MatchOp::NotRegex => Some(compile_within(&value, bytes_max)?),
             MatchOp::Equal | MatchOp::NotEqual => None,
         };
         Ok(Matcher { name: name.into(), op, value, regex })

@@ -21,6 +21,9 @@ pub use error::ParseError;
 pub use eval::{
     EvalError, MatrixSeries, QueryMemory, QueryOptions, QueryResult, QueryStats, Value, VectorSample, instant, range,
 };
-pub use parser::{MAX_DEPTH, MAX_NESTING, MAX_QUERY_BYTES, ParseOptions, parse, parse_selector, parse_with};
+pub use parser::{
+    MAX_DEPTH, MAX_NESTING, MAX_PATTERN_BYTES, MAX_PATTERNS, MAX_QUERY_BYTES, ParseOptions, parse, parse_selector,
+    parse_selectors, parse_with,
+};
 pub use printer::format;
 pub use reach::reach_ms;

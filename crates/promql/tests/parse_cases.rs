@@ -269,3 +269,19 @@ proptest! {
         let _ = parse_selector(&text);
     }
 }
+
+/// A few letters compile to megabytes: many of them share what one may have.
+#[test]
+fn regular_expressions_are_bounded_together() {
+    let many = |pattern: &str, n: usize| format!("up{{{}}}", format!("a=~{pattern:?},").repeat(n));
+    assert!(promql::parse(&many("b0.*", promql::MAX_PATTERNS)).is_ok());
+    let error = promql::parse(&many("b", promql::MAX_PATTERNS + 1)).expect_err("too many");
+    assert!(error.to_string().contains("1001 regular expressions"), "{error}");
+    assert!(promql::parse(&many("\\pL{60}", 2)).is_ok());
+    let error = promql::parse(&many("\\pL{60}", 100)).expect_err("too large together");
+    assert!(error.to_string().contains("size"), "{error}");
+    let (one, all) = (many("\\pL{60}", 1), vec!["up{a=~\"\\\\pL{60}\"}"; 100]);
+    assert!(promql::parse_selector(&one).is_ok());
+    assert!(promql::parse_selectors(&all).is_err());
+    assert_eq!(promql::parse_selectors(&["up", "{a=~\"b.*\"}"]).map(|sets| sets.len()), Ok(2));
+}

@@ -1,5 +1,7 @@
 //! `absent` and `absent_over_time`: a series exactly where there is none.
 
+use std::collections::{BTreeMap, HashSet};
+
 use model::{LABEL_NAME, Labels, LabelsBuf, MatchOp, Matcher};
 
 use super::error::EvalError;
@@ -35,16 +37,17 @@ fn asked_for(arg: &Expr) -> Labels {
         ExprKind::Vector(selector) | ExprKind::Matrix { selector, .. } => &selector.matchers,
         _ => return Labels::empty(),
     };
-    let mut labels = LabelsBuf::default();
-    let mut seen: Vec<&str> = Vec::new();
+    // A selector may have tens of thousands: none is looked for among the others.
+    let (mut fixed, mut seen) = (BTreeMap::new(), HashSet::new());
     for matcher in matchers.iter().filter(|matcher| matcher.name() != LABEL_NAME) {
-        if matcher.op() == MatchOp::Equal && !seen.contains(&matcher.name()) {
-            labels.set(matcher.name(), matcher.value());
-            seen.push(matcher.name());
+        if matcher.op() == MatchOp::Equal && seen.insert(matcher.name()) {
+            fixed.insert(matcher.name(), matcher.value());
         } else {
-            labels.remove(matcher.name());
+            fixed.remove(matcher.name());
         }
     }
+    let mut labels = LabelsBuf::default();
+    fixed.iter().for_each(|(name, value)| labels.push(name, value));
     labels.to_labels()
 }
 
@@ -58,6 +61,8 @@ mod tests {
             (r#"x{a="1",b="2"}"#, r#"{a="1", b="2"}"#),
             (r#"x{a="1",a="2",b="2"}"#, r#"{b="2"}"#),
             (r#"(x{a="1",b=~".+"})"#, r#"{a="1"}"#),
+            (r#"x{b=~".+",b="2"}"#, r#"{b="2"}"#),
+            (r#"x{a="1",a=~".+"}"#, "{}"),
             (r#"sum(x{a="1"})"#, "{}"),
         ] {
             let expr = crate::parse(query).unwrap();

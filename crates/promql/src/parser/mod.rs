@@ -1,7 +1,8 @@
 //! Tokens → syntax tree: operators by precedence, everything else by recursive descent.
 //!
 //! Limits: a query has at most [`MAX_QUERY_BYTES`]; its text nests at most [`MAX_NESTING`] deep and its tree, chains of operators
-//! included, is at most [`MAX_DEPTH`] high, so that nothing that walks the tree can exhaust the stack.
+//! included, is at most [`MAX_DEPTH`] high, so that nothing that walks the tree can exhaust the stack. It has at most [`MAX_PATTERNS`]
+//! regular expressions, which share [`MAX_PATTERN_BYTES`] when they are compiled.
 
 mod aggregate;
 mod binary;
@@ -21,6 +22,10 @@ pub const MAX_QUERY_BYTES: usize = 1 << 20;
 pub const MAX_NESTING: u32 = 128;
 /// The highest syntax tree.
 pub const MAX_DEPTH: u32 = 512;
+/// Regular expressions of one query, or of all selectors of one request.
+pub const MAX_PATTERNS: usize = 1_000;
+/// What they may come to when they are compiled; each may take its share, and no more than one alone may.
+pub const MAX_PATTERN_BYTES: usize = 32 << 20;
 
 /// Which experimental parts of the language are understood; all are by default.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,8 +74,25 @@ pub fn parse_with(query: &str, options: &ParseOptions) -> Result<Expr, ParseErro
 ///
 /// **Errors** also when every matcher accepts the empty string, because that would select all series.
 pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
+    selector_beside(text, patterns_in(text))
+}
+
+/// Parses the selectors of one request, which share what one query may use.
+///
+/// **Errors** as [`parse_selector`].
+pub fn parse_selectors(texts: &[&str]) -> Result<Vec<Vec<Matcher>>, ParseError> {
+    let patterns = texts.iter().map(|text| patterns_in(text)).sum();
+    texts.iter().map(|text| selector_beside(text, patterns)).collect()
+}
+
+/// Counts the regular expressions of a text; those in its strings, which are none, count as well.
+fn patterns_in(text: &str) -> usize {
+    text.matches("=~").count() + text.matches("!~").count()
+}
+
+fn selector_beside(text: &str, patterns: usize) -> Result<Vec<Matcher>, ParseError> {
     let options = ParseOptions::default();
-    let mut parser = Parser::new(text, &options)?;
+    let mut parser = Parser::beside(text, &options, patterns)?;
     let parsed = parser.vector_selector()?;
     parser.expect_end()?;
     let ExprKind::Vector(VectorSelector { matchers, .. }) = parsed.kind else {
@@ -97,17 +119,29 @@ struct Parser<'a> {
     nesting: u32,
     /// How many aggregations are open; errors say so.
     aggregations: u32,
+    /// What each regular expression may come to.
+    pattern_bytes: usize,
 }
 
 type Result<T, E = ParseError> = std::result::Result<T, E>;
 
 impl<'a> Parser<'a> {
     fn new(query: &'a str, options: &'a ParseOptions) -> Result<Parser<'a>> {
+        Parser::beside(query, options, patterns_in(query))
+    }
+
+    /// **Takes** how many regular expressions there are in all, here and beside.
+    fn beside(query: &'a str, options: &'a ParseOptions, patterns: usize) -> Result<Parser<'a>> {
         if query.len() > MAX_QUERY_BYTES {
             let message = format!("query is too long: {} bytes, at most {MAX_QUERY_BYTES}", query.len());
             return Err(ParseError::new(query, Span::default(), message));
         }
-        Ok(Parser { query, options, tokens: lex(query), at: 0, nesting: 0, aggregations: 0 })
+        if patterns > MAX_PATTERNS {
+            let message = format!("{patterns} regular expressions, at most {MAX_PATTERNS}");
+            return Err(ParseError::new(query, Span::default(), message));
+        }
+        let pattern_bytes = (MAX_PATTERN_BYTES / patterns.max(1)).min(model::REGEX_BYTES_MAX);
+        Ok(Parser { query, options, tokens: lex(query), at: 0, nesting: 0, aggregations: 0, pattern_bytes })
     }
 
     fn fail(&self, span: Span, message: impl Into<String>) -> ParseError {

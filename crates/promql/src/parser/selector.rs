@@ -82,6 +82,6 @@ impl Parser<'_> {
         }
         let value = self.take();
         let span = Span { start: name.span.start, end: value.span.end };
-        Matcher::new(name.text, op, value.text).map_err(|e| self.fail(span, e.to_string()))
+        Matcher::new_within(name.text, op, value.text, self.pattern_bytes).map_err(|e| self.fail(span, e.to_string()))
     }
 }
