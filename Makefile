@@ -4,7 +4,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/quiver/target
 export QUIVER_CACHE ?= $(HOME)/.cache/quiver
 
-.PHONY: run test check analytics analytics-release fmt lint unit compat bench bench-instructions soak fuzz deny help
+.PHONY: run test check analytics analytics-release fmt lint unit compat openapi bench bench-instructions bench-attack soak fuzz deny help
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -17,7 +17,7 @@ test: ## everything: set-up, format, lints, all tests with the real programs bes
 	@scripts/setup test
 	$(MAKE) --no-print-directory check
 
-check: fmt lint analytics unit compat ## what a reviewer would run, without set-up
+check: fmt lint analytics unit compat openapi ## what a reviewer would run, without set-up
 
 analytics: ## the process that answers SQL and works on tables (DuckDB, Polars): build and test it, cheaply compiled
 	scripts/analytics build
@@ -39,10 +39,19 @@ unit: ## all Rust tests, end-to-end ones included
 compat: ## stock DuckDB and Polars read a data directory of ours
 	scripts/compat
 
+openapi: ## the OpenAPI document is held against a running server with schemathesis; EXAMPLES=200 for a long run
+	scripts/openapi $(EXAMPLES)
+
 bench: ## the benchmark beside Prometheus, VictoriaMetrics and InfluxDB; some 40 minutes, not part of the tests; BENCH="--only remote-write" for a part
 	@scripts/setup bench
 	cargo build --release --locked -p quiver -p bench
 	$(CARGO_TARGET_DIR)/release/quiver-bench --quiver $(CARGO_TARGET_DIR)/release/quiver $(BENCH)
+
+bench-attack: analytics-release ## the latency of collection while hostile SQL runs, some 8 minutes
+	@scripts/setup bench
+	cargo build --release --locked -p quiver -p bench
+	$(CARGO_TARGET_DIR)/release/quiver-bench --quiver $(CARGO_TARGET_DIR)/release/quiver \
+		--analytics $(QUIVER_CACHE)/analytics-target/release/quiver-analytics --only attack $(BENCH)
 
 bench-instructions: ## instructions per sample of each step of the hot path, counted under callgrind
 	@scripts/setup bench

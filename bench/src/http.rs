@@ -47,6 +47,11 @@ impl Client {
         Ok(Client { reader, writer, host: format!("127.0.0.1:{port}"), line: String::new() })
     }
 
+    /// Gives the connection, for whoever may want to end it.
+    pub fn stream(&self) -> std::io::Result<TcpStream> {
+        self.writer.try_clone()
+    }
+
     pub fn get(&mut self, path: &str) -> std::io::Result<Answer> {
         self.request("GET", path, "", &[])
     }

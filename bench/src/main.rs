@@ -4,6 +4,7 @@
 //! say little; rates, memory and disk stand beside it. Every run checks what the server can answer afterwards,
 //! so that a server which dropped its load cannot look fast.
 
+mod attack;
 #[path = "../../tests/support/child.rs"]
 mod child;
 mod disk;
@@ -45,6 +46,12 @@ struct Options {
     /// The quiver binary.
     #[arg(long)]
     quiver: PathBuf,
+    /// The program quiver-analytics, for the attack in SQL; without it that part is left out.
+    #[arg(long)]
+    analytics: Option<PathBuf>,
+    /// Series of the load that is collected while hostile SQL runs.
+    #[arg(long, default_value_t = 100_000)]
+    attack_series: usize,
     /// Seconds of load for each server and kind of load.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -123,10 +130,12 @@ enum Part {
     Ways,
     /// Cost and rate per sample on the way to each kind of other store.
     Sinks,
+    /// Latency of collection while hostile SQL runs; Quiver alone.
+    Attack,
 }
 
 impl Part {
-    const ALL: [Part; 8] = [
+    const ALL: [Part; 9] = [
         Part::RemoteWrite,
         Part::Scrape,
         Part::ScrapeSlow,
@@ -135,6 +144,7 @@ impl Part {
         Part::Growth,
         Part::Ways,
         Part::Sinks,
+        Part::Attack,
     ];
 }
 
@@ -248,7 +258,8 @@ fn run(options: &Options, rows: &mut Vec<Row>) -> Result<(), String> {
             Part::Growth if ours => growth(options, rows),
             Part::Ways if ours => rows.extend(ways::run(options, &installed)),
             Part::Sinks if ours => rows.extend(sinks::run(options)),
-            Part::Growth | Part::Ways | Part::Sinks => {}
+            Part::Attack if ours => attack::run(options, rows),
+            Part::Growth | Part::Ways | Part::Sinks | Part::Attack => {}
         }
     }
     Ok(())

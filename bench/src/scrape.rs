@@ -102,47 +102,71 @@ struct Targets {
     progress: Progress,
 }
 
-pub fn run(options: &Options, kind: Kind, load: &Load) -> Result<Row, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
-    let port = listener.local_addr().map_err(|e| e.to_string())?.port();
-    let targets = Arc::new(Targets::new(options, kind, load));
-    let serving = Arc::clone(&targets);
-    std::thread::spawn(move || serve(&listener, &serving));
-    let folder = options.folder()?;
-    let server = Server::start(kind, options, folder.path(), &scrape_config(load, port))?;
-    // The first scrapes create the series; what is measured is the steady state behind them.
-    std::thread::sleep(Duration::from_secs(2 * load.interval_s + 5));
-    let own_before = own_histogram::read(&server);
-    let before = Snapshot::of(&server, &targets)?;
-    let stop = AtomicBool::new(false);
-    let delays = std::thread::scope(|scope| {
-        let watching = scope.spawn(|| probe::by_scrape(&server, &targets.served, &stop));
-        std::thread::sleep(Duration::from_secs(load.seconds));
-        stop.store(true, Ordering::Relaxed);
-        watching.join().unwrap_or_else(|_| Err("the probe panicked".to_owned()))
-    })?;
-    let after = Snapshot::of(&server, &targets)?;
-    let own_after = own_histogram::read(&server);
-    let seconds = (after.at - before.at).as_secs_f64();
-    let samples = (after.samples - before.samples) as f64;
-    let active = (load.targets * load.target_series) as f64;
-    let mut row = Row::new(&load.name, kind.name(), kind.version(options));
-    row.set("series", active);
-    row.set("samples_per_second", samples / seconds);
-    row.set(
-        "scrapes_of_due",
-        (after.scrapes - before.scrapes) as f64 * load.interval_s as f64 / (load.targets as f64 * seconds),
-    );
-    row.set("cpu_s_per_million", (after.cpu - before.cpu) / (samples / 1e6));
-    row.set("generator_cpu_s_per_million", (after.own - before.own) / (samples / 1e6));
-    row.set("probes", delays.len() as f64);
-    let (p50, p99) = p50_p99(delays);
-    row.set("visible_p50_ms", p50);
-    row.set("visible_p99_ms", p99);
-    if let Some((p50, p99)) = own_histogram::between(&own_before, &own_after) {
-        row.set("append_p50_ms_at_most", p50);
-        row.set("append_p99_ms_at_most", p99);
+/// A server that scrapes the load.
+pub struct Standing {
+    pub server: Server,
+    targets: Arc<Targets>,
+    load: Load,
+    _folder: tempfile::TempDir,
+}
+
+impl Standing {
+    /// Starts targets and server and waits until the load is steady.
+    pub fn start(options: &Options, kind: Kind, load: &Load) -> Result<Standing, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
+        let port = listener.local_addr().map_err(|e| e.to_string())?.port();
+        let targets = Arc::new(Targets::new(options, kind, load));
+        let serving = Arc::clone(&targets);
+        std::thread::spawn(move || serve(&listener, &serving));
+        let folder = options.folder()?;
+        let server = Server::start(kind, options, folder.path(), &scrape_config(load, port))?;
+        // The first scrapes create the series; what is measured is the steady state behind them.
+        std::thread::sleep(Duration::from_secs(2 * load.interval_s + 5));
+        Ok(Standing { server, targets, load: load.clone(), _folder: folder })
     }
+
+    /// Watches for so many seconds how fast samples are there, and notes it.
+    pub fn watch(&self, seconds: u64, row: &mut Row) -> Result<(), String> {
+        let (server, targets, load) = (&self.server, &self.targets, &self.load);
+        let own_before = own_histogram::read(server);
+        let before = Snapshot::of(server, targets)?;
+        let stop = AtomicBool::new(false);
+        let delays = std::thread::scope(|scope| {
+            let watching = scope.spawn(|| probe::by_scrape(server, &targets.served, &stop));
+            std::thread::sleep(Duration::from_secs(seconds));
+            stop.store(true, Ordering::Relaxed);
+            watching.join().unwrap_or_else(|_| Err("the probe panicked".to_owned()))
+        })?;
+        let after = Snapshot::of(server, targets)?;
+        let own_after = own_histogram::read(server);
+        let seconds = (after.at - before.at).as_secs_f64();
+        let samples = (after.samples - before.samples) as f64;
+        row.set("series", (load.targets * load.target_series) as f64);
+        row.set("samples_per_second", samples / seconds);
+        row.set(
+            "scrapes_of_due",
+            (after.scrapes - before.scrapes) as f64 * load.interval_s as f64 / (load.targets as f64 * seconds),
+        );
+        row.set("cpu_s_per_million", (after.cpu - before.cpu) / (samples / 1e6));
+        row.set("generator_cpu_s_per_million", (after.own - before.own) / (samples / 1e6));
+        row.set("probes", delays.len() as f64);
+        let (p50, p99) = p50_p99(delays);
+        row.set("visible_p50_ms", p50);
+        row.set("visible_p99_ms", p99);
+        if let Some((p50, p99)) = own_histogram::between(&own_before, &own_after) {
+            row.set("append_p50_ms_at_most", p50);
+            row.set("append_p99_ms_at_most", p99);
+        }
+        Ok(())
+    }
+}
+
+pub fn run(options: &Options, kind: Kind, load: &Load) -> Result<Row, String> {
+    let standing = Standing::start(options, kind, load)?;
+    let mut row = Row::new(&load.name, kind.name(), kind.version(options));
+    standing.watch(load.seconds, &mut row)?;
+    let (server, targets) = (&standing.server, &standing.targets);
+    let active = (load.targets * load.target_series) as f64;
     let resident = server.resident_bytes();
     row.set("rss_mib", resident as f64 / 1_048_576.0);
     row.set("rss_bytes_per_series", resident as f64 / active);

@@ -106,12 +106,16 @@ impl Kind {
         ];
         let scraping = format!("-promscrape.config={config}");
         match self {
-            Kind::Quiver => vec![vec![
-                "serve".into(),
-                format!("--listen=127.0.0.1:{port}"),
-                format!("--data-dir={data}"),
-                format!("--config={config}"),
-            ]],
+            Kind::Quiver => {
+                let analytics = place.analytics.iter().map(|program| format!("--analytics={}", program.display()));
+                let arguments = [
+                    "serve".into(),
+                    format!("--listen=127.0.0.1:{port}"),
+                    format!("--data-dir={data}"),
+                    format!("--config={config}"),
+                ];
+                vec![arguments.into_iter().chain(analytics).collect()]
+            }
             Kind::Prometheus => vec![vec![
                 format!("--web.listen-address=127.0.0.1:{port}"),
                 format!("--storage.tsdb.path={data}"),
@@ -142,6 +146,8 @@ struct Place {
     folder: PathBuf,
     port: u16,
     helper_port: u16,
+    /// The program that answers SQL.
+    analytics: Option<PathBuf>,
 }
 
 impl Place {
@@ -166,7 +172,12 @@ pub struct Server {
 impl Server {
     /// Starts a server on a fresh folder and waits until it answers.
     pub fn start(kind: Kind, options: &Options, folder: &Path, scrape_config: &str) -> Result<Server, String> {
-        let place = Place { folder: folder.to_owned(), port: free_port()?, helper_port: free_port()? };
+        let place = Place {
+            folder: folder.to_owned(),
+            port: free_port()?,
+            helper_port: free_port()?,
+            analytics: options.analytics.clone(),
+        };
         let config = if kind == Kind::Influxdb { influx_config(&place)? } else { scrape_config.to_owned() };
         std::fs::write(place.config(), config).map_err(|e| format!("{}: {e}", place.config().display()))?;
         let port = place.port;

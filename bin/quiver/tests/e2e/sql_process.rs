@@ -59,6 +59,10 @@ fn the_process_is_locked_in_and_does_not_outlive_its_server() {
     }
     let first_to_go = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("a score");
     assert_eq!(first_to_go.trim(), "1000");
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("its state");
+    // Behind the name in parentheses, the seventeenth: how far it stands back.
+    let nice = stat.rsplit(") ").next().and_then(|rest| rest.split_whitespace().nth(16));
+    assert_eq!(nice, Some("10"), "{stat}");
     server.kill();
     wait_until("the process has ended", || {
         !Path::new(&format!("/proc/{pid}")).exists() || status_of(pid).contains("(zombie)")

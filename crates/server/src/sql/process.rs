@@ -20,6 +20,8 @@ use crate::rest::problem::Problem;
 const WORD_BYTES_MAX: u32 = 1 << 20;
 /// What is kept of its last words.
 const LAST_WORDS_BYTES: u64 = 4 << 10;
+/// Collection and everybody else's queries come first.
+const NICE: i32 = 10;
 
 /// A process for one query.
 pub struct Process {
@@ -103,6 +105,11 @@ impl Process {
             command.uid(NOBODY).gid(NOBODY);
         }
         let mut child = command.spawn()?;
+        // It has one thread now, and those that come inherit it. Where it cannot be, the query runs as everybody else.
+        let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
+        if let Some(Err(error)) = pid.map(|pid| rustix::process::setpriority_process(Some(pid), NICE)) {
+            tracing::debug!(%error, "a query runs at the server's priority");
+        }
         let missing = || io::Error::other("a pipe is missing");
         let stdin = child.stdin.take().ok_or_else(missing)?;
         let stdout = BufReader::new(child.stdout.take().ok_or_else(missing)?);
