@@ -26,7 +26,7 @@ fn the_first_five_minutes_work_as_pasted() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let server = support::quiver(dir.path(), &[]);
     let blocks = blocks();
-    assert_eq!(blocks.len(), 6, "{blocks:?}");
+    assert_eq!(blocks.len(), 7, "{blocks:?}");
 
     let registered = paste(&blocks[0], server.port);
     assert!(registered.contains("\"health_status\":\"healthy\""), "{registered}");
@@ -41,6 +41,8 @@ fn the_first_five_minutes_work_as_pasted() {
     assert!(deleted.contains("\"DELETED\""), "{deleted}");
     let integrity = paste(&blocks[5], server.port);
     assert!(integrity.contains("\"received\""), "{integrity}");
+    let found = paste(&blocks[6], server.port);
+    assert!(found.contains("orders_open") && found.contains("\"has_more\":false"), "{found}");
     let left = server.client.get(&format!("/api/v1/query?query={}", encode("count({job=\"quiver\"})"))).json();
     assert_eq!(left["data"]["result"], serde_json::json!([]), "stale after the delete");
 }

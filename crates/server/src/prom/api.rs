@@ -14,15 +14,16 @@ use axum::routing::{any, get, post};
 use collect::report::BatchIds;
 use collect::{Collector, DroppedTarget, TargetSpec, TargetStatus};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use model::relabel::Rule;
 use model::{Append, CollectionReport, Labels, Matcher, Select, TimeRange};
-use store::{Exemplar, StoreStats};
+use store::{BlockInfo, Exemplar, StoreStats};
 use tokio::sync::{Semaphore, watch};
 
 use super::admin::Admin;
 use super::service::QueryService;
 use super::status::{BuildInfo, RuntimeInfo};
 use super::write::{WriteLimits, Writer, WriterParts};
-use super::{admin, federate, lookup, query, read, rules, status, targets, write};
+use super::{admin, federate, lookup, notices, query, read, relabel_steps, rules, search, status, targets, write};
 use crate::alerting::GroupView;
 use crate::telemetry::Exposition;
 
@@ -30,6 +31,8 @@ use crate::telemetry::Exposition;
 pub type Source<T> = Arc<dyn Fn() -> T + Send + Sync>;
 /// Finds exemplars of matching series in a range.
 pub type FindExemplars = Arc<dyn Fn(&[Matcher], TimeRange) -> Vec<(Labels, Vec<Exemplar>)> + Send + Sync>;
+/// Gives the `relabel_configs` of a scrape pool; `None` where there is none of that name.
+pub type RelabelRules = Arc<dyn Fn(&str) -> Option<Vec<Rule>> + Send + Sync>;
 /// Hears of the collections of pushes.
 pub type Pushed = Arc<dyn Fn(CollectionReport) + Send + Sync>;
 
@@ -49,6 +52,10 @@ pub struct PromParts {
     pub exemplars: FindExemplars,
     /// Counts the store.
     pub store_stats: Source<StoreStats>,
+    /// Gives what blocks there are.
+    pub blocks: Source<Vec<BlockInfo>>,
+    /// Gives the rules that make the targets of a pool out of what is discovered.
+    pub relabel_rules: RelabelRules,
     /// Gives the configuration that is in force, as YAML.
     pub config_text: Source<String>,
     /// Gives the labels that stand for this server towards others: `external_labels`.
@@ -77,6 +84,8 @@ pub struct PromParts {
     pub rules: Source<Vec<GroupView>>,
     /// Gives the URLs of the Alertmanagers, and the addresses that relabeling dropped.
     pub alertmanagers: Source<(Vec<String>, Vec<String>)>,
+    /// Turns true when the server stops.
+    pub stop: watch::Receiver<bool>,
 }
 
 /// The state of the Prometheus API. Cheap to clone.
@@ -88,6 +97,8 @@ pub struct Inner {
     parts: PromParts,
     /// Takes remote write.
     pub writer: Writer,
+    /// Those who listen to notices.
+    pub(super) listeners: Arc<Semaphore>,
 }
 
 impl Deref for Inner {
@@ -129,7 +140,8 @@ impl PromApi {
             Some(room) => Writer::sharing(writer_parts, Arc::clone(room)),
             None => Writer::new(writer_parts),
         };
-        PromApi(Arc::new(Inner { parts, writer }))
+        let listeners = Arc::new(Semaphore::new(notices::LISTENERS_MAX));
+        PromApi(Arc::new(Inner { parts, writer, listeners }))
     }
 
     /// Reports remote write each second; ends when the server stops, with a last report.
@@ -165,16 +177,23 @@ where
         .route(&path("/metadata"), get(targets::metadata))
         .route(&path("/targets"), get(targets::targets))
         .route(&path("/targets/metadata"), get(targets::target_metadata))
+        .route(&path("/targets/relabel_steps"), get(relabel_steps::relabel_steps))
         .route(&path("/scrape_pools"), get(targets::scrape_pools))
         .route(&path("/alertmanagers"), get(rules::alertmanagers))
         .route(&path("/alerts"), get(rules::alerts))
         .route(&path("/rules"), get(rules::rules))
+        .route(&path("/search/metric_names"), get(search::metric_names).post(search::metric_names))
+        .route(&path("/search/label_names"), get(search::label_names).post(search::label_names))
+        .route(&path("/search/label_values"), get(search::label_values).post(search::label_values))
+        .route(&path("/notifications"), get(notices::notifications))
+        .route(&path("/notifications/live"), get(notices::live))
         .route(&path("/features"), get(status::features))
         .route(&path("/status/config"), get(status::config))
         .route(&path("/status/flags"), get(status::flags))
         .route(&path("/status/runtimeinfo"), get(status::runtime))
         .route(&path("/status/buildinfo"), get(status::build))
         .route(&path("/status/tsdb"), get(status::tsdb))
+        .route(&path("/status/tsdb/blocks"), get(status::blocks))
         .route(&path("/status/walreplay"), get(status::wal_replay))
         .route(&path("/admin/tsdb/{verb}"), post(admin::admin).put(admin::admin))
         .route("/api/v1", any(no_such_path))

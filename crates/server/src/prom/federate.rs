@@ -73,7 +73,8 @@ pub async fn federate(State(api): State<PromApi>, headers: HeaderMap, params: Pa
 }
 
 async fn page(api: &PromApi, headers: &HeaderMap, params: &Params) -> Result<Response, ApiError> {
-    let sets = params.all("match[]").map(promql::parse_selector).collect::<Result<Vec<_>, _>>();
+    let texts: Vec<&str> = params.all("match[]").collect();
+    let sets = promql::parse_selectors(&texts);
     let sets = sets.map_err(|e| ApiError::bad_data(e.to_string()))?;
     if sets.is_empty() {
         return Err(ApiError::bad_data("no match[] parameter provided"));

@@ -12,6 +12,7 @@ use http::StatusCode;
 use model::{Labels, Matcher, Select, SelectError, TimeRange};
 
 use super::api::PromApi;
+use super::busy::busy;
 use super::error::{ApiError, ErrorKind, json_response};
 use super::json;
 use super::params::{Params, TIME_MAX_MS, TIME_MIN_MS};
@@ -20,8 +21,8 @@ use super::value_json::TRUNCATED;
 /// Different selectors of one request: each costs a walk over the index.
 const SELECTORS_MAX: usize = 1_000;
 
-/// What all three ask for.
-struct LookUp {
+/// What all ask for that look names up.
+pub(super) struct LookUp {
     limit: Option<usize>,
     range: TimeRange,
     sets: Vec<Vec<Matcher>>,
@@ -32,22 +33,49 @@ impl LookUp {
     /// Only `series` names the parameter of a bad selector.
     fn read(params: &Params, name_selector: bool, deadline: Instant) -> Result<LookUp, ApiError> {
         let limit = params.limit()?;
-        let start_ms = params.time_ms_or("start", TIME_MIN_MS)?;
-        let end_ms = params.time_ms_or("end", TIME_MAX_MS)?;
+        let mut wanted = LookUp::read_selectors(params, name_selector, (TIME_MIN_MS, TIME_MAX_MS), deadline)?;
+        wanted.limit = limit;
+        Ok(wanted)
+    }
+
+    /// Reads selectors and times; `default` is the range where none is given. Every selector must select.
+    pub(super) fn read_within(params: &Params, default: (i64, i64), deadline: Instant) -> Result<LookUp, ApiError> {
+        let wanted = LookUp::read_selectors(params, true, default, deadline)?;
+        if wanted.sets.iter().any(|set| set.iter().all(Matcher::matches_empty)) {
+            let text = "match[] must contain at least one non-empty matcher";
+            return Err(ApiError::invalid_parameter("match[]", text));
+        }
+        Ok(wanted)
+    }
+
+    fn read_selectors(
+        params: &Params,
+        name_selector: bool,
+        default: (i64, i64),
+        deadline: Instant,
+    ) -> Result<LookUp, ApiError> {
+        let start_ms = params.time_ms_or("start", default.0)?;
+        let end_ms = params.time_ms_or("end", default.1)?;
         let mut seen = HashSet::new();
         let different: Vec<&str> = params.all("match[]").filter(|text| seen.insert(*text)).collect();
         if different.len() > SELECTORS_MAX {
             return Err(ApiError::bad_data(format!("more than {SELECTORS_MAX} different selectors in match[]")));
         }
-        let sets = different.into_iter().map(promql::parse_selector).collect::<Result<Vec<_>, _>>();
-        let sets = sets.map_err(|e| match name_selector {
+        let bytes = different.iter().map(|text| text.len()).sum();
+        let sets = busy(bytes, || promql::parse_selectors(&different)).map_err(|e| match name_selector {
             true => ApiError::invalid_parameter("match[]", e),
             false => ApiError::bad_data(e.to_string()),
         })?;
-        Ok(LookUp { limit, range: TimeRange { start_ms, end_ms }, sets, deadline })
+        Ok(LookUp { limit: None, range: TimeRange { start_ms, end_ms }, sets, deadline })
     }
 
-    fn check_time(&self) -> Result<(), ApiError> {
+    /// Gives the times that are asked for.
+    pub(super) fn range(&self) -> TimeRange {
+        self.range
+    }
+
+    /// **Errors** when the time for it is over.
+    pub(super) fn check_time(&self) -> Result<(), ApiError> {
         match Instant::now() < self.deadline {
             true => Ok(()),
             false => Err(ApiError::new(ErrorKind::Timeout, "the look-up took too long; ask for fewer selectors")),
@@ -55,7 +83,10 @@ impl LookUp {
     }
 
     /// Asks once per selector, or once without; joins and sorts what comes.
-    fn join(&self, ask: impl Fn(&[Matcher]) -> Result<Vec<String>, SelectError>) -> Result<Vec<String>, ApiError> {
+    pub(super) fn join(
+        &self,
+        ask: impl Fn(&[Matcher]) -> Result<Vec<String>, SelectError>,
+    ) -> Result<Vec<String>, ApiError> {
         match self.sets.as_slice() {
             [] => ask(&[]).map_err(failed),
             [one] => ask(one).map_err(failed),

@@ -2,7 +2,6 @@
 //!
 //! Limits: a form body of 10 MiB and [`FORM_PARAMS_MAX`] parameters; times within ±73 million years, so that arithmetic on milliseconds cannot overflow.
 
-use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode, header};
@@ -10,6 +9,7 @@ use jiff::Timestamp;
 use model::Matcher;
 
 use super::error::ApiError;
+use crate::rest::problem::Problem;
 
 const FORM_BYTES_MAX: usize = 10 << 20;
 /// Each costs some fifty bytes beside its text, which may have two.
@@ -110,32 +110,62 @@ impl<S: Send + Sync> FromRequest<S> for Params {
     async fn from_request(request: Request, _: &S) -> Result<Params, Response> {
         let (parts, body) = request.into_parts();
         let mut params = Params::default();
+        let url = parts.uri.query().unwrap_or("").as_bytes();
+        let bad = |text: String| refused(parts.uri.path(), StatusCode::BAD_REQUEST, text);
+        check_encoding(url).map_err(bad)?;
         let form = parts
             .headers
             .get(header::CONTENT_TYPE)
             .and_then(|v| v.to_str().ok())
             .is_some_and(|v| v.trim_start().to_ascii_lowercase().starts_with("application/x-www-form-urlencoded"));
         if form && parts.method == Method::POST {
-            let form = read_form(body).await?;
+            let too_much = |text: String| refused(parts.uri.path(), StatusCode::PAYLOAD_TOO_LARGE, text);
+            let form = axum::body::to_bytes(body, FORM_BYTES_MAX).await;
+            let form = form.map_err(|_| too_much("http: request body too large".to_owned()))?;
             // A parameter stands behind each separator.
             if form.iter().filter(|b| **b == b'&').count() >= FORM_PARAMS_MAX {
                 return Err(too_much(format!("more than {FORM_PARAMS_MAX} parameters")));
             }
+            check_encoding(&form).map_err(bad)?;
             params.extend(&form);
         }
-        params.extend(parts.uri.query().unwrap_or("").as_bytes());
+        params.extend(url);
         Ok(params)
     }
 }
 
-async fn read_form(body: Body) -> Result<axum::body::Bytes, Response> {
-    let read = axum::body::to_bytes(body, FORM_BYTES_MAX).await;
-    read.map_err(|_| too_much("http: request body too large".to_owned()))
+/// Finds what is no form: Go refuses it, and what is left when it is passed over is not what was asked.
+fn check_encoding(form: &[u8]) -> Result<(), String> {
+    let hex = |byte: Option<&u8>| byte.and_then(|b| char::from(*b).to_digit(16));
+    let mut plain = Vec::with_capacity(form.len());
+    let mut at = 0;
+    while let Some(byte) = form.get(at) {
+        if *byte != b'%' {
+            plain.push(*byte);
+            at += 1;
+            continue;
+        }
+        let Some((high, low)) = hex(form.get(at + 1)).zip(hex(form.get(at + 2))) else {
+            let shown = String::from_utf8_lossy(&form[at..form.len().min(at + 3)]).into_owned();
+            return Err(format!("invalid URL escape {shown:?}"));
+        };
+        plain.push((high << 4 | low) as u8);
+        at += 3;
+    }
+    // Separators are ASCII: the whole is UTF-8 when each value is.
+    std::str::from_utf8(&plain)
+        .map(drop)
+        .map_err(|e| format!("invalid UTF-8 at byte {} of what is encoded", e.valid_up_to()))
 }
 
-fn too_much(what: String) -> Response {
-    let mut response = ApiError::bad_data(format!("error parsing form values: {what}")).into_response();
-    *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+/// Answers in the shape of the path.
+fn refused(path: &str, status: StatusCode, what: String) -> Response {
+    let text = format!("error parsing form values: {what}");
+    if path.starts_with("/api/v1/metrics") {
+        return Problem::new(status, "invalid_form", text).into_response();
+    }
+    let mut response = ApiError::bad_data(text).into_response();
+    *response.status_mut() = status;
     response
 }
 
@@ -187,6 +217,8 @@ pub fn parse_int(text: &str) -> Result<i64, String> {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+
     use super::*;
 
     #[test]
@@ -245,6 +277,18 @@ mod tests {
         assert_eq!((params.get("b"), params.all("a").count()), ("2", FORM_PARAMS_MAX - 1));
         let refused = Params::from_request(form(FORM_PARAMS_MAX + 1), &()).await.err().map(|r| r.status());
         assert_eq!(refused, Some(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+
+    #[test]
+    fn what_is_no_form_is_found() {
+        for good in ["", "a=1&b=%C3%BC+x", "match[]=up%7B%7D", "=&&=", "a=\u{fc}"] {
+            assert_eq!(check_encoding(good.as_bytes()), Ok(()), "{good}");
+        }
+        for (bad, word) in
+            [("a=%", "\"%\""), ("a=%zz", "\"%zz\""), ("a=%4", "\"%4\""), ("a=%FF", "byte 2"), ("a=%C3&%BC=1", "UTF-8")]
+        {
+            assert!(check_encoding(bad.as_bytes()).is_err_and(|e| e.contains(word)), "{bad}");
+        }
     }
 
     #[test]

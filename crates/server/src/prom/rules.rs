@@ -52,7 +52,8 @@ impl Asked<'_> {
                 _ => return Err(ApiError::invalid_parameter("group_limit", "group_limit needs to be a valid number")),
             },
         };
-        let matchers = params.all("match[]").map(promql::parse_selector).collect::<Result<Vec<_>, _>>();
+        let texts: Vec<&str> = params.all("match[]").collect();
+        let matchers = promql::parse_selectors(&texts);
         Ok(Asked {
             kind,
             names: params.all("rule_name[]").collect(),

@@ -16,6 +16,7 @@ use promql::ast::{Expr, ValueType};
 use promql::{EvalError, ParseOptions, QueryMemory, QueryOptions, QueryResult};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::busy::busy;
 use super::elsewhere::{self, Elsewhere};
 use super::error::{ApiError, ErrorKind, json_response};
 use super::noting::Noting;
@@ -268,7 +269,7 @@ impl QueryService {
             extended_range_selectors: on,
             fill_modifiers: on,
         };
-        promql::parse_with(query, &options).map_err(|e| e.to_string())
+        busy(query.len(), || promql::parse_with(query, &options)).map_err(|e| e.to_string())
     }
 
     /// Answers as `/api/v1/query`.

@@ -44,8 +44,10 @@ pub struct RuntimeInfo {
     pub hostname: String,
     /// Whether the last reading of the configuration went well.
     pub reload_ok: bool,
-    /// When the configuration was read last; milliseconds since 1970.
+    /// When the configuration in force was read; milliseconds since 1970.
     pub reloaded_at_ms: i64,
+    /// When it was last tried to read the configuration; milliseconds since 1970.
+    pub reload_tried_at_ms: i64,
     /// Damaged records and files found since the start.
     pub corruptions: u64,
     /// Threads of the process.
@@ -187,6 +189,39 @@ pub async fn tsdb(State(api): State<PromApi>, params: Params) -> Result<Response
     }))
 }
 
+/// `/api/v1/status/tsdb/blocks`: as blocks of Prometheus are described. Ours have numbers in the place of ULIDs, and their levels tell
+/// those that came from the head from merged ones.
+pub async fn blocks(State(api): State<PromApi>) -> Result<Response, ApiError> {
+    let list = api.blocks.clone();
+    let blocks = api.queries.look_up(move |_| Ok(list())).await?;
+    Ok(success(|out| {
+        out.extend_from_slice(b"{\"blocks\":");
+        json::list(out, &blocks, |out, block| {
+            let m = &block.manifest;
+            let id = |id: u64| quoted(&format!("{id:026}"));
+            let merged = u32::from(m.balance.is_some());
+            let sources: Vec<String> = m.replaces.iter().chain(&m.rolled_from).copied().map(id).collect();
+            let sources = if sources.is_empty() { id(m.id) } else { sources.join(",") };
+            let stats =
+                format!("{{\"numSamples\":{},\"numSeries\":{},\"numChunks\":{}}}", m.samples, m.series, m.series);
+            let mut members = vec![
+                ("ulid", id(m.id)),
+                ("minTime", m.min_ms.to_string()),
+                // Prometheus' ends are not included.
+                ("maxTime", m.max_ms.saturating_add(1).to_string()),
+                ("stats", stats),
+                ("compaction", format!("{{\"level\":{},\"sources\":[{sources}]}}", 1 + merged)),
+                ("version", m.version.to_string()),
+            ];
+            if let Some(resolution_ms) = m.resolution_ms {
+                members.push(("resolutionMs", resolution_ms.to_string()));
+            }
+            object(out, &members);
+        });
+        out.push(b'}');
+    }))
+}
+
 /// `/api/v1/status/walreplay`: who can ask has waited for the end of the replay.
 pub async fn wal_replay() -> Response {
     success(|out| out.extend_from_slice(br#"{"min":0,"max":0,"current":0}"#))
@@ -194,13 +229,14 @@ pub async fn wal_replay() -> Response {
 
 /// `/api/v1/features`
 pub async fn features(State(api): State<PromApi>) -> Response {
-    const API: [&str; 8] = [
+    const API: [&str; 9] = [
         "exclude_alerts",
         "label_values_match",
         "lifecycle",
         "query_stats",
         "query_warnings",
         "remote_write_receiver",
+        "search",
         "time_range_labels",
         "time_range_series",
     ];

@@ -232,6 +232,12 @@ pub async fn target_metadata(State(api): State<PromApi>, params: Params) -> Resu
     }))
 }
 
+/// Finds the family that a series of a name belongs to.
+pub(super) fn family_named(select: &dyn Select, name: &str) -> Option<Family> {
+    let stems = SUFFIXES.iter().filter_map(|suffix| name.strip_suffix(suffix));
+    std::iter::once(name).chain(stems).find_map(|name| select.metadata(Some(name)).into_iter().next())
+}
+
 fn families_of(select: &dyn Select, target: &Labels, range: TimeRange) -> Result<Vec<Family>, ApiError> {
     let matchers: Vec<_> = target.iter().map(|(name, value)| Matcher::equal(name, value)).collect();
     let names = select

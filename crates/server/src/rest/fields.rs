@@ -176,7 +176,7 @@ impl<'v, 'i> Fields<'v, 'i> {
 
     /// Reads a whole number that is not negative.
     pub fn whole(&mut self, name: &'static str) -> Option<u64> {
-        self.typed(name, "a whole number, not negative", Value::as_u64)
+        self.typed(name, "a whole number, not negative", whole)
     }
 
     /// Reads an array.
@@ -281,6 +281,12 @@ impl<'v, 'i> Fields<'v, 'i> {
             }
         }
     }
+}
+
+/// Reads a whole number: `94.0` is one in JSON as `94` is.
+pub(super) fn whole(value: &Value) -> Option<u64> {
+    let exact = |n: &f64| n.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(n);
+    value.as_u64().or_else(|| value.as_f64().filter(exact).map(|n| n as u64))
 }
 
 fn is_empty(value: &Value) -> bool {

@@ -22,6 +22,7 @@ pub mod following;
 pub mod integrity;
 pub mod metric;
 pub mod openapi;
+mod openapi_exact;
 pub mod problem;
 pub mod protocols;
 pub mod push_targets;

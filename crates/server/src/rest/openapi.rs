@@ -1,9 +1,14 @@
 //! `/openapi.json`, and a page that shows it.
 
-use axum::Json;
+use std::sync::LazyLock;
+
+use axum::body::Bytes;
 use axum::response::{Html, IntoResponse, Response};
 use http::{HeaderValue, header};
+use serde_json::Value;
 use utoipa::OpenApi;
+
+use super::openapi_exact::lay_over;
 
 use super::{
     custom, events_api, explain, integrity, problem, query, rejections, sd, stats, target_json, targets,
@@ -16,7 +21,7 @@ use super::{
     info(
         title = "Quiver",
         description = "Metrics collection: register targets, push metrics, ask in PromQL, listen to collections. \
-                       The Prometheus HTTP API (/api/v1/query and its siblings) is served on the same port and documented at prometheus.io.",
+                       The Prometheus HTTP API (/api/v1/query and its siblings) is served on the same port; its answers are described at prometheus.io.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     paths(
@@ -85,6 +90,7 @@ use super::{
         (name = "stats", description = "How it goes"),
         (name = "integrity", description = "What is missing, and why"),
         (name = "events", description = "Hearing of every collection"),
+        (name = "prometheus", description = "The HTTP API of Prometheus, for its clients"),
         (name = "access", description = "Who may come in; see docs/access.md"),
     ),
 )]
@@ -103,9 +109,17 @@ impl utoipa::Modify for Schemes {
     }
 }
 
+/// Gives the whole document.
+pub fn whole() -> Value {
+    lay_over(serde_json::to_value(ApiDoc::openapi()).unwrap_or_default())
+}
+
+/// The document as it is sent; it never changes.
+static TEXT: LazyLock<Bytes> = LazyLock::new(|| whole().to_string().into());
+
 /// Gives the document.
 pub async fn document() -> Response {
-    Json(ApiDoc::openapi()).into_response()
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], TEXT.clone()).into_response()
 }
 
 /// Gives the page.
@@ -123,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_document_names_the_six_endpoints_of_the_specification() {
-        let document = serde_json::to_value(ApiDoc::openapi()).expect("it is JSON");
+        let document = whole();
         for (path, method) in [
             ("/api/v1/metrics/targets", "post"),
             ("/api/v1/metrics/targets", "get"),
@@ -148,7 +162,7 @@ mod tests {
 
     #[test]
     fn every_reference_leads_somewhere() {
-        let document = serde_json::to_value(ApiDoc::openapi()).expect("it is JSON");
+        let document = whole();
         let text = document.to_string();
         for part in text.split("\"$ref\":\"#").skip(1) {
             let pointer = part.split('"').next().unwrap_or_default();

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::address::{self, ScrapeUrl, UrlParts};
 use super::auth_config::{AuthConfig, is_secret_header};
-use super::fields::{Fields, Issues, Severity, join};
+use super::fields::{Fields, Issues, Severity, join, whole};
 use super::filters::Filters;
 use super::problem::Problem;
 use super::protocols::Formats;
@@ -512,7 +512,7 @@ fn read_params(f: &mut Fields) -> BTreeMap<String, Vec<String>> {
 /// Reads bytes: a number, or a number with B, KB, MB, GB, KiB, MiB, GiB (1024 each, as in Prometheus).
 fn read_size(f: &mut Fields, name: &'static str) -> u64 {
     let Some(value) = f.value(name) else { return 0 };
-    let bytes = value.as_u64().or_else(|| value.as_str().and_then(size_of));
+    let bytes = whole(value).or_else(|| value.as_str().and_then(size_of));
     match bytes {
         None => f.issue(Severity::Malformed, name, "wrong_type", format!("{name}: expected bytes, such as \"10MB\"")),
         Some(n) if n > BODY_BYTES_MAX => {

@@ -61,11 +61,17 @@ impl Policy {
     fn of(value: &Value, pointer: &str, issues: &mut Issues) -> Option<Policy> {
         if let Some(text) = value.as_str() {
             // The short form: "30d".
-            let ms = model::parse_duration_ms(text).ok().and_then(|ms| u64::try_from(ms).ok()).filter(|ms| *ms > 0);
-            if ms.is_none() {
-                issues.add(Severity::Malformed, pointer, "invalid_duration", format!("not a duration: {text:?}"));
-            }
-            return ms.map(|ms| Policy { raw_ms: Some(ms), ..Policy::default() });
+            return match model::parse_duration_ms(text).ok().and_then(|ms| u64::try_from(ms).ok()) {
+                Some(0) => {
+                    issues.add(Severity::Refused, pointer, "out_of_range", "a retention must be more than 0");
+                    None
+                }
+                Some(ms) => Some(Policy { raw_ms: Some(ms), ..Policy::default() }),
+                None => {
+                    issues.add(Severity::Malformed, pointer, "invalid_duration", format!("not a duration: {text:?}"));
+                    None
+                }
+            };
         }
         let mut f = Fields::open(value, pointer, issues)?;
         let raw_ms = read_raw(&mut f);

@@ -45,6 +45,7 @@ pub struct CollectionStats {
 /// Gives the statistics.
 #[utoipa::path(
     get, path = "/api/v1/metrics/stats", tag = "stats",
+    params(("scope" = Option<String>, Query, description = "node; there is no other")),
     responses((status = 200, description = "Live statistics of this node", body = CollectionStats))
 )]
 pub async fn stats(State(rest): State<Rest>, Query(params): Query) -> Result<Json<CollectionStats>, Problem> {

@@ -142,10 +142,10 @@ pub async fn register(
         has_if_match: headers.contains_key(header::IF_MATCH),
         version: if_match(&headers)?,
     };
+    let key = idempotency_key(&headers)?;
     if flag(&params, "dry_run", false)? {
         return dry_run_of(&rest, &request.registration).await;
     }
-    let key = idempotency_key(&headers)?;
     // Spawned: a client that goes away must not leave catalog and collector apart.
     let task = tokio::spawn(async move {
         match key {
@@ -301,6 +301,7 @@ pub(super) fn managed_by_discovery(target_id: &str) -> Problem {
 /// Scrapes a target once; registers and stores nothing.
 #[utoipa::path(
     post, path = "/api/v1/metrics/targets:dry-run", tag = "targets", request_body = MetricCollectionRequest,
+    params(("strict" = Option<bool>, Query, description = "false ignores unknown fields")),
     responses((status = 200, description = "What a scrape came to", body = MetricTarget))
 )]
 pub async fn dry_run(

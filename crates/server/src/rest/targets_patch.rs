@@ -30,6 +30,7 @@ const PATCH_DEPTH_MAX: usize = 8;
     params(
         ("target_id" = String, Path, description = "Names the target"),
         ("If-Match" = Option<String>, Header, description = "ETag of the version to change"),
+        ("strict" = Option<bool>, Query, description = "false ignores unknown fields"),
     ),
     request_body(content = Object, description = "A merge patch (RFC 7396) on MetricCollectionRequest"),
     responses(

@@ -15,11 +15,16 @@ use tower::ServiceExt;
 
 use super::outside::Outside;
 
+/// Tells how far the replay is; it says nothing of what is stored, and asks for no role.
+const REPLAY: &str = "/api/v1/status/walreplay";
+
 /// Lets requests through once there is something behind it.
 pub struct Gate {
     app: OnceLock<Router>,
     closed: AtomicBool,
     progress: Mutex<String>,
+    /// First and last segment of the log that is replayed.
+    segments: Mutex<(u64, u64)>,
     started: Instant,
 }
 
@@ -30,6 +35,7 @@ impl Gate {
             app: OnceLock::new(),
             closed: AtomicBool::new(false),
             progress: Mutex::new("starting".to_owned()),
+            segments: Mutex::default(),
             started: Instant::now(),
         }
     }
@@ -37,6 +43,11 @@ impl Gate {
     /// Says what the start is doing now.
     pub fn progress(&self, text: impl Into<String>) {
         *self.progress.lock() = text.into();
+    }
+
+    /// Says which segments of the log are replayed, from the first to the last.
+    pub fn replaying(&self, segments: (u64, u64)) {
+        *self.segments.lock() = segments;
     }
 
     /// Opens; a second call does nothing.
@@ -106,6 +117,12 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request) -> Response {
     match gate.app.get() {
         // A router never fails.
         Some(app) => app.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
+        // As in Prometheus, it is there while there is something to tell.
+        None if request.uri().path() == REPLAY => {
+            let (first, last) = *gate.segments.lock();
+            let body = format!(r#"{{"status":"success","data":{{"min":{first},"max":{last},"current":{first}}}}}"#);
+            ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+        }
         None => unavailable(&gate.shut().unwrap_or_default()),
     }
 }
@@ -142,6 +159,19 @@ mod tests {
             let bytes = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
             assert_eq!(bytes, body.as_bytes(), "{path}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_replay_is_told_while_it_lasts() {
+        let gate = Arc::new(Gate::new());
+        gate.replaying((3, 7));
+        let request = || http::Request::get(REPLAY).body(Body::empty()).unwrap();
+        let response = gate.router(&Outside::default()).oneshot(request()).await.unwrap();
+        let body = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
+        assert_eq!(body, br#"{"status":"success","data":{"min":3,"max":7,"current":3}}"#[..]);
+        gate.open(Router::new());
+        let response = gate.router(&Outside::default()).oneshot(request()).await.unwrap();
+        assert_eq!(response.status(), 404, "then it is for the routes behind it");
     }
 
     #[tokio::test]

@@ -135,6 +135,11 @@ impl Jobs {
         present.iter().flat_map(|(name, p)| p.dropped.iter().map(move |d| (name.clone(), d.clone()))).collect()
     }
 
+    /// Gives the rules that make targets of what is discovered for a job.
+    pub fn relabel_rules(&self, name: &str) -> Option<Vec<model::relabel::Rule>> {
+        Some(self.present.lock().get(name)?.job.scrape.relabel.clone())
+    }
+
     /// Gives the figures of all jobs.
     pub fn figures(&self) -> Vec<JobFigures> {
         let present = self.present.lock();

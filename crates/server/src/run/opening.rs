@@ -57,6 +57,7 @@ impl Opening {
             ..StoreConfig::default()
         };
         let wal_bytes = folder_bytes(&dir.join("wal"));
+        self.gate.replaying(segments(&dir.join("wal")));
         self.gate.progress(format!("replaying {:.1} MiB of write-ahead log", wal_bytes as f64 / f64::from(1 << 20)));
         let opened = tokio::task::spawn_blocking(move || Store::open(Arc::new(RealFs), clock, config)).await;
         let (store, recovery) = opened.map_err(|_| RunError::Bug)??;
@@ -254,12 +255,23 @@ impl Opening {
                 hostname: hostname(),
                 reload_ok: last.ok,
                 reloaded_at_ms: last.taken_at_ms,
+                reload_tried_at_ms: last.tried_at_ms,
                 corruptions: corruptions.load(Ordering::Relaxed),
                 threads: std::fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count() as u64),
                 retention: retention.clone(),
             }
         })
     }
+}
+
+/// Gives the numbers of the first and the last segment of the log; zeros when there are none.
+fn segments(wal: &Path) -> (u64, u64) {
+    let names = std::fs::read_dir(wal).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let digits = |name: &std::ffi::OsString| -> Option<u64> {
+        name.to_str()?.split('.').next()?.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().ok()
+    };
+    let numbers: Vec<u64> = names.filter_map(|name| digits(&name)).collect();
+    (numbers.iter().min().copied().unwrap_or(0), numbers.iter().max().copied().unwrap_or(0))
 }
 
 /// Zero means no limit but the memory's.

@@ -237,6 +237,11 @@ impl Opening {
                     ..store.stats_with_labels()
                 })
             },
+            blocks: source(&store, |store| store.blocks()),
+            relabel_rules: {
+                let reloader = reloader.clone();
+                Arc::new(move |job: &str| reloader.relabel_rules(job))
+            },
             config_text: source(&reloader, |reloader| reloader.printed()),
             external_labels: source(&reloader, |reloader| reloader.external_labels()),
             flags: source(&Arc::new(self.options.flags.clone()), |flags| flags.to_vec()),
@@ -255,6 +260,7 @@ impl Opening {
             room: Some(memory.requests.clone()),
             rules: source(&rule_groups, |groups| groups.views()),
             alertmanagers: source(&notifier, |notifier| notifier.alertmanagers()),
+            stop: self.stop.clone(),
         });
         let influx = Influx::new(prom.writer.clone(), store.clone());
         let lines = Lines::new(LinesParts {

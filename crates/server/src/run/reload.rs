@@ -46,6 +46,8 @@ pub struct LastReload {
     pub ok: bool,
     /// When the configuration in force was read; milliseconds since 1970.
     pub taken_at_ms: i64,
+    /// When it was tried last; milliseconds since 1970.
+    pub tried_at_ms: i64,
 }
 
 impl Reloader {
@@ -58,7 +60,8 @@ impl Reloader {
         in_force: InForce,
         now: Arc<dyn Fn() -> i64 + Send + Sync>,
     ) -> Reloader {
-        let last = LastReload { ok: true, taken_at_ms: now() };
+        let started_at_ms = now();
+        let last = LastReload { ok: true, taken_at_ms: started_at_ms, tried_at_ms: started_at_ms };
         Reloader {
             options,
             started_with,
@@ -86,7 +89,10 @@ impl Reloader {
                 Ok(())
             }
             Err(error) => {
-                self.last.lock().ok = false;
+                let tried_at_ms = (self.now)();
+                let mut last = self.last.lock();
+                *last = LastReload { ok: false, tried_at_ms, ..*last };
+                drop(last);
                 tracing::error!("configuration not reloaded, the one before stays in force: {error}");
                 Err(match error {
                     RunError::Config(error) => error,
@@ -138,12 +144,18 @@ impl Reloader {
         parts.notifier.apply(config.alerting).await;
         parts.groups.apply(config.rules).await;
         self.printed.store(Arc::new(config.printed));
-        *self.last.lock() = LastReload { ok: true, taken_at_ms: (self.now)() };
+        let now_ms = (self.now)();
+        *self.last.lock() = LastReload { ok: true, taken_at_ms: now_ms, tried_at_ms: now_ms };
     }
 
     /// Gives the configuration in force as YAML without secrets.
     pub fn printed(&self) -> String {
         String::clone(&self.printed.load())
+    }
+
+    /// Gives the `relabel_configs` of a job in force.
+    pub fn relabel_rules(&self, job: &str) -> Option<Vec<model::relabel::Rule>> {
+        self.in_force.jobs.relabel_rules(job)
     }
 
     /// Gives the external labels in force.

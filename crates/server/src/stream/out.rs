@@ -49,17 +49,15 @@ type Values = Vec<(i64, Stored)>;
 ///
 /// **Errors** when the request is wrong or there are too many listeners.
 pub fn begin(streams: &Streams, params: &Params) -> Result<mpsc::Receiver<String>, Problem> {
-    let mut sets = Vec::new();
-    for text in params.all("match").chain(params.all("match[]")) {
-        sets.push(promql::parse_selector(text).map_err(|e| Problem::parameter("match", e.to_string()))?);
-    }
-    if sets.is_empty() {
+    let texts: Vec<&str> = params.all("match").chain(params.all("match[]")).collect();
+    if texts.is_empty() {
         let detail = "match is missing: name the series, such as match=up";
         return Err(Problem::at(StatusCode::BAD_REQUEST, "missing_field", "?match", detail));
     }
-    if sets.len() > SELECTORS_MAX {
+    if texts.len() > SELECTORS_MAX {
         return Err(Problem::parameter("match", format!("at most {SELECTORS_MAX} selectors")));
     }
+    let sets = promql::parse_selectors(&texts).map_err(|e| Problem::parameter("match", e.to_string()))?;
     let now_ms = (streams.parts().rest.now)();
     let from_ms = from_ms(params, now_ms)?;
     let seat = Seat::take(streams.listeners()).ok_or_else(|| {

@@ -392,7 +392,7 @@ fn format_of(headers: &HeaderMap, params: &Params) -> Result<Format, Problem> {
     request_body(content = String, content_type = "application/octet-stream"),
     params(
         ("upload_id" = String, Path, description = "Names the upload"),
-        ("Upload-Offset" = Option<u64>, Header, description = "Where the bytes belong; it must be the offset of the upload. Content-Range: bytes a-b/n does the same"),
+        ("Upload-Offset" = u64, Header, description = "Where the bytes belong; it must be the offset of the upload. Content-Range: bytes a-b/n does the same"),
     ),
     responses(
         (status = 202, description = "The bytes are durable; with the last of them the samples will be stored", body = UploadStatus),

@@ -5,6 +5,7 @@
 mod asking;
 mod federating;
 mod keeping;
+mod newer;
 mod reading;
 mod showing;
 mod speed;
@@ -193,6 +194,8 @@ impl World {
             dropped: Arc::new(all_dropped),
             exemplars: Arc::new(move |matchers, range| exemplars_of(&found, matchers, range)),
             store_stats: Arc::new(store_stats),
+            blocks: Arc::new(newer::all_blocks),
+            relabel_rules: Arc::new(|pool| (pool == "node").then(newer::relabel_rules)),
             config_text: Arc::new(|| "global:\n  scrape_interval: 15s\n".to_owned()),
             external_labels: Arc::new(external_labels),
             flags: Arc::new(|| vec![("web.listen".into(), ":9090".into()), ("config.file".into(), "a<b".into())]),
@@ -207,6 +210,7 @@ impl World {
             room: None,
             rules: Arc::new(Vec::new),
             alertmanagers: Arc::new(Default::default),
+            stop: tokio::sync::watch::channel(false).1,
         });
         World { memory, app: router::<PromApi>().with_state(api.clone()), api, reports }
     }
