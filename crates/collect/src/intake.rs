@@ -105,6 +105,8 @@ pub(crate) struct Intake<'a> {
     /// Where in the last scrape the next family is expected.
     family_line: usize,
     family_is_settled: bool,
+    /// Families that had no sample.
+    idle_families: u32,
     metric_type: MetricType,
     /// The point that a `_created` line may belong to.
     point: Option<(SeriesIndex, u32)>,
@@ -152,6 +154,7 @@ impl<'a> Intake<'a> {
             family_before: NO_FAMILY,
             family_line: 0,
             family_is_settled: true,
+            idle_families: 0,
             metric_type: MetricType::Unknown,
             point: None,
             histogram_bytes: 0,

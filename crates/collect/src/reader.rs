@@ -264,6 +264,29 @@ mod tests {
     }
 
     #[test]
+    fn of_very_many_families_without_samples_few_are_kept() {
+        let (mut reader, mut ids) = (reader(), Ids::default());
+        let idle: String = (0..30_000).map(|i| format!("# TYPE idle{i} gauge\n# HELP idle{i} x\n")).collect();
+        let body = format!("# TYPE a counter\na 1\n{idle}# TYPE b gauge\nb 2\n# TYPE c counter\nc 3\n");
+        for round in 0..2 {
+            let (mut batch, result) = reader.read(Format::Text, body.as_bytes(), round, 0);
+            assert!(result.is_ok_and(|samples| samples == 3));
+            ids.resolve(&mut batch);
+            let known: Vec<_> = batch.families.iter().filter(|f| !f.name.starts_with("idle")).collect();
+            assert!(known.iter().any(|f| f.name == "b" && f.metric_type == model::MetricType::Gauge), "{known:?}");
+            assert!(batch.families.len() < 10_100, "{}", batch.families.len());
+            for sample in &batch.samples {
+                let family = batch.series[sample.series.0 as usize].family;
+                let name = batch.labels(sample.series).unwrap_or_default().metric_name().to_owned();
+                if name.len() == 1 {
+                    assert_eq!(batch.families[family as usize].name, name);
+                }
+            }
+            reader.stored(&mut batch);
+        }
+    }
+
+    #[test]
     fn label_text_is_held_once_and_given_back() {
         let (mut reader, mut ids) = (reader(), Ids::default());
         let mut sizes = BTreeMap::new();

@@ -45,7 +45,8 @@ pub fn deflate_capped(bytes: &[u8], max: usize) -> Result<Vec<u8>, InflateError>
     }
 }
 
-fn read_capped(mut decoder: impl Read, what: &str, len: usize, max: usize) -> Result<Vec<u8>, InflateError> {
+/// Reads a decoder of `len` bytes to its end; `what` is its name in an error.
+pub(crate) fn read_capped(mut decoder: impl Read, what: &str, len: usize, max: usize) -> Result<Vec<u8>, InflateError> {
     let mut out = Vec::with_capacity(len.saturating_mul(4).min(max).min(FIRST_BYTES_MAX));
     let mut piece = [0; PIECE_BYTES];
     loop {

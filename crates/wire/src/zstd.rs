@@ -3,14 +3,10 @@
 //! Limits: what is inflated, by the caller's cap; the window of a frame, by [`WINDOW_LOG_MAX`], so that a frame of a few bytes
 //! cannot make the decoder set aside gigabytes.
 
-use std::io::Read;
-
-use crate::gzip::InflateError;
+use crate::gzip::{InflateError, read_capped};
 
 /// Windows of 8 MiB: what RFC 8878 asks every decoder for, and all that senders of `Content-Encoding: zstd` may use.
 pub(crate) const WINDOW_LOG_MAX: u32 = 23;
-/// What is set aside at first; what a body really holds is then grown into.
-const FIRST_BYTES_MAX: usize = 1 << 20;
 
 /// Inflates a zstd body, frame after frame.
 ///
@@ -22,10 +18,7 @@ pub fn inflate_capped(bytes: &[u8], max: usize) -> Result<Vec<u8>, InflateError>
     }
     let mut decoder = zstd::stream::read::Decoder::with_buffer(bytes).map_err(damaged)?;
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(damaged)?;
-    let mut out = Vec::with_capacity(bytes.len().saturating_mul(4).min(max).min(FIRST_BYTES_MAX));
-    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
-    decoder.take(limit).read_to_end(&mut out).map_err(damaged)?;
-    if out.len() > max { Err(InflateError::TooLarge { max }) } else { Ok(out) }
+    read_capped(decoder, "zstd", bytes.len(), max)
 }
 
 /// Gives what the first frame says that it inflates to, if it says so. It may lie.

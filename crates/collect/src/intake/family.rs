@@ -9,6 +9,8 @@ use super::Intake;
 
 /// Families ahead in the last scrape that are compared with the present one.
 const FAMILIES_AHEAD: usize = 8;
+/// Families without samples that a body may have: of more, the last one is kept.
+const IDLE_FAMILIES_MAX: u32 = 10_000;
 
 impl Intake<'_> {
     /// Gives the point before a `_created` line its start, if both have the same labels.
@@ -27,6 +29,11 @@ impl Intake<'_> {
     pub(super) fn family_named(&mut self, name: &str) -> &mut Family {
         let families = &mut self.batch.families;
         if families.get(self.family as usize).is_none_or(|open| open.name != name) {
+            let is_idle = !self.family_is_settled && self.family as usize + 1 == families.len();
+            self.idle_families += u32::from(is_idle);
+            if is_idle && self.idle_families > IDLE_FAMILIES_MAX {
+                families.pop();
+            }
             self.family = families.len() as u32;
             families.push(Family { name: name.to_owned(), ..Family::default() });
         }

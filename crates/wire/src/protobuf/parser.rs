@@ -17,6 +17,11 @@ use crate::scrape::{Item, Reading, Value};
 
 /// The most characters of a family's name that an error repeats.
 const TEXT_CHARS_MAX: usize = 100;
+/// The labels of a metric stand in the keys of all its buckets: what the keys of a body take is bounded by this much, and as much again
+/// for each byte of it as [`KEYS_GROWTH`] says. In text they would be the body.
+const KEYS_BYTES: usize = 16 << 20;
+/// See [`KEYS_BYTES`].
+const KEYS_GROWTH: usize = 8;
 
 /// Walks a body sample by sample; [`crate::BodyParser`] has the same face for all formats.
 pub struct ProtobufParser<'a> {
@@ -36,6 +41,8 @@ pub struct ProtobufParser<'a> {
     /// The sample is found and not given yet.
     peeked: bool,
     key: Vec<u8>,
+    /// Bytes that keys may still take.
+    keys_left: usize,
     fault: Option<ParseError>,
     done: bool,
 }
@@ -90,6 +97,7 @@ impl<'a> ProtobufParser<'a> {
             sample: None,
             peeked: false,
             key: Vec::new(),
+            keys_left: body.len().saturating_mul(KEYS_GROWTH).saturating_add(KEYS_BYTES),
             fault: None,
             done: false,
         }
@@ -170,6 +178,15 @@ impl<'a> ProtobufParser<'a> {
         let sample = self.sample?;
         self.key.clear();
         key::write(sample.kind, self.family.name, &self.metric.labels, &mut self.key);
+        match self.keys_left.checked_sub(self.key.len()) {
+            Some(left) => self.keys_left = left,
+            None => {
+                self.done = true;
+                return Some(Err(
+                    self.fault("the labels of the body, once for each of its series, take too many bytes")
+                ));
+            }
+        }
         Some(Ok(Item::Sample { key: &self.key, reading: sample.reading }))
     }
 

@@ -257,6 +257,18 @@ fn exemplars_come_with_their_series() {
 }
 
 #[test]
+fn labels_that_stand_in_very_many_series_end_the_body() {
+    let many = |labels: usize, buckets: u32| {
+        let bucket = (0..buckets).map(|i| Bucket { bound: f64::from(i), ..Bucket::default() }).collect();
+        let mut metric = histogram(Histogram { bucket, ..Histogram::default() });
+        metric.label = vec![pair("l", &"v".repeat(labels))];
+        read(&body(&[family("h", 4, vec![metric])]), false).map(|seen| seen.len())
+    };
+    assert_eq!(many(1_000, 10_000).map(|n| n > 10_000), Ok(true));
+    assert!(many(100_000, 1_000).is_err_and(|e| e.message.contains("too many bytes")));
+}
+
+#[test]
 fn labels_that_other_fields_stand_between_are_gathered() {
     let labels = |names: &[&str]| Metric { label: names.iter().map(|n| pair(n, "v")).collect(), ..Metric::default() };
     let gauge = Metric { gauge: number(1.0), ..Metric::default() };
