@@ -19,7 +19,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -245,7 +245,28 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
 }
 
+/// Tells whether everybody who reads these headers finds the same end of the body: `chunked`, said once, or no coding at all.
+fn ends_clearly(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        _ => false,
+    }
+}
+
+/// What follows the head cannot be told from the next request, so that the connection ends.
+fn unclear() -> Response<Body> {
+    let mut response = Response::new(Body::from("of transfer encodings, chunked alone is understood, and once\n"));
+    *response.status_mut() = StatusCode::NOT_IMPLEMENTED;
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
 async fn answer(router: Router, caller: Caller, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    if !ends_clearly(request.headers()) {
+        return Ok(unclear());
+    }
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(ConnectInfo(caller.peer));
     if let Some(subject) = caller.subject {
@@ -285,6 +306,35 @@ mod tests {
         task.await.unwrap();
         assert_eq!(silent.read(&mut buf).await.unwrap(), 0);
         assert_eq!(used.read(&mut buf).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_with_two_ends_hides_no_request() {
+        let (addr, stop, task, _) = started(8).await;
+        let hidden = "0\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        for (codings, answers) in [
+            ("Transfer-Encoding: chunked\r\n", 2),
+            ("Transfer-Encoding: Chunked \r\n", 2),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 1),
+            ("Transfer-Encoding: chunked, chunked\r\n", 1),
+            ("Transfer-Encoding: gzip, chunked\r\n", 1),
+            ("Transfer-Encoding: chunked, identity\r\n", 1),
+            ("Transfer-Encoding: xchunked\r\n", 1),
+            ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 1),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", 1),
+        ] {
+            let mut peer = TcpStream::connect(addr).await.unwrap();
+            let sent = format!("POST / HTTP/1.1\r\nHost: x\r\n{codings}\r\n{hidden}");
+            peer.write_all(sent.as_bytes()).await.unwrap();
+            let mut got = Vec::new();
+            // What was not read may come back as a reset.
+            let _ = peer.read_to_end(&mut got).await;
+            let got = String::from_utf8_lossy(&got);
+            assert_eq!(got.matches("HTTP/1.1 ").count(), answers, "{codings}: {got}");
+            assert_eq!(got.contains("hello"), answers == 2, "{codings}: {got}");
+        }
+        stop.send(true).unwrap();
+        task.await.unwrap();
     }
 
     #[tokio::test]

@@ -99,7 +99,7 @@ async fn guarded(access: Arc<Access>, request: Request, next: Next, answer: impl
             let mut line = Line { access: &access, entry: Some(entry).filter(|_| audited && who.is_some()) };
             line.say(who.as_deref().unwrap_or_default(), denied.status.as_u16());
             if !body.is_end_stream() {
-                discard(body).await;
+                discard(&parts.headers, body).await;
             }
             let mut response = answer(&denied);
             denied.decorate(&mut response);

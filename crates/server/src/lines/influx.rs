@@ -11,6 +11,8 @@ use super::rows::SeriesMaker;
 
 /// Bad lines that an answer repeats.
 const SHOWN_MAX: usize = 10;
+/// Bytes of the series of one request.
+const BATCH_BYTES_MAX: usize = 32 << 20;
 
 /// What a sender's numbers count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,7 +67,7 @@ pub struct Read {
 /// Reads a body into a batch.
 ///
 /// **Takes** what the sender says of it, and the time for lines without one.
-/// **Errors** when it holds more than `samples_max` numbers; lines that are not understood are counted instead.
+/// **Errors** when it holds more than `samples_max` numbers, or becomes more than [`BATCH_BYTES_MAX`]; lines that are not understood are counted instead.
 pub fn read(
     body: &[u8],
     db: &str,
@@ -104,6 +106,11 @@ pub fn read(
             };
             if batch.samples.len() >= samples_max {
                 return Err(format!("the request holds more than {samples_max} values"));
+            }
+            if batch.bytes() > BATCH_BYTES_MAX {
+                return Err(format!(
+                    "the request becomes more than {BATCH_BYTES_MAX} bytes, the tags of a line counted for each of its fields"
+                ));
             }
             name.clear();
             name.push_str(&point.measurement);
@@ -157,6 +164,18 @@ mod tests {
         let mut batch = Batch::default();
         read(b"a,__name__=b x=1", "", Precision::Hours, 0, 2, &mut batch).unwrap();
         assert_eq!(batch.counts().refused[model::Refusal::InvalidName as usize], 1);
+    }
+
+    #[test]
+    fn tags_cost_what_they_are_and_not_their_square_or_more() {
+        let tags: String = (0..200_000).map(|i| format!(",t{i}=v")).collect();
+        let mut batch = Batch::default();
+        read(format!("m{tags} f=1").as_bytes(), "", Precision::Seconds, 0, 10, &mut batch).unwrap();
+        assert_eq!(batch.counts().refused[model::Refusal::LabelLimit as usize], 1);
+        let (tag, fields) = ("v".repeat(50_000), vec!["f=1"; 2_000].join(","));
+        let error = read(format!("m,t={tag} {fields}").as_bytes(), "", Precision::Seconds, 0, 10_000, &mut batch);
+        assert!(error.is_err_and(|e| e.contains("bytes")));
+        assert!(batch.bytes() < BATCH_BYTES_MAX + (1 << 20));
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use model::{Batch, LABEL_NAME, LabelsBuf, NO_FAMILY, Refusal, SeriesIndex, Verdict};
 use wire::legacy_name;
 
+/// Labels of one series; far more than the store takes.
+const LABELS_MAX: usize = 1_000;
+
 /// Makes series out of foreign names.
 ///
 /// Invariant: what it makes has a name and label names of Prometheus' text format, none with two underscores before it.
@@ -12,13 +15,15 @@ pub struct SeriesMaker {
     name: String,
     /// A label name is not one that may be given.
     reserved: bool,
+    /// There are more labels than [`LABELS_MAX`].
+    crowded: bool,
 }
 
 impl SeriesMaker {
     /// Starts a series.
     pub fn begin(&mut self, name: &str) {
         self.labels.clear();
-        self.reserved = false;
+        (self.reserved, self.crowded) = (false, false);
         legacy_name(name, true, &mut self.name);
         self.labels.push(LABEL_NAME, &self.name);
     }
@@ -34,6 +39,9 @@ impl SeriesMaker {
         legacy_name(name, false, &mut self.name);
         if self.name.starts_with("__") {
             self.reserved = true;
+        } else if self.labels.len() > LABELS_MAX {
+            // Each name is looked for among those before it.
+            self.crowded = true;
         } else {
             self.labels.set(&self.name, value);
         }
@@ -52,15 +60,16 @@ impl SeriesMaker {
         let sorted = self.labels.sort();
         debug_assert!(sorted.is_ok());
         let series: SeriesIndex = batch.push_series(&self.labels, NO_FAMILY);
-        match self.reserved {
-            false => batch.push_sample(series, ts_ms, value),
-            true => batch.push_decided(series, ts_ms, value, Verdict::Refused(Refusal::InvalidName)),
+        match (self.reserved, self.crowded) {
+            (false, false) => batch.push_sample(series, ts_ms, value),
+            (true, _) => batch.push_decided(series, ts_ms, value, Verdict::Refused(Refusal::InvalidName)),
+            (false, true) => batch.push_decided(series, ts_ms, value, Verdict::Refused(Refusal::LabelLimit)),
         }
     }
 
-    /// Gives the labels; `None` when one of them is reserved.
+    /// Gives the labels; `None` when one of them is reserved, or there are too many.
     pub fn labels(&mut self) -> Option<model::Labels> {
-        if self.reserved || self.labels.sort().is_err() {
+        if self.reserved || self.crowded || self.labels.sort().is_err() {
             return None;
         }
         Some(self.labels.to_labels())

@@ -199,6 +199,9 @@ impl<'a> Fields<'a> {
             return Ok(None);
         }
         let key = self.varint()?;
+        if key >> 3 == 0 {
+            return Err("malformed protobuf: field number 0".to_owned());
+        }
         let value = match key & 7 {
             0 => Value::Varint(self.varint()?),
             1 => self.take(8).map(|_| Value::Other)?,
@@ -270,5 +273,6 @@ mod tests {
         let seed = include_bytes!("../../../../fuzz/corpus/remote_read/regex_chunks");
         assert_eq!(request(seed), request(&whole));
         assert!(request(&[0xff; 12]).is_err());
+        assert_eq!(request(&[0x02, 0x01, b'x']), Err("malformed protobuf: field number 0".to_owned()));
     }
 }

@@ -23,6 +23,8 @@ const LABELS_MAX: usize = 64;
 const WORDS_BYTES_MAX: usize = 4_096;
 /// Bytes of a label's value.
 const LABEL_VALUE_BYTES_MAX: usize = 4_096;
+/// Bytes of all rows, about; who reads may allow less.
+const ROWS_BYTES_MAX: usize = 32 << 20;
 /// How far ahead of our clock a sample may be.
 pub const FUTURE_MS_MAX: i64 = 10 * 60 * 1000;
 /// Buckets or quantiles of one object.
@@ -56,6 +58,8 @@ pub struct MetricRows {
     families: BTreeMap<(String, MetricType), u32>,
     /// What families take, in the batch and here.
     text_bytes: usize,
+    /// A row was not made for want of room.
+    is_full: bool,
     points_seen: HashSet<u128>,
     labels: LabelsBuf,
 }
@@ -91,6 +95,7 @@ impl MetricRows {
             now_ms,
             families: BTreeMap::new(),
             text_bytes: 0,
+            is_full: false,
             points_seen: HashSet::new(),
             labels: LabelsBuf::default(),
         }
@@ -105,6 +110,8 @@ impl MetricRows {
     }
 
     /// Reads one element.
+    ///
+    /// Its labels stand once for each of its buckets: beyond [`ROWS_BYTES_MAX`] no more rows are made of it, which is an issue.
     pub fn add(&mut self, index: u32, value: &Value, issues: &mut Issues) {
         let Some(metric) = read(value, &format!("/{index}"), self.now_ms, issues) else { return };
         if !issues.is_empty() {
@@ -131,6 +138,10 @@ impl MetricRows {
             }
         }
         self.count_point(&metric);
+        if self.is_full {
+            let detail = format!("the samples take more than {ROWS_BYTES_MAX} bytes; send less at a time");
+            issues.add(Severity::Refused, format!("/{index}"), "too_long", detail);
+        }
     }
 
     fn totals(&mut self, index: u32, metric: &Metric, family: u32, count: f64, sum: Option<f64>, r: Option<Refusal>) {
@@ -151,10 +162,15 @@ impl MetricRows {
         value: f64,
         refusal: Option<Refusal>,
     ) {
+        if self.bytes() > ROWS_BYTES_MAX {
+            self.is_full = true;
+            return;
+        }
         let mut buf = std::mem::take(&mut self.labels);
         buf.clear();
+        // A map has each name once: looking for it would be work in the square of their number.
         for (name, text) in &metric.labels {
-            buf.set(name, text);
+            buf.push(name, text);
         }
         if let Some((name, bound)) = part {
             buf.set(name, &bound_text(bound));
@@ -480,6 +496,31 @@ mod tests {
             format!("{labels} {} {}", s.value, s.ts_ms - NOW)
         };
         rows.batch.samples.iter().map(row).collect()
+    }
+
+    #[test]
+    fn labels_cost_what_they_are_and_not_their_square_or_more() {
+        let labels =
+            |n: usize, value: &str| (0..n).map(|i| (format!("l{i}"), json!(value))).collect::<serde_json::Map<_, _>>();
+        let mut rows = MetricRows::new(Batch::default(), "desk", NOW);
+        let mut issues = Issues::new(true);
+        rows.add(
+            0,
+            &json!({"name": "a", "metric_type": "GAUGE", "value": 1, "labels": labels(100_000, "v")}),
+            &mut issues,
+        );
+        assert!(issues.is_empty() && rows.batch.counts().refused[Refusal::LabelLimit as usize] == 1);
+        let mut rows = MetricRows::new(Batch::default(), "desk", NOW);
+        let buckets: Vec<_> = (0..1_000).map(|i| json!([i, i])).collect();
+        let histogram = json!({"count": 1_000, "sum": 1, "buckets": buckets});
+        let big = labels(60, &"v".repeat(4_000));
+        rows.add(
+            0,
+            &json!({"name": "h", "metric_type": "HISTOGRAM", "histogram": histogram, "labels": big}),
+            &mut issues,
+        );
+        assert!(!issues.is_empty() && rows.bytes() > ROWS_BYTES_MAX, "{}", rows.bytes());
+        assert!(rows.bytes() < 2 * ROWS_BYTES_MAX, "{}", rows.bytes());
     }
 
     #[test]

@@ -60,7 +60,8 @@ pub async fn bound(State(inflight): State<Inflight>, request: Request, next: Nex
     let counts_itself = path == "/api/v1/write" || otlp::PATHS.contains(&path);
     let shape = Shape::of(path, request.headers());
     if !counts_itself && inflight.is_too_large(request.headers()) {
-        discard(request.into_body()).await;
+        let (parts, body) = request.into_parts();
+        discard(&parts.headers, body).await;
         let text = format!("the body is larger than {} bytes", inflight.body_bytes_max);
         let status = StatusCode::PAYLOAD_TOO_LARGE;
         return shape.answer(Early { status, code: "body_too_large", text, again: false });
@@ -74,7 +75,12 @@ pub async fn bound(State(inflight): State<Inflight>, request: Request, next: Nex
 }
 
 /// Takes the body of a sender that reads its answer only when it is through; for a moment, and without keeping it.
-pub(crate) async fn discard(mut body: Body) {
+///
+/// Who waits for a word before he sends gets the answer for it: reading would tell him to go on.
+pub(crate) async fn discard(headers: &HeaderMap, mut body: Body) {
+    if headers.contains_key(header::EXPECT) {
+        return;
+    }
     let all = async { while let Some(Ok(_)) = body.frame().await {} };
     let _ = tokio::time::timeout(DISCARD_MAX, all).await;
 }
@@ -95,6 +101,8 @@ mod tests {
     use axum::body::Bytes;
     use axum::middleware::from_fn_with_state;
     use axum::routing::post;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Poll;
     use tower::ServiceExt;
 
     async fn status(router: &Router, body: Body, declared: Option<u64>) -> u16 {
@@ -126,5 +134,23 @@ mod tests {
         }
         let _all = inflight.units.clone().try_acquire_many_owned(257).unwrap();
         assert_eq!(status(&router, Body::from("x"), None).await, 503);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_word_is_not_told_to_go_on() {
+        for (expects, read) in [(false, true), (true, false)] {
+            let polled = Arc::new(AtomicBool::new(false));
+            let seen = polled.clone();
+            let body = Body::from_stream(futures_util::stream::poll_fn(move |_| {
+                seen.store(true, Ordering::Relaxed);
+                Poll::Ready(None::<Result<Bytes, std::io::Error>>)
+            }));
+            let mut headers = HeaderMap::new();
+            if expects {
+                headers.insert(header::EXPECT, http::HeaderValue::from_static("100-continue"));
+            }
+            discard(&headers, body).await;
+            assert_eq!(polled.load(Ordering::Relaxed), read);
+        }
     }
 }

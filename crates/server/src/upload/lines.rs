@@ -14,6 +14,10 @@ use crate::stream::{join_frames, read_frame};
 
 const LINE_BYTES_MAX: u64 = 8 << 20;
 const PIECE_BYTES: usize = 1 << 20;
+/// Labels that one cell may name.
+const CELL_LABELS_MAX: usize = 1_000;
+/// Bytes of the series that one row makes.
+const ROW_BYTES_MAX: usize = 8 << 20;
 
 /// Lines of a file with their numbers.
 pub(super) struct Lines {
@@ -201,10 +205,14 @@ pub fn add_row<'a>(
                 cell => ts_ms = cell.time(*kind).ok_or("the time is not understood")?,
             },
             Role::Label(name) => match &cell {
-                Cell::Pairs(pairs) => pairs.iter().for_each(|(name, value)| labels.set(name, value)),
+                Cell::Pairs(pairs) => {
+                    few(pairs.len())?;
+                    pairs.iter().for_each(|(name, value)| labels.set(name, value));
+                }
                 Cell::Text(text) if name == "labels" && text.starts_with('{') => {
                     let map: std::collections::BTreeMap<String, String> =
                         serde_json::from_str(text).map_err(|e| format!("labels: {e}"))?;
+                    few(map.len())?;
                     map.iter().for_each(|(name, value)| labels.set(name, value));
                 }
                 Cell::Text(text) => labels.set(name, text),
@@ -229,6 +237,10 @@ pub fn add_row<'a>(
     }
     if labels.get("job").is_none() {
         labels.set("job", sink.source_id);
+    }
+    let bytes: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes.saturating_mul(values.len()) > ROW_BYTES_MAX {
+        return Err(format!("its labels, once for each of its values, take more than {ROW_BYTES_MAX} bytes"));
     }
     for (name, value) in values {
         let name = name.or(named.as_deref()).ok_or("the metric's name is missing")?;
@@ -301,14 +313,15 @@ impl Rows for Exposition {
 fn read_exposition(piece: &[u8], sink: &mut Sink<'_>) -> Result<(), (u32, String)> {
     let mut parser = BodyParser::new(Wire::OpenMetrics, piece, false);
     let mut labels = LabelsBuf::default();
-    let mut family = NO_FAMILY;
+    let (mut family, mut open) = (NO_FAMILY, None);
     loop {
         let (reading, ts_ms) = match parser.next() {
             None => return Ok(()),
             Some(Err(error)) => return Err((error.line, format!("{} in {:?}", error.message, error.text))),
             Some(Ok(Item::Sample { reading, .. })) => (reading.value, reading.ts_ms),
             Some(Ok(Item::Type { name, metric_type })) => {
-                family = push_family(sink, name, metric_type);
+                // Kept when it has a sample: a body may hold a million that have none.
+                open = Some((name.to_owned(), metric_type));
                 continue;
             }
             Some(Ok(_)) => continue,
@@ -320,14 +333,25 @@ fn read_exposition(piece: &[u8], sink: &mut Sink<'_>) -> Result<(), (u32, String
             labels.set("job", sink.source_id);
         }
         labels.sort().map_err(|e| (parser.fault("").line, e.to_string()))?;
+        if let Some((name, metric_type)) = open.take() {
+            family = push_family(sink, name, metric_type);
+        }
         let series = sink.batch.push_series(&labels, family);
         sink.batch.push_sample(series, ts_ms.unwrap_or(sink.now_ms), value);
         sink.points.others += 1;
     }
 }
 
-fn push_family(sink: &mut Sink<'_>, name: &str, metric_type: MetricType) -> u32 {
-    sink.batch.families.push(model::Family { name: name.to_owned(), metric_type, ..model::Family::default() });
+/// Each label is looked for among those before it.
+fn few(labels: usize) -> Result<(), String> {
+    match labels > CELL_LABELS_MAX {
+        true => Err(format!("a cell names {labels} labels, more than {CELL_LABELS_MAX}")),
+        false => Ok(()),
+    }
+}
+
+fn push_family(sink: &mut Sink<'_>, name: String, metric_type: MetricType) -> u32 {
+    sink.batch.families.push(model::Family { name, metric_type, ..model::Family::default() });
     sink.batch.families.len() as u32 - 1
 }
 
@@ -374,6 +398,35 @@ mod tests {
 
     fn file(text: &str) -> Box<dyn Read + Send> {
         Box::new(io::Cursor::new(text.as_bytes().to_vec()))
+    }
+
+    #[test]
+    fn labels_are_counted_before_they_are_multiplied() {
+        let map = |n: usize, value: &str| {
+            let pairs: Vec<String> = (0..n).map(|i| format!("\"\"l{i}\"\":\"\"{value}\"\"")).collect();
+            format!("\"{{{}}}\"", pairs.join(","))
+        };
+        let many = format!("timestamp,metric_name,value,labels\n1700000000,a,1,{}\n", map(100_000, "v"));
+        let (rows, bad, _) = all(Csv::new(file(&many), ""));
+        assert!(rows.is_empty() && bad[0].1.contains("100000 labels"), "{bad:?}");
+        let columns: Vec<String> = (0..100).map(|i| format!("{}:metric:m{i}", i + 2)).collect();
+        let plan = format!("1:label:labels,{}", columns.join(","));
+        let head = format!("labels,{}\n", vec!["m"; 100].join(","));
+        let wide = format!("{head}{},{}\n", map(1, &"v".repeat(100_000)), vec!["1"; 100].join(","));
+        let (rows, bad, _) = all(Csv::new(file(&wide), &plan));
+        assert!(rows.is_empty() && bad[0].1.contains("more than 8388608 bytes"), "{bad:?}");
+    }
+
+    #[test]
+    fn a_batch_is_full_by_its_bytes_too() {
+        let row = format!(
+            "{{\"name\":\"a\",\"metric_type\":\"GAUGE\",\"value\":1,\"labels\":{{\"l\":\"{}\"}}}}\n",
+            "v".repeat(1 << 20)
+        );
+        let (mut batch, mut points, mut bad) = (Batch::default(), TypeCounts::default(), Vec::new());
+        let mut sink = Sink { batch: &mut batch, points: &mut points, bad: &mut bad, source_id: "up", now_ms: 9 };
+        assert!(matches!(Ndjson::new(file(&row.repeat(40))).fill(&mut sink), Ok(true)));
+        assert!(batch.samples.len() < 20, "{}", batch.samples.len());
     }
 
     #[test]

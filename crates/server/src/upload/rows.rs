@@ -13,6 +13,9 @@ use super::meta::Meta;
 /// Samples of one batch; the last row may go beyond.
 pub const BATCH_SAMPLES: usize = 20_000;
 
+/// Bytes of one batch, about; the last row may go beyond.
+const BATCH_BYTES: usize = 16 << 20;
+
 /// What a reader puts rows into.
 pub struct Sink<'a> {
     /// The batch.
@@ -33,6 +36,7 @@ impl Sink<'_> {
     /// Tells whether the batch is full, rows that are not understood included.
     pub fn is_full(&self) -> bool {
         self.batch.samples.len() + self.batch.histograms.len() + self.bad.len() >= BATCH_SAMPLES
+            || self.batch.bytes() > BATCH_BYTES
     }
 
     /// Notes a row that is not understood.
