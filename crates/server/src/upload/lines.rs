@@ -418,13 +418,15 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_full_by_its_bytes_too() {
+    fn a_filledis_full_by_its_bytes_too() {
         let row = format!(
             "{{\"name\":\"a\",\"metric_type\":\"GAUGE\",\"value\":1,\"labels\":{{\"l\":\"{}\"}}}}\n",
             "v".repeat(1 << 20)
         );
         let (mut batch, mut points, mut bad) = (Batch::default(), TypeCounts::default(), Vec::new());
-        let mut sink = Sink { batch: &mut batch, points: &mut points, bad: &mut bad, source_id: "up", now_ms: 9 };
+        let mut left_out = BTreeMap::new();
+        let (filled, left_out) = (&mut batch, &mut left_out);
+        let mut sink = Sink { batch: filled, points: &mut points, bad: &mut bad, left_out, source_id: "up", now_ms: 9 };
         assert!(matches!(Ndjson::new(file(&row.repeat(40))).fill(&mut sink), Ok(true)));
         assert!(batch.samples.len() < 20, "{}", batch.samples.len());
     }
