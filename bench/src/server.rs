@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 
 use crate::http::{Client, escaped};
+use crate::payload::NAMES;
 use crate::{Options, measure};
 
 /// Longest time for a server to start, with all that it replays.
@@ -290,7 +291,13 @@ impl Server {
         }
         let part = |digit: u8| {
             let hosts = format!("instance=~\"host-.*{digit}[.:].*\"");
-            self.number(&format!("sum(count_over_time({{{matcher},{hosts}}}[1d]))"))
+            let of = |name: &str| format!("sum(count_over_time({name}{{{matcher},{hosts}}}[1d]))");
+            let by_names = |_| NAMES.iter().map(|name| self.number(&format!("{} or vector(0)", of(name)))).sum();
+            match self.kind {
+                // It refuses series that differ by their names alone, as those of some loads do.
+                Kind::Prometheus => self.number(&of("")).or_else(by_names),
+                _ => self.number(&of("")),
+            }
         };
         Ok((0..10).map(part).sum::<Result<f64, String>>()? as u64)
     }
