@@ -17,6 +17,7 @@ mod following;
 mod idempotency;
 mod journal;
 mod lines;
+mod migrations;
 mod postgres;
 mod rows;
 mod sqlite;

@@ -60,7 +60,7 @@ impl Sqlite {
             .disable_statement_logging();
         let mut writer = options.connect().await?;
         // A connection that is only dropped is closed later, on its own thread, and may still hold and remove files.
-        if let Err(error) = sqlx::migrate!("./migrations").run(&mut writer).await {
+        if let Err(error) = crate::migrations::sqlite().run(&mut writer).await {
             let _ = writer.close().await;
             return Err(error.into());
         }

@@ -2,7 +2,9 @@
 //!
 //! Owns: the heap of what is due. Invariants: 1. a target has at most one entry that means something, the one with its
 //! present epoch; 2. a target's scrapes are a whole number of intervals apart, however late one was; 3. targets with the
-//! same interval are spread over it by the hash of their labels and URL, and keep their place over restarts.
+//! same interval are spread over it by the hash of their labels and URL, and keep their place over restarts; 4. places
+//! lie on a grid (at most [`GRID_MS`] apart), so that targets due at about the same time share wake-ups and one sync of
+//! the log.
 //! Limits: entries that mean nothing are swept out when they are the larger part.
 
 use std::cmp::Reverse;
@@ -18,6 +20,10 @@ use crate::slot::{Shared, Slot};
 
 /// Scrapes that begin this close to their planned time get the planned time (Prometheus' tolerance).
 const TOLERANCE_MS: i64 = 2;
+/// Places within an interval are this far apart; of short intervals a 150th.
+const GRID_MS: u64 = 100;
+/// What is due this soon begins with what is due now; within the tolerance, so it gets the planned time all the same.
+const AHEAD: Duration = Duration::from_millis(1);
 /// Targets started in one go before other tasks get their turn.
 const BURST_MAX: usize = 256;
 /// A sweep is not worth its while below this.
@@ -114,7 +120,7 @@ impl Schedule {
             let entry = {
                 let mut heap = self.heap.lock();
                 match heap.entries.peek() {
-                    Some(Reverse(due)) if due.at <= now => heap.entries.pop(),
+                    Some(Reverse(due)) if due.at <= now + AHEAD => heap.entries.pop(),
                     _ => break,
                 }
             };
@@ -168,7 +174,8 @@ impl Schedule {
 /// Gives how long to wait for a target's place: times that leave the same rest modulo the interval, whenever we start.
 fn wait_ms(now_ms: i64, interval_ms: u64, hash: u64) -> u64 {
     let interval = interval_ms.max(1);
-    let place = hash % interval;
+    let grid = (interval / 150).clamp(1, GRID_MS);
+    let place = hash % interval / grid * grid;
     let now = now_ms.rem_euclid(interval.min(i64::MAX as u64) as i64) as u64;
     (place + interval - now) % interval
 }
@@ -214,7 +221,8 @@ mod tests {
         for (now, interval, hash) in [(0, 1000, 1234), (999, 1000, 1234), (123_456, 15_000, u64::MAX), (-5, 10, 3)] {
             let due = now + wait_ms(now, interval, hash) as i64;
             assert!(due >= now && due < now + interval as i64);
-            assert_eq!(due.rem_euclid(interval as i64) as u64, hash % interval);
+            let (place, grid) = (due.rem_euclid(interval as i64) as u64, (interval / 150).clamp(1, GRID_MS));
+            assert!(place.is_multiple_of(grid) && hash % interval - place < grid, "{place}");
         }
     }
 
@@ -234,7 +242,7 @@ mod tests {
         let slot = slot("a", 1_000);
         schedule.start(&slot, &mut slot.shared.lock(), 0);
         let first = slot.shared.lock().due.unwrap_or_else(|| panic!("not scheduled"));
-        assert!(schedule.take_due(first.0 - Duration::from_millis(1)).is_empty());
+        assert!(schedule.take_due(first.0 - Duration::from_millis(2)).is_empty());
         let ticks = schedule.take_due(first.0);
         assert_eq!((ticks.len(), ticks[0].1.planned_ms), (1, first.1));
         // Three intervals later: two are missed, the third is scraped.

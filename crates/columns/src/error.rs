@@ -25,8 +25,8 @@ impl From<ParquetError> for ColumnsError {
     }
 }
 
-impl From<arrow::error::ArrowError> for ColumnsError {
-    fn from(e: arrow::error::ArrowError) -> Self {
+impl From<arrow_schema::ArrowError> for ColumnsError {
+    fn from(e: arrow_schema::ArrowError) -> Self {
         ColumnsError::Parquet(e.to_string())
     }
 }

@@ -7,11 +7,11 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{
+use arrow_array::{
     Array, ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
     UInt64Array,
 };
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use model::{Labels, MetricType};
 use parquet::arrow::ArrowWriter;

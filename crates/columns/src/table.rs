@@ -4,9 +4,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, MapArray};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMillisecondType};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, TimestampMillisecondType};
+use arrow_array::{Array, ArrayRef, MapArray};
+use arrow_cast::cast;
+use arrow_schema::{DataType, TimeUnit};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
@@ -162,11 +164,9 @@ fn pairs(maps: &MapArray) -> Result<TableColumn, ColumnsError> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{
-        Float32Array, Int64Array, ListArray, MapBuilder, RecordBatch, StringArray, StringBuilder,
-        TimestampMicrosecondArray,
-    };
-    use arrow::datatypes::Int32Type;
+    use arrow_array::builder::{MapBuilder, StringBuilder};
+    use arrow_array::types::Int32Type;
+    use arrow_array::{Float32Array, Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray};
     use parquet::arrow::ArrowWriter;
 
     use super::*;

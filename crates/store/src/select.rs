@@ -8,13 +8,15 @@ use model::{Changed, Family, Labels, Matcher, Samples, Select, SelectError, Seri
 
 use crate::core::Core;
 use crate::head::Snapshot;
+use crate::index::matching;
 use crate::store::Store;
 
 impl Core {
     /// Finds the head's series that all matchers accept, sorted ids.
     pub fn matching(&self, matchers: &[Matcher]) -> Vec<u32> {
-        let index = self.index.read();
-        index.matching(matchers, |ids, act| self.head.visit(ids, |id, slot| act(id, &slot.labels)))
+        let labels_of =
+            |ids: &[u32], act: &mut dyn FnMut(u32, &Labels)| self.head.visit(ids, |id, slot| act(id, &slot.labels));
+        matching(|| self.index.read(), matchers, labels_of)
     }
 
     /// Finds those with samples in a range and gives their labels.

@@ -80,7 +80,7 @@ impl Postgres {
         let work = async {
             let mut lease = self.connections.lease().await?;
             // `run` cannot be awaited in a task: rust-lang/rust#100013.
-            let migrator = sqlx::migrate!("./migrations_postgres");
+            let migrator = crate::migrations::postgres();
             migrator.run_direct(None, lease.connection(), false).await.map_err(|e| self.migration(e))?;
             lease.give_back();
             self.migrated.store(true, Ordering::Relaxed);

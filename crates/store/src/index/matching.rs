@@ -1,52 +1,93 @@
 //! From matchers to series ids.
+//!
+//! Invariants: 1. no expression runs while the index is held, nor while a page of the head is: values and labels are taken
+//! out in pieces and looked at outside, so that a slow expression keeps nobody from adding series; 2. ids are never given
+//! to another series, so that what was found in one piece still holds in the next.
 
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 use std::sync::Arc;
 
 use model::{Labels, MatchOp, Matcher};
-use regex_syntax::hir::{Hir, HirKind};
 
 use super::postings::{intersect, subtract, union};
-use super::{Ids, Index, Values};
+use super::shape::{Shape, shape};
+use super::{Ids, Index};
 
-/// More alternatives than this are cheaper to match than to look up one by one.
-const LITERALS_MAX: usize = 4096;
+/// Values or series looked at in one go; few in tests, so that there are several pieces.
+const PIECE: usize = if cfg!(test) { 2 } else { 1024 };
 
-/// What can be known of an expression without running it.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Shape {
-    /// Accepts exactly these values.
-    Literals(Vec<String>),
-    /// Accepts only values that begin so.
-    Prefix(String),
-    Any,
+/// Finds the series that all matchers accept, sorted.
+///
+/// **Takes** how to hold the index for a moment, and how to look up the labels of given sorted ids.
+pub fn matching<I: Deref<Target = Index>>(
+    open: impl Fn() -> I,
+    matchers: &[Matcher],
+    labels_of: impl Fn(&[u32], &mut dyn FnMut(u32, &Labels)),
+) -> Vec<u32> {
+    let (some, absent): (Vec<&Matcher>, Vec<&Matcher>) = matchers.iter().partition(|m| !m.matches_empty());
+    let index = open();
+    let mut planned: Vec<(usize, &Matcher)> = some.into_iter().map(|m| (index.cost(m), m)).collect();
+    drop(index);
+    planned.sort_by_key(|p| p.0);
+    let mut found: Option<Vec<u32>> = None;
+    for (cost, matcher) in planned {
+        found = Some(match found {
+            None => chosen(&open, matcher, true),
+            Some(ids) if ids.len() < cost => filter(&ids, matcher, &labels_of),
+            Some(ids) => intersect(ids, &chosen(&open, matcher, true)),
+        });
+    }
+    let mut ids = found.unwrap_or_else(|| open().all.clone());
+    for matcher in absent {
+        let values = open().names.get(matcher.name()).map_or(0, |values| values.len());
+        ids = match values {
+            0 => ids,
+            values if ids.len() < values => filter(&ids, matcher, &labels_of),
+            _ => subtract(ids, &chosen(&open, matcher, false)),
+        };
+    }
+    ids
+}
+
+/// Gives the series that have the label with a value that the matcher accepts, or with one that it does not.
+fn chosen<I: Deref<Target = Index>>(open: impl Fn() -> I, matcher: &Matcher, accepted: bool) -> Vec<u32> {
+    let (name, value) = (matcher.name(), matcher.value());
+    // An expression that says yes or no to a value, and how the answer is meant.
+    let said = match matcher.op() {
+        MatchOp::Equal => (accepted).then(|| Shape::Literals(vec![value.to_owned()])),
+        MatchOp::NotEqual => (!accepted).then(|| Shape::Literals(vec![value.to_owned()])),
+        MatchOp::Regex if value == ".*" && !accepted => return Vec::new(),
+        MatchOp::Regex => accepted.then(|| shape(value)),
+        MatchOp::NotRegex => (!accepted).then(|| shape(value)),
+    };
+    match said {
+        Some(Shape::Literals(literals)) => open().of_values(name, &literals),
+        Some(Shape::Prefix(prefix)) => looked_at(open, name, &prefix, |v| matcher.matches(v) == accepted),
+        _ => looked_at(open, name, "", |v| matcher.matches(v) == accepted),
+    }
+}
+
+/// Gives the series with values that begin so and are wanted.
+fn looked_at<I: Deref<Target = Index>>(
+    open: impl Fn() -> I,
+    name: &str,
+    prefix: &str,
+    wanted: impl Fn(&str) -> bool,
+) -> Vec<u32> {
+    let (mut pieces, mut after): (Vec<Vec<u32>>, Option<Arc<str>>) = (Vec::new(), None);
+    loop {
+        let mut values = open().values_after(name, prefix, after.as_deref());
+        let Some(last) = values.last().cloned() else { break };
+        values.retain(|value| wanted(value));
+        if !values.is_empty() {
+            pieces.push(open().of_run(name, &values));
+        }
+        after = Some(last);
+    }
+    union(pieces.iter().map(Vec::as_slice).collect())
 }
 
 impl Index {
-    /// Finds the series that all matchers accept, sorted. `labels_of` looks up the labels of given sorted ids.
-    pub fn matching(&self, matchers: &[Matcher], labels_of: impl Fn(&[u32], &mut dyn FnMut(u32, &Labels))) -> Vec<u32> {
-        let (some, absent): (Vec<&Matcher>, Vec<&Matcher>) = matchers.iter().partition(|m| !m.matches_empty());
-        let mut planned: Vec<(usize, &Matcher)> = some.into_iter().map(|m| (self.cost(m), m)).collect();
-        planned.sort_by_key(|p| p.0);
-        let mut found: Option<Vec<u32>> = None;
-        for (cost, matcher) in planned {
-            found = Some(match found {
-                None => self.accepted(matcher),
-                Some(ids) if ids.len() < cost => filter(&ids, matcher, &labels_of),
-                Some(ids) => intersect(ids, &self.accepted(matcher)),
-            });
-        }
-        let mut ids = found.unwrap_or_else(|| self.all.clone());
-        for matcher in absent {
-            ids = match self.names.get(matcher.name()) {
-                None => ids,
-                Some(values) if ids.len() < values.len() => filter(&ids, matcher, &labels_of),
-                Some(values) => subtract(ids, &union(rejected(values, matcher))),
-            };
-        }
-        ids
-    }
-
     /// Guesses how much work the postings of a matcher are: ids for `=`, values otherwise.
     fn cost(&self, matcher: &Matcher) -> usize {
         let Some(values) = self.names.get(matcher.name()) else { return 0 };
@@ -56,125 +97,58 @@ impl Index {
         }
     }
 
-    /// Gives the series with an accepted value; the matcher does not accept an absent label.
-    fn accepted(&self, matcher: &Matcher) -> Vec<u32> {
-        let Some(values) = self.names.get(matcher.name()) else { return Vec::new() };
-        let get = |value: &str| values.get(value).map(|ids| &ids[..]);
-        if matcher.op() == MatchOp::Equal {
-            return get(matcher.value()).map(<[u32]>::to_vec).unwrap_or_default();
-        }
-        if matcher.op() != MatchOp::Regex {
-            return union(values.iter().filter(|(v, _)| matcher.matches(v)).map(|(_, ids)| &ids[..]).collect());
-        }
-        match shape(matcher.value()) {
-            Shape::Literals(literals) => union(literals.iter().filter_map(|l| get(l)).collect()),
-            Shape::Prefix(prefix) => {
-                let inside = starting_with(values, prefix).filter(|(v, _)| matcher.matches(v));
-                union(inside.map(|(_, ids)| &ids[..]).collect())
+    /// Gives the series that have a label with one of these values.
+    fn of_values(&self, name: &str, wanted: &[String]) -> Vec<u32> {
+        let Some(values) = self.names.get(name) else { return Vec::new() };
+        union(wanted.iter().filter_map(|value| values.get(value.as_str())).map(|ids| &ids[..]).collect())
+    }
+
+    /// Gives the next values of a label, at most a piece of them.
+    fn values_after(&self, name: &str, prefix: &str, after: Option<&str>) -> Vec<Arc<str>> {
+        let Some(values) = self.names.get(name) else { return Vec::new() };
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        let run = values.range::<str, _>((from, Bound::Unbounded)).take_while(|(value, _)| value.starts_with(prefix));
+        run.take(PIECE).map(|(value, _)| value.clone()).collect()
+    }
+
+    /// Gives the series that have a label with one of these values, which are in order and near to each other.
+    fn of_run(&self, name: &str, wanted: &[Arc<str>]) -> Vec<u32> {
+        let (Some(values), [first, .., last]) = (self.names.get(name), wanted) else {
+            return self
+                .names
+                .get(name)
+                .zip(wanted.first())
+                .map_or_else(Vec::new, |(values, one)| ids_of(values.get(&**one)));
+        };
+        let mut rest = wanted.iter().peekable();
+        let run = values.range::<str, _>((Bound::Included(&**first), Bound::Included(&**last)));
+        let mut lists = Vec::with_capacity(wanted.len());
+        for (value, ids) in run {
+            // What is gone since was before the one at hand.
+            while rest.next_if(|next| ***next < **value).is_some() {}
+            if rest.next_if(|next| Arc::ptr_eq(next, value) || ***next == **value).is_some() {
+                lists.push(&ids[..]);
             }
-            Shape::Any => union(values.iter().filter(|(v, _)| matcher.matches(v)).map(|(_, ids)| &ids[..]).collect()),
         }
+        union(lists)
     }
 }
 
-/// Gives the postings of values that a matcher does not accept.
-fn rejected<'a>(values: &'a Values, matcher: &Matcher) -> Vec<&'a [u32]> {
-    let get = |value: &str| values.get(value).map(|ids| &ids[..]);
-    match (matcher.op(), matcher.value()) {
-        (MatchOp::NotEqual, value) => get(value).into_iter().collect(),
-        (MatchOp::Regex, ".*") => Vec::new(),
-        (MatchOp::NotRegex, pattern) => match shape(pattern) {
-            Shape::Literals(literals) => literals.iter().filter_map(|l| get(l)).collect(),
-            Shape::Prefix(prefix) => {
-                starting_with(values, prefix).filter(|(v, _)| !matcher.matches(v)).map(|(_, ids)| &ids[..]).collect()
-            }
-            Shape::Any => values.iter().filter(|(v, _)| !matcher.matches(v)).map(|(_, ids)| &ids[..]).collect(),
-        },
-        _ => values.iter().filter(|(v, _)| !matcher.matches(v)).map(|(_, ids)| &ids[..]).collect(),
-    }
-}
-
-fn starting_with(values: &Values, prefix: String) -> impl Iterator<Item = (&Arc<str>, &Ids)> {
-    let from = values.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
-    from.take_while(move |(v, _)| v.starts_with(&prefix))
+fn ids_of(ids: Option<&Ids>) -> Vec<u32> {
+    ids.map_or_else(Vec::new, |ids| ids.to_vec())
 }
 
 /// Asks each series itself: cheaper than postings when few are left.
 fn filter(ids: &[u32], matcher: &Matcher, labels_of: &impl Fn(&[u32], &mut dyn FnMut(u32, &Labels))) -> Vec<u32> {
     let mut out = Vec::with_capacity(ids.len());
-    labels_of(ids, &mut |id, labels| {
-        if matcher.matches(labels.get(matcher.name()).unwrap_or("")) {
-            out.push(id);
-        }
-    });
+    let mut piece = Vec::with_capacity(ids.len().min(PIECE));
+    for some in ids.chunks(PIECE) {
+        labels_of(some, &mut |id, labels| piece.push((id, labels.clone())));
+        let accepted =
+            |(id, labels): (u32, Labels)| matcher.matches(labels.get(matcher.name()).unwrap_or("")).then_some(id);
+        out.extend(piece.drain(..).filter_map(accepted));
+    }
     out
-}
-
-/// Finds out what can be known of a pattern.
-pub fn shape(pattern: &str) -> Shape {
-    let Ok(hir) = regex_syntax::parse(&format!("(?s:{pattern})")) else { return Shape::Any };
-    if let Some(literals) = literals(&hir) {
-        return Shape::Literals(literals);
-    }
-    match prefix(&hir) {
-        Some(prefix) if !prefix.is_empty() => Shape::Prefix(prefix),
-        _ => Shape::Any,
-    }
-}
-
-/// Gives all texts an expression accepts, when they are few.
-fn literals(hir: &Hir) -> Option<Vec<String>> {
-    match hir.kind() {
-        HirKind::Empty => Some(vec![String::new()]),
-        HirKind::Literal(literal) => Some(vec![String::from_utf8(literal.0.to_vec()).ok()?]),
-        HirKind::Capture(capture) => literals(&capture.sub),
-        HirKind::Class(regex_syntax::hir::Class::Unicode(class)) => {
-            let count: usize = class.ranges().iter().map(|r| r.end() as usize - r.start() as usize + 1).sum();
-            let chars = || class.ranges().iter().flat_map(|r| r.start()..=r.end());
-            (count <= 16).then(|| chars().map(String::from).collect())
-        }
-        HirKind::Alternation(branches) => {
-            let mut out = Vec::new();
-            for branch in branches {
-                out.extend(literals(branch)?);
-                if out.len() > LITERALS_MAX {
-                    return None;
-                }
-            }
-            Some(out)
-        }
-        HirKind::Concat(parts) => {
-            let mut out = vec![String::new()];
-            for part in parts {
-                let tails = literals(part)?;
-                if out.len() * tails.len() > LITERALS_MAX {
-                    return None;
-                }
-                out = out.iter().flat_map(|head| tails.iter().map(move |tail| format!("{head}{tail}"))).collect();
-            }
-            Some(out)
-        }
-        _ => None,
-    }
-}
-
-/// Gives a text that everything accepted begins with.
-fn prefix(hir: &Hir) -> Option<String> {
-    match hir.kind() {
-        HirKind::Literal(literal) => String::from_utf8(literal.0.to_vec()).ok(),
-        HirKind::Capture(capture) => prefix(&capture.sub),
-        HirKind::Concat(parts) => {
-            let mut out = String::new();
-            for part in parts {
-                match part.kind() {
-                    HirKind::Literal(literal) => out.push_str(std::str::from_utf8(&literal.0).ok()?),
-                    _ => break,
-                }
-            }
-            Some(out)
-        }
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -182,18 +156,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn texts(list: &[&str]) -> Vec<String> {
-        list.iter().map(|s| s.to_string()).collect()
-    }
-
     #[test]
-    fn shapes_are_seen() {
-        assert_eq!(shape("a|b|cd"), Shape::Literals(texts(&["a", "b", "cd"])));
-        assert_eq!(shape("(foo|bar)baz"), Shape::Literals(texts(&["foobaz", "barbaz"])));
-        assert_eq!(shape("node_.*"), Shape::Prefix("node_".into()));
-        assert_eq!(shape(".+"), Shape::Any);
-        assert_eq!(shape("(?i)abc"), Shape::Literals(texts(&["ABC", "ABc", "AbC", "Abc", "aBC", "aBc", "abC", "abc"])));
-        assert_eq!(shape("^a"), Shape::Any);
+    fn nobody_holds_the_index_while_values_are_looked_at() {
+        let index = parking_lot::RwLock::new(Index::default());
+        (0..5).for_each(|id| index.write().add(id, &Labels::from_pairs([("n", format!("v{id}"))])));
+        let mut looked = std::collections::BTreeSet::new();
+        let seen = std::cell::RefCell::new(&mut looked);
+        let ids = looked_at(
+            || index.read(),
+            "n",
+            "v",
+            |value| {
+                seen.borrow_mut().insert(value.to_owned());
+                // Series come and go meanwhile.
+                let mut index = index.try_write().expect("it is held");
+                index.add(9, &Labels::from_pairs([("n", "v0")]));
+                index.remove(&[(3, Labels::from_pairs([("n", "v3")]))]);
+                value != "v2"
+            },
+        );
+        assert_eq!(ids, [0, 1, 4, 9]);
+        assert_eq!(looked.len(), 4, "v3 was gone before its turn");
     }
 
     fn labels() -> impl Strategy<Value = Labels> {
@@ -219,7 +202,7 @@ mod tests {
             }
             let gone: Vec<(u32, Labels)> = all.iter().enumerate().take(removed).map(|(id, l)| (id as u32, l.clone())).collect();
             index.remove(&gone);
-            let got = index.matching(&matchers, |ids, act| ids.iter().for_each(|id| act(*id, &all[*id as usize])));
+            let got = matching(|| &index, &matchers, |ids, act| ids.iter().for_each(|id| act(*id, &all[*id as usize])));
             let want: Vec<u32> = (gone.len()..all.len()).map(|id| id as u32)
                 .filter(|id| matchers.iter().all(|m| m.matches(all[*id as usize].get(m.name()).unwrap_or("")))).collect();
             prop_assert_eq!(got, want);

@@ -7,10 +7,12 @@
 mod cell;
 mod matching;
 mod postings;
+mod shape;
 
 pub use cell::IndexCell;
-pub use matching::{Shape, shape};
+pub use matching::matching;
 pub use postings::{intersect, subtract, union};
+pub use shape::{Shape, shape};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
