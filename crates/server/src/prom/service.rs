@@ -265,8 +265,9 @@ impl QueryService {
         let on = self.limits.experimental;
         let options = ParseOptions {
             experimental_functions: on,
-            duration_expr: on,
-            extended_range_selectors: on,
+            // Stable in Prometheus since 3.14 and 3.16.
+            duration_expr: true,
+            extended_range_selectors: true,
             fill_modifiers: on,
         };
         busy(query.len(), || promql::parse_with(query, &options)).map_err(|e| e.to_string())
