@@ -79,6 +79,8 @@ impl Served {
 pub fn by_scrape(server: &Server, served: &Served, stop: &AtomicBool) -> Result<Vec<f64>, String> {
     let mut client = server.client()?;
     let mut delays = Vec::new();
+    // What was served before anybody watched says nothing.
+    served.take();
     while !stop.load(Ordering::Relaxed) {
         match served.take() {
             Some((value, at)) => delays.push(watch(&mut client, "max(bench_probe)", value, at, stop)?),
